@@ -1,0 +1,46 @@
+"""Define what a backbone is: an image encoder with named sites, opened from a timm model or our own.
+
+``create(name, options)`` makes one. Any timm model name is a backbone name; those registered here come first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from clbench.registry import Registry
+
+if TYPE_CHECKING:
+    from clbench.backbones.backbone import Backbone
+
+
+@dataclass
+class BackboneOptions:
+    """How a backbone is made, whatever its name."""
+
+    weights: str = (
+        "default"  # default: the model's published weights; none: random; or a .safetensors/.pth/.npz file
+    )
+    image_size: Annotated[int, Field(ge=0)] = 0  # pixels a side; 0: the model's own
+    normalise: Literal["model", "unit", "half", "imagenet"] = (
+        "model"  # mean and std: the model's own, or [0, 1], ...
+    )
+    crop: Annotated[float, Field(ge=0, le=1)] = (
+        0.0  # share of the test image's shorter side kept; 0: the model's own
+    )
+    interpolation: Literal["model", "bilinear", "bicubic"] = "model"
+
+
+def create(name: str, options: BackboneOptions | None = None, *, seed: int = 0) -> Backbone:
+    """Return the named backbone, frozen and in eval mode; ``seed`` draws the weights when there are none."""
+    from clbench.backbones.create import create_backbone
+
+    return create_backbone(name, options or BackboneOptions(), seed=seed)
+
+
+registry: Registry[object] = Registry("backbones", __name__)
+register, get, names = registry.register, registry.get, registry.names
+
+__all__ = ["BackboneOptions", "create", "get", "names", "register"]

@@ -1,0 +1,71 @@
+"""Hold an opened model: the encoder, its sites, and what it expects of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clbench.backbones.sites import BlockSites, NoSuchSiteError, Site
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to an image before the backbone sees it."""
+
+    image_size: int  # pixels a side
+    mean: tuple[float, ...]  # of pixels scaled to [0, 1]
+    std: tuple[float, ...]
+    crop: float  # share of the shorter side that the test transform keeps, in (0, 1]
+    interpolation: str  # bilinear or bicubic
+
+
+class Backbone(nn.Module):
+    """An image encoder: images (B, 3, S, S), normalised, to features (B, width)."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        width: int,
+        blocks: list[BlockSites],
+        grid: tuple[int, int] | None,
+        sites: dict[str, Site],
+        preprocessing: Preprocessing,
+        weights_source: str,
+        weights_digest: str,
+    ) -> None:
+        """Take an opened timm model; ``sites`` are those outside blocks ("embed", "pooled")."""
+        super().__init__()
+        self.name = name
+        self.model = model
+        self.width = width
+        self.blocks = blocks
+        self.grid = grid  # patches down and across in the last stage, where tokens form one; else None
+        self.preprocessing = preprocessing
+        self.weights_source = weights_source  # where the weights came from: "random", a hub tag, a file name
+        self.weights_digest = weights_digest  # SHA-256 over names and values
+        self.sites = dict(sites)
+        for block in blocks:
+            prefix = f"block[{block.index}]"
+            self.sites |= {f"{prefix}.{name}" if name else prefix: site for name, site in block.sites.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def site(self, name: str) -> Site:
+        """Return a site by its full name, such as ``block[3].attn.qkv``."""
+        if name not in self.sites:
+            raise NoSuchSiteError(
+                f"{self.name} has no site {name!r}; see the sites of a block in: clbench show {self.name}"
+            )
+        return self.sites[name]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features (B, width) of a normalised batch."""
+        features: Tensor = self.model(images)
+        return features

@@ -1,0 +1,86 @@
+"""Define a site: a named place of a backbone where modules attach.
+
+A site wraps a layer (or nothing, for a value such as the keys of an attention). With nothing attached it *is*
+the layer. A branch is attached as a function of the site's input and of its output so far, so parallel
+(``output + f(input)``), sequential (``f(output)``) and replacing branches are one thing, and several compose
+in the order attached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from clbench.errors import UserError
+
+
+class Branch(nn.Module):
+    """What attaches to a site. Subclasses implement ``forward(inputs, output) -> output``."""
+
+    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """Return the site's new output; both tensors have the shapes of the site."""
+        raise TypeError(f"{type(self).__name__} has no forward(inputs, output)")
+
+    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the weight and bias of the Linear layer that does what the layer and this branch do
+        together.
+        """
+        raise TypeError(f"{type(self).__name__} cannot be merged into a layer")
+
+
+class Switch:
+    """On or off, shared by all branches that were attached together."""
+
+    def __init__(self) -> None:
+        """Start switched on."""
+        self.on = True
+
+
+class Site(nn.Module):
+    """A layer, or a value when ``layer`` is None, with the branches attached to it."""
+
+    def __init__(self, name: str, layer: nn.Module | None, width: int) -> None:
+        """Name the site; ``width`` is the number of channels of its output."""
+        super().__init__()
+        self.name = name
+        self.layer = layer
+        self.width = width
+        self.attached: list[
+            tuple[Switch, Branch]
+        ] = []  # not submodules: a branch belongs to its module, not to us
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any branch is switched on."""
+        return any(switch.on for switch, _ in self.attached)
+
+    def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Apply the layer, then every branch that is switched on."""
+        output = inputs if self.layer is None else self.layer(inputs, *args, **kwargs)
+        for switch, branch in self.attached:
+            if switch.on:
+                output = branch(inputs, output)
+        return output
+
+
+class NoSuchSiteError(UserError, ValueError):
+    """A module asks for a site that this backbone does not have."""
+
+
+@dataclass(frozen=True)
+class BlockSites:
+    """The sites of one block, by their short names: ``block["attn.qkv"]``; "" is the block itself."""
+
+    index: int
+    width: int  # channels of the block's output
+    heads: int  # attention heads; 0 without attention
+    sites: dict[str, Site] = field(repr=False)
+
+    def __getitem__(self, name: str) -> Site:
+        """Return a site; NoSuchSiteError names those that exist."""
+        if name not in self.sites:
+            have = ", ".join(repr(site) for site in self.sites)
+            raise NoSuchSiteError(f"block[{self.index}] of this backbone has no site {name!r}; it has {have}")
+        return self.sites[name]

@@ -1,0 +1,1 @@
+"""Hold, transform and cut up images."""

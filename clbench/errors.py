@@ -1,0 +1,13 @@
+"""Name what can go wrong through no fault of the program: its text is one line, shown to the user as it is."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something given, found or missing that a run cannot go on with; the command line prints it and exits
+    with 2.
+    """
+
+    def __str__(self) -> str:
+        """Return the message alone, whatever built-in error this also is."""
+        return str(self.args[0]) if self.args else ""

@@ -1,0 +1,159 @@
+"""Hold a module that is attached to a backbone: its parameters, its switch, its copies and its merge."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+from torch import Tensor, nn
+
+from clbench.backbones.backbone import Backbone
+from clbench.backbones.sites import Branch, Site, Switch
+
+
+class Attached(nn.Module):
+    """Branches at the sites of one backbone, and trained copies of some of its own tensors.
+
+    ``parameters()`` and ``state_dict()`` are the module's alone; the backbone is never part of them. Several
+    can be attached to one backbone. ``enabled`` switches a whole set at once; with all of them off the
+    backbone is bit for bit what it was.
+    """
+
+    def __init__(
+        self, backbone: Backbone, branches: list[tuple[Site, Branch]], tuned: dict[str, Tensor]
+    ) -> None:
+        """Attach the branches to their sites; ``tuned`` maps names of backbone tensors to the tensors to
+        use instead.
+        """
+        super().__init__()
+        self.branches = nn.ModuleList([branch for _, branch in branches]).to(backbone.device)
+        self._sites = [site for site, _ in branches]
+        self._switch = Switch()
+        self._backbone = [
+            backbone
+        ]  # in a list, so that nn.Module does not make the backbone a part of this module
+        for site, branch in branches:
+            site.attached.append((self._switch, branch))
+        self._base: dict[str, Tensor] = {name: _tensor(backbone, name) for name in tuned}
+        self._own: dict[str, Tensor] = tuned
+        for name, tensor in tuned.items():
+            key = name.replace(".", "/")  # a registered name must not hold a dot
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(key, tensor)
+            else:
+                self.register_buffer(key, tensor)
+        self._unmerged: list[tuple[nn.Linear, nn.Parameter, nn.Parameter | None]] = []
+        self.enabled = True
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the backbone's output feels the module."""
+        return self._switch.on
+
+    @enabled.setter
+    def enabled(self, on: bool) -> None:
+        self._switch.on = on
+        for name, tensor in (self._own if on else self._base).items():
+            _install(self._backbone[0], name, tensor)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of the module's own parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of every tensor that must be kept to have the module again."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+
+    def train(self, mode: bool = True) -> Attached:
+        """Set training mode; a backbone whose own tensors are tuned follows, a frozen one stays in eval mode."""
+        super().train(mode)
+        if self._own:
+            self._backbone[0].train(mode)
+        return self
+
+    def copy(self) -> Attached:
+        """Return an independent copy on the same backbone, switched off."""
+        was_enabled = self.enabled
+        self.enabled = False
+        branches = [cast("Branch", branch) for branch in copy.deepcopy(self.branches)]
+        twin = Attached(
+            self._backbone[0], list(zip(self._sites, branches, strict=True)), copy.deepcopy(self._own)
+        )
+        twin.enabled = False
+        self.enabled = was_enabled
+        return twin
+
+    def detach(self) -> None:
+        """Take every branch off its site and give the backbone its own tensors back."""
+        self.enabled = False
+        for site in self._sites:
+            site.attached = [
+                (switch, branch) for switch, branch in site.attached if switch is not self._switch
+            ]
+
+    def merge(self) -> None:
+        """Fold the branches into the backbone's Linear layers, so that they cost nothing; TypeError if
+        impossible.
+        """
+        merged = []
+        for site, branch in zip(self._sites, self.branches, strict=True):
+            if not isinstance(site.layer, nn.Linear):
+                raise TypeError(
+                    f"{type(branch).__name__} cannot be merged: {site.name} is not one Linear layer"
+                )
+            merged.append(
+                (site.layer, cast("Branch", branch).merged(site.layer.weight.detach(), site.layer.bias))
+            )
+        for layer, (weight, bias) in merged:
+            self._unmerged.append((layer, layer.weight, cast("nn.Parameter | None", layer.bias)))
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer.register_parameter(
+                "bias", None if bias is None else nn.Parameter(bias, requires_grad=False)
+            )
+        self.enabled = False
+
+    def unmerge(self) -> None:
+        """Put the backbone's own weights back, bit for bit, and switch the branches on again."""
+        for layer, weight, bias in reversed(self._unmerged):
+            layer.weight = weight
+            layer.register_parameter("bias", bias)
+        self._unmerged.clear()
+        self.enabled = True
+
+
+@contextmanager
+def swapped(off: Attached, on: Attached) -> Iterator[None]:
+    """Use one attached module instead of another for a while."""
+    off.enabled = False
+    on.enabled = True
+    try:
+        yield
+    finally:
+        on.enabled = False
+        off.enabled = True
+
+
+def trained_copies(backbone: Backbone, names: list[str]) -> dict[str, Tensor]:
+    """Return trainable copies of the backbone's named parameters, and plain copies of its named buffers."""
+    copies: dict[str, Tensor] = {}
+    for name in names:
+        tensor = _tensor(backbone, name)
+        clone = tensor.detach().clone()
+        copies[name] = nn.Parameter(clone) if isinstance(tensor, nn.Parameter) else clone
+    return copies
+
+
+def _tensor(backbone: Backbone, name: str) -> Tensor:
+    path, _, attribute = name.rpartition(".")
+    return cast("Tensor", getattr(backbone.get_submodule(path), attribute))
+
+
+def _install(backbone: Backbone, name: str, tensor: Tensor) -> None:
+    path, _, attribute = name.rpartition(".")
+    owner = backbone.get_submodule(path)
+    slots = owner._parameters if attribute in owner._parameters else owner._buffers
+    slots[attribute] = tensor

@@ -1,0 +1,31 @@
+"""Train the backbone itself: full fine-tuning, as one more module.
+
+The module holds copies of every parameter and buffer of the backbone, batch-norm statistics included, so that
+it can be switched, copied and saved like any other, and the pre-trained backbone is still there when it is
+off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from clbench.backbones.backbone import Backbone
+from clbench.backbones.sites import Branch, Site
+from clbench.petl import Petl, register
+
+
+@register("full")
+@dataclass(frozen=True)
+class Full(Petl):
+    """Every tensor of the backbone is trained."""
+
+    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
+        """Attach nothing."""
+        return iter(())
+
+    def tuned(self, backbone: Backbone) -> list[str]:
+        """Return the names of all parameters and saved buffers."""
+        return list(backbone.state_dict())

@@ -1,0 +1,216 @@
+"""Find streams, strategies, backbones and modules by name: the only place where a string becomes code.
+
+A name comes through one of three doors: a file in the kind's folder, an entry point in the group
+``clbench.<kind>``, or ``path/to/file.py:Class`` / ``module:Class``. Listing imports nothing: names, presets
+and docstrings are read off the source with ``ast``, and an entry point's code is loaded only when its name is
+asked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from clbench.errors import UserError
+
+T = TypeVar("T")
+Literal = str | int | float | bool | None
+NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
+
+
+def plugin_path(package_file: str) -> list[str]:
+    """Folders holding the plug-in files of one kind: beside the package, or ../../<kind> in a checkout."""
+    here = Path(package_file).parent
+    checkout = here.parents[1]
+    beside = [str(checkout / here.name)] if (checkout / "pyproject.toml").is_file() else []
+    return [str(here), *beside]
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest names, or an empty string."""
+    near = difflib.get_close_matches(name, list(allowed), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+class UnknownNameError(UserError, KeyError):
+    """A name that nothing is registered under."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a name without running its code."""
+
+    name: str
+    doc: str  # the file's docstring, then the class's
+    origin: str  # the module, entry point or file it comes from
+    preset: dict[str, Literal] = field(default_factory=dict)  # the keywords of @register
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the documentation."""
+        return self.doc.strip().split("\n", 1)[0].rstrip(".")
+
+
+class Registry(Generic[T]):
+    """One kind of component: its names, and the classes behind them."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        """Make the registry of ``kind``; its files are those on the path of ``package``."""
+        self.kind = kind
+        self.package = package
+        self._classes: dict[str, type[T]] = {}
+        self._cards: dict[str, Card] = {}
+
+    def register(self, name: str, **preset: Literal) -> Callable[[type[T]], type[T]]:
+        """Return a decorator that makes a class available as ``name``.
+
+        ``preset`` are literals that describe the class to whoever has not imported it.
+        """
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                f"{self.kind} name {name!r}: use lower-case letters, digits, '-' and '.' (owner.name)"
+            )
+
+        def add(component: type[T]) -> type[T]:
+            known = self._classes.get(name)
+            if known is not None:
+                raise ValueError(self._registered_twice(name, known, component))
+            self._classes[name] = component
+            self._cards[name] = Card(name, _documentation(component), component.__module__, preset)
+            return component
+
+        return add
+
+    def names(self) -> list[str]:
+        """Return every known name, sorted."""
+        return sorted({*self._index, *self._entry_points, *self._classes})
+
+    def card(self, name: str) -> Card:
+        """Return what is known of a name without importing a file of ours for it."""
+        if name in self._cards:
+            return self._cards[name]
+        if name in self._index:
+            return self._index[name]
+        self.get(name)
+        return self._cards.get(name) or Card(name, _documentation(self._classes[name]), name)
+
+    def get(self, name: str) -> type[T]:
+        """Return the class behind a name, a ``file.py:Class`` or a ``module:Class``; UnknownNameError if
+        none.
+        """
+        if name in self._classes:
+            return self._classes[name]
+        if name in self._index:
+            importlib.import_module(self._index[name].origin)
+        elif name in self._entry_points:
+            self._classes.setdefault(name, self._entry_points[name].load())
+        elif ":" in name or name.endswith(".py"):
+            self._classes[name] = self._load(name)
+        if name not in self._classes:
+            near = did_you_mean(name, self.names())
+            raise UnknownNameError(f"no {self.kind} named {name!r}{near} (see: clbench list {self.kind})")
+        return self._classes[name]
+
+    @cached_property
+    def _index(self) -> dict[str, Card]:
+        """Read the names off the files of the package, without importing them."""
+        cards: dict[str, Card] = {}
+        for folder in importlib.import_module(self.package).__path__:
+            for file in sorted(Path(folder).glob("[!_.]*.py")):
+                for card in _read_cards(file, f"{self.package}.{file.stem}"):
+                    if card.name in cards:
+                        raise ValueError(
+                            f"{card.name!r} is registered in {cards[card.name].origin} and {card.origin}"
+                        )
+                    cards[card.name] = card
+        return cards
+
+    @cached_property
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=f"clbench.{self.kind}")}
+
+    def _load(self, address: str) -> type[T]:
+        """Import ``file.py:Class`` or ``module:Class`` (or the one registered class of ``file.py``)."""
+        place, _, attribute = address.rpartition(":") if ":" in address else (address, "", "")
+        before = set(self._classes)
+        if place.endswith(".py"):
+            module = _import_file(Path(place), self.kind)
+        else:
+            try:
+                module = importlib.import_module(place)
+            except ModuleNotFoundError as error:
+                raise UnknownNameError(f"{self.kind} {address!r}: no module named {error.name!r}") from error
+        if not attribute:
+            added = sorted(set(self._classes) - before)
+            if len(added) != 1:
+                raise UnknownNameError(
+                    f"{place} registers {len(added)} {self.kind}; say which: {place}:ClassName"
+                )
+            return self._classes[added[0]]
+        component: type[T] | None = vars(module).get(attribute)
+        if component is None:
+            near = did_you_mean(attribute, vars(module))
+            raise UnknownNameError(f"{place} has no {attribute!r}{near}")
+        return component
+
+    def _registered_twice(self, name: str, known: type[T], component: type[T]) -> str:
+        first, second = inspect.getfile(known), inspect.getfile(component)
+        if first == second:
+            module = f"{self.package}.{Path(first).stem}"
+            return f"{first} was imported as {known.__module__} and {component.__module__}; import it as {module} only"
+        return f"{self.kind} {name!r} is registered twice: by {first} and by {second}"
+
+
+def _documentation(component: type) -> str:
+    module = inspect.getdoc(sys.modules[component.__module__]) or ""
+    return f"{module}\n\n{inspect.getdoc(component) or ''}".strip()
+
+
+def _read_cards(file: Path, module: str) -> list[Card]:
+    """Return a card for each class in a file that is decorated with ``register("name", ...)``."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise ValueError(f"{file}:{error.lineno}: {error.msg}") from error
+    cards = []
+    for node in tree.body:
+        for call in getattr(node, "decorator_list", []):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] == "register":
+                name = ast.literal_eval(call.args[0])
+                preset = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+                assert isinstance(node, ast.ClassDef)
+                doc = f"{ast.get_docstring(tree) or ''}\n\n{ast.get_docstring(node) or ''}".strip()
+                cards.append(Card(name, doc, module, preset))
+    return cards
+
+
+def _import_file(file: Path, kind: str) -> object:
+    """Import a file by its path, once, under a name that cannot meet another's."""
+    if not file.is_file():
+        raise UnknownNameError(f"{kind}: no file {file}")
+    path = file.resolve()
+    name = f"clbench_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

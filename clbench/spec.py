@@ -1,0 +1,208 @@
+"""Describe one run completely: which components, and the value of every one of their options.
+
+A ``RunSpec`` is data: it round-trips through TOML, is printed by ``--dry-run``, is stored in the record, and
+its hash is the run's id. ``resolve`` turns what a user typed into a spec in which nothing is left to a
+default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from clbench.errors import UserError
+from clbench.registry import did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Value = bool | int | float | str
+C = TypeVar("C")
+SECTIONS = ("stream", "strategy", "backbone", "petl", "run")
+
+
+class SpecError(UserError, ValueError):
+    """A value that a run cannot be made from."""
+
+
+class Part(BaseModel):
+    """One component: its registered name and its options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    options: dict[str, Value] = {}
+
+
+class RunOptions(BaseModel):
+    """What belongs to the run and to no component."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "cpu"  # cpu, cuda, cuda:1, mps
+    precision: Literal["fp32", "bf16"] = "fp32"
+    eval_batch_size: Annotated[int, Field(ge=1)] = 256  # images a forward pass when evaluating
+    checkpoint_every: Annotated[int, Field(ge=0)] = (
+        0  # steps between checkpoints inside an epoch; 0: none inside
+    )
+
+
+class RunSpec(BaseModel):
+    """A run: four components and the run's own options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stream: Part
+    strategy: Part
+    backbone: Part
+    petl: Part
+    run: RunOptions = RunOptions()
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits that only an equal spec shares."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, dict[str, Value]]:
+        """Return a table a section, as they stand in the TOML file."""
+        parts = {kind: getattr(self, kind) for kind in SECTIONS[:-1]}
+        sections = {kind: {"name": part.name, **part.options} for kind, part in parts.items()}
+        return {**sections, "run": self.run.model_dump()}
+
+    def to_toml(self) -> str:
+        """Return the spec as TOML that ``--config`` accepts."""
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def from_toml(cls, text: str) -> RunSpec:
+        """Read what ``to_toml`` wrote."""
+        sections = tomllib.loads(text)
+        run = sections.pop("run")
+        parts = {kind: Part(name=table.pop("name"), options=table) for kind, table in sections.items()}
+        return cls(**parts, run=RunOptions(**run))
+
+
+def read_config(text: str) -> dict[str, dict[str, Any]]:
+    """Read a TOML file of (some of) the sections; SpecError names an unknown section."""
+    try:
+        sections = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"not valid TOML: {error}") from error
+    for name, table in sections.items():
+        if name not in SECTIONS:
+            raise SpecError(
+                f"unknown section [{name}]{did_you_mean(name, SECTIONS)} (allowed: {', '.join(SECTIONS)})"
+            )
+        if not isinstance(table, dict):
+            raise SpecError(f"[{name}] is to be a table such as [{name}] with name = ...")
+    return sections
+
+
+def parse_settings(settings: list[str]) -> dict[str, dict[str, str]]:
+    """Turn ``strategy.ema_decay=0.999`` items into sections; SpecError says what is wrong with an item."""
+    sections: dict[str, dict[str, str]] = {}
+    for item in settings:
+        key, equals, value = item.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (equals and dot and name):
+            raise SpecError(f"--set {item!r}: write section.name=value, as in --set strategy.epochs=3")
+        if section not in SECTIONS:
+            raise SpecError(
+                f"--set {item!r}: unknown section {section!r}{did_you_mean(section, SECTIONS)}"
+                f" (allowed: {', '.join(SECTIONS)})"
+            )
+        sections.setdefault(section, {})[name] = value.strip()
+    return sections
+
+
+def option_types(component: type) -> dict[str, Any]:
+    """Return the name and annotated type of every option of a component's dataclass."""
+    hints = typing.get_type_hints(component, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(component) if field.init}
+
+
+def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
+    """Validate options against a component's dataclass and return the instance; SpecError in one line if
+    they do not fit.
+    """
+    types = option_types(component)
+    values = {}
+    for name, value in options.items():
+        if name not in types:
+            near = did_you_mean(name, types)
+            raise SpecError(f"{section} has no option {name!r}{near} (allowed: {', '.join(types) or 'none'})")
+        try:
+            values[name] = TypeAdapter(types[name]).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise SpecError(
+                f"{section}.{name}: {value!r} is not allowed: {reason[0].lower()}{reason[1:]}"
+            ) from error
+    try:
+        return component(**values)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{section}: {error}") from error
+
+
+def complete(component: type, section: str, options: Mapping[str, Any]) -> dict[str, Value]:
+    """Return every option of a component with its validated or default value."""
+    instance = build(component, section, options)
+    return {name: getattr(instance, name) for name in option_types(component)}
+
+
+def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
+    """Fill every default in; ``sections`` may name only what differs from the embedded default run."""
+    from clbench import backbones, petl, strategies, streams
+
+    tables = {kind: dict(sections.get(kind, {})) for kind in SECTIONS}
+    stream_name = str(tables["stream"].pop("name", "split-digits"))
+    strategy_name, module = strategies.split(str(tables["strategy"].pop("name", "lae-adapter")))
+    strategy = strategies.get(strategy_name)
+    named = tables["petl"].pop("name", None)
+    if module and named and module != named:
+        raise SpecError(f"--strategy {strategy_name}-{module} and --petl {named} contradict each other")
+    preset = strategies.registry.card(strategy_name).preset
+    petl_name = str(named or module or preset.get("petl", "linear"))
+    stream_name, stream_options = streams.split(stream_name)
+    recipe = strategy.recipes.get(stream_name, {})
+    stream = complete(streams.get(stream_name), "stream", {**stream_options, **tables["stream"]})
+    backbone_name = str(tables["backbone"].pop("name", "vit-micro"))
+    return RunSpec(
+        stream=Part(name=stream_name, options=stream),
+        strategy=Part(
+            name=strategy_name, options=complete(strategy, "strategy", {**recipe, **tables["strategy"]})
+        ),
+        backbone=Part(
+            name=backbone_name, options=complete(backbones.BackboneOptions, "backbone", tables["backbone"])
+        ),
+        petl=Part(name=petl_name, options=complete(petl.get(petl_name), "petl", tables["petl"])),
+        run=_run_options(tables["run"]),
+    )
+
+
+def _run_options(options: Mapping[str, Any]) -> RunOptions:
+    allowed = RunOptions.model_fields
+    for name in options:
+        if name not in allowed:
+            raise SpecError(
+                f"run has no option {name!r}{did_you_mean(name, allowed)} (allowed: {', '.join(allowed)})"
+            )
+    try:
+        return RunOptions(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"]
+        raise SpecError(
+            f"run.{first['loc'][0]}: {first['input']!r} is not allowed: {reason[0].lower()}{reason[1:]}"
+        ) from error

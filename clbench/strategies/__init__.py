@@ -1,0 +1,134 @@
+"""Define what a strategy is: how a backbone learns one task after another, and how it predicts.
+
+A strategy file holds a dataclass of hyper-parameters with the hooks below, in the order in which the loop
+calls them. It owns no loop, no loader and no optimiser step. ``clbench.testing.check_strategy`` tells whether
+it keeps the contract.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from clbench.registry import Registry, UnknownNameError, plugin_path
+from clbench.streams import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from clbench.backbones.backbone import Backbone
+    from clbench.data.samples import Samples
+    from clbench.petl import Petl
+    from clbench.seeds import Seeds
+
+__path__ = plugin_path(__file__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch, on the device."""
+
+    images: Tensor  # (B, 3, S, S) float, augmented and normalised as the backbone wants them
+    labels: Tensor  # (B,) int64, class numbers in stream order
+    task: int  # index of the task that is being learnt
+
+
+@dataclass
+class Strategy(ABC):
+    """The recipe that every strategy has, and its hooks; subclasses add hyper-parameters as fields."""
+
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {}  # other defaults, by stream name
+
+    epochs: Annotated[int, Field(ge=1)] = 5  # passes over the training data of a task
+    batch_size: Annotated[int, Field(ge=1)] = 24  # images a step
+    drop_last: bool = True  # leave an incomplete last batch out (never a task's only one)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.0028125
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of sgd
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+    @abstractmethod
+    def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
+        """Attach the module to the frozen backbone and make what does not depend on a task."""
+
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """Return what the strategy holds, by kind: it is trained, checkpointed and counted as stored bytes.
+
+        The backbone is not among them. A resumed run calls ``begin_task`` for every task begun and then loads
+        the saved values, so the shapes in the parts may depend on the tasks begun and on nothing else.
+        """
+
+    def training_samples(self, seen: Sequence[Task], num_tasks: int) -> Samples | None:
+        """Return what to train on now that the last of ``seen`` has arrived; None to learn nothing yet."""
+        return seen[-1].train
+
+    def begin_task(self, task: Task) -> None:
+        """Get ready for a task; the optimiser is made anew, from ``trainable``, after this hook."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Get ready for an epoch (0-based) of the task."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the scalar to minimise; change no state here but the autograd graph."""
+
+    def after_step(self) -> None:
+        """Follow up on an optimiser step, for instance with a moving average."""
+
+    def end_task(self, task: Task) -> None:
+        """Finish a task, before it is evaluated."""
+
+    @abstractmethod
+    def predict(self, images: Tensor) -> Tensor:
+        """Return scores >= 0 (B, classes seen) of a normalised batch; the highest is the prediction.
+
+        A row must depend on its own image alone. Probabilities where the method has them; for calibration the
+        evaluator divides each row by its sum.
+        """
+
+    def trainable(self) -> list[dict[str, Any]]:
+        """Return the optimiser's parameter groups: everything in ``parts`` that requires a gradient."""
+        parameters = [p for part in self.parts().values() for p in part.parameters() if p.requires_grad]
+        return [{"params": parameters}]
+
+
+registry: Registry[Strategy] = Registry("strategies", __name__)
+register, names = registry.register, registry.names
+
+
+def split(name: str) -> tuple[str, str | None]:
+    """Split ``<strategy>-<petl>`` into the two names; the second is None where only a strategy is named."""
+    from clbench import petl
+
+    if name in registry.names() or ":" in name or name.endswith(".py"):
+        return name, None
+    for cut in range(len(name) - 1, 0, -1):
+        if name[cut] == "-" and name[:cut] in registry.names() and name[cut + 1 :] in petl.names():
+            return name[:cut], name[cut + 1 :]
+    return name, None
+
+
+def combinations() -> list[str]:
+    """Return every strategy name and every ``<strategy>-<petl>``."""
+    from clbench import petl
+
+    return sorted([*names(), *(f"{name}-{module}" for name in names() for module in petl.names())])
+
+
+def get(name: str) -> type[Strategy]:
+    """Return the class behind a strategy's name, with or without ``-<petl>``."""
+    strategy, module = split(name)
+    if module is None and ":" not in name and not name.endswith(".py") and name not in registry.names():
+        from clbench.registry import did_you_mean
+
+        near = did_you_mean(name, combinations())
+        raise UnknownNameError(f"no strategy named {name!r}{near} (see: clbench list strategies)")
+    return registry.get(strategy)
+
+
+__all__ = ["Batch", "Strategy", "Task", "combinations", "get", "names", "register", "split"]

@@ -1,0 +1,149 @@
+"""Define what a stream is: a sequence of tasks cut out of one labelled image collection.
+
+A stream file implements one method, ``load``; the protocol (how many tasks, which classes when, what is held
+out) is the same for all and lives here and in ``clbench.data.protocol``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from clbench.errors import UserError
+from clbench.registry import Registry, UnknownNameError, plugin_path
+
+if TYPE_CHECKING:
+    from avalanche.benchmarks import NCExperience
+
+    from clbench.data.samples import Samples
+    from clbench.seeds import Seeds
+
+__path__ = plugin_path(__file__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A labelled image collection as a stream's ``load`` returns it; the two parts may share an image array."""
+
+    train: Samples  # labels in the collection's own numbering, 0..C-1
+    test: Samples
+    class_names: list[str]
+    tasks: list[list[int]] | None = (
+        None  # classes of each task, where the collection itself defines the tasks
+    )
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where data may be found and where decoded copies may be kept."""
+
+    data_dir: Path | None  # what the user named; may hold the torchvision layout, class folders or <name>.npz
+    cache_dir: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: labels are class numbers in stream order, so the first task's classes are 0, 1, ..."""
+
+    index: int  # 0-based place in the stream
+    classes: list[int]  # every class that occurs in it
+    new_classes: list[int]  # those that no earlier task had
+    train: Samples
+    validation: Samples
+    test: Samples
+
+
+@dataclass(frozen=True)
+class TaskStream:
+    """The tasks in the order in which a strategy meets them."""
+
+    name: str
+    tasks: list[Task]
+    class_order: list[int]  # class_order[k] is the collection's own number of stream class k
+    class_names: list[str]  # in stream order
+    augment: str  # the training transform that suits these images
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the class order and the rows and labels of every part of every task."""
+        import numpy as np
+
+        total = hashlib.sha256(repr(self.class_order).encode())
+        for task in self.tasks:
+            for part in (task.train, task.validation, task.test):
+                total.update(np.ascontiguousarray(part.rows).tobytes())
+                total.update(np.ascontiguousarray(part.labels).tobytes())
+        return total.hexdigest()
+
+    def experiences(self, split: str = "train") -> list[NCExperience]:
+        """Return the tasks as Avalanche experiences of the split: train, validation or test."""
+        from clbench.data.experiences import as_experiences
+
+        return as_experiences(self, split)
+
+
+@dataclass
+class Stream(ABC):
+    """Options that every stream has, and the one method that a stream file writes."""
+
+    default_augment: ClassVar[str] = "rrc-flip"
+
+    tasks: str = (
+        "10"  # "10" equal tasks, or the field's "B0-Inc10", "B50-Inc10" (B: classes in the first task)
+    )
+    order: str = "natural"  # class order: natural, a seed such as 1993, or lae-1, lae-2, lae-3
+    validation_rate: Annotated[float, Field(ge=0, lt=1)] = (
+        0.1  # share of each class's training images held out
+    )
+    train_per_class: Annotated[int, Field(ge=0)] = 0  # at most so many training images a class; 0: all
+    test_per_class: Annotated[int, Field(ge=0)] = 0  # at most so many test images a class; 0: all
+    augment: str = ""  # training transform: none, rrc, rrc-flip, crop-flip; empty: what suits the stream
+
+    @abstractmethod
+    def load(self, places: Places) -> Source:
+        """Return the whole collection; DataNotFoundError if it is neither there nor to be had."""
+
+    def build(self, name: str, places: Places, seeds: Seeds) -> TaskStream:
+        """Load the collection and cut it into tasks."""
+        from clbench.data.protocol import cut
+
+        return cut(self, name=name, source=self.load(places), seeds=seeds)
+
+
+class DataNotFoundError(UserError, FileNotFoundError):
+    """Data that are neither on this machine nor to be downloaded; the text says what to do."""
+
+
+registry: Registry[Stream] = Registry("streams", __name__)
+register, get, names = registry.register, registry.get, registry.names
+
+
+def split(name: str) -> tuple[str, dict[str, str]]:
+    """Split ``folder:PATH`` into the stream's name and the option that its argument sets."""
+    head, colon, argument = name.partition(":")
+    if not colon or head not in registry.names():
+        return name, {}
+    option = registry.card(head).preset.get("argument")
+    if not isinstance(option, str):
+        raise UnknownNameError(f"stream {head!r} takes no argument; write --stream {head}")
+    return head, {option: argument}
+
+
+__all__ = [
+    "DataNotFoundError",
+    "Places",
+    "Source",
+    "Stream",
+    "Task",
+    "TaskStream",
+    "get",
+    "names",
+    "register",
+    "split",
+]

@@ -1,0 +1,98 @@
+"""Learn quickly with one small module, average it slowly into a second, and let both vote (LAE).
+
+Q. Gao, C. Zhao, Y. Sun, T. Xi, G. Zhang, B. Ghanem, J. Zhang, "A Unified Continual Learning Framework with
+General Parameter-Efficient Tuning", ICCV 2023, arXiv 2303.10070.
+
+Differs from the paper:
+- The images are normalised as the backbone was pre-trained; the official script feeds [0, 1]
+  (``--set backbone.normalise=unit``).
+- Where no recipe is given for a stream, CIFAR-100's is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clbench.backbones.backbone import Backbone
+from clbench.heads import GrowingHead
+from clbench.petl import Petl
+from clbench.petl.attached import Attached, swapped
+from clbench.seeds import Seeds
+from clbench.strategies import Batch, Strategy, Task, register
+
+LONG_RECIPE = {"epochs": 50, "frozen_epochs": 30, "learning_rate": 0.00046875}
+
+
+@register("lae", petl="adapter")
+@dataclass
+class LAE(Strategy):
+    """An online module learns, an offline module is its moving average, the two form an ensemble."""
+
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {
+        "split-imagenet-r": LONG_RECIPE,
+        "split-domainnet": LONG_RECIPE,
+    }
+
+    frozen_epochs: Annotated[int, Field(ge=0)] = (
+        3  # F: from task 2 on, first epochs in which only the head learns
+    )
+    ema_decay: Annotated[float, Field(ge=0, le=1)] = 0.9999  # a: kept of the offline module at each step
+
+    def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
+        """Attach the online module; there is no offline one before the second task."""
+        self.backbone = backbone
+        self.seeds = seeds
+        self.online = petl.attach(backbone, seeds.generator("petl"))
+        self.offline: Attached | None = None
+        self.head = GrowingHead(backbone.width)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Hold the online and offline modules and the head that they share."""
+        offline = {} if self.offline is None else {"petl offline": self.offline}
+        return {"petl online": self.online, **offline, "head": self.head}
+
+    def begin_task(self, task: Task) -> None:
+        """Append a head; before the second task, copy the online module as the offline one."""
+        self.first_class = min(task.classes)
+        self.head.grow(len(task.new_classes), self.seeds.generator("head", task.index), self.backbone.device)
+        if task.index == 1:
+            self.offline = self.online.copy().requires_grad_(False)
+        self.online.requires_grad_(True)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Freeze the online module during the first epochs of every task but the first."""
+        self.online.requires_grad_(self.offline is None or epoch >= self.frozen_epochs)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the cross-entropy among the current task's classes only (section 3.2, local cross-entropy)."""
+        logits = self.head(self.backbone(batch.images))
+        return F.cross_entropy(logits[:, self.first_class :], batch.labels - self.first_class)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move the offline module towards the online one, at every step, also while that is frozen."""
+        if self.offline is None:
+            return
+        for offline, online in zip(
+            self.offline.state_dict().values(), self.online.state_dict().values(), strict=True
+        ):
+            if offline.is_floating_point():  # Eq. 6: offline <- a * offline + (1 - a) * online
+                offline.lerp_(online, 1 - self.ema_decay)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the larger of the two modules' probabilities, class by class."""
+        scores = self._probabilities(images)
+        if self.offline is None:
+            return scores
+        with swapped(off=self.online, on=self.offline):
+            return torch.maximum(scores, self._probabilities(images))
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone(images))
+        return torch.softmax(logits.float(), dim=1)
