@@ -1,0 +1,115 @@
+"""Save a run's whole state in one file, and find the newest file that is whole.
+
+A checkpoint is a safetensors file: tensors, and the rest of the state as JSON in its header. Its name ends in the first
+sixteen hexadecimal digits of its own SHA-256, so a truncated or altered file contradicts its name and is passed over.
+It is written under a temporary name, flushed and renamed; the one before it is kept until the next is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from clbench.files import write_bytes
+
+NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.safetensors")
+KEPT = 2  # the newest and the one before
+
+
+@dataclass(frozen=True)
+class Position:
+    """What is to be done next: step ``step`` of epoch ``epoch`` of task ``task``, all 0-based."""
+
+    task: int = 0
+    epoch: int = 0
+    step: int = 0
+
+    @property
+    def is_inside_task(self) -> bool:
+        """Whether the task has been begun."""
+        return (self.epoch, self.step) != (0, 0)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run between two steps."""
+
+    position: Position
+    tensors: dict[str, Tensor]
+    info: dict[str, Any]  # JSON: costs so far
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint into the folder and remove those older than the one before it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = _files(folder)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    state = json.dumps({"position": vars(checkpoint.position), "info": checkpoint.info})
+    data = save(_without_aliases(tensors), metadata={"state": state})
+    number = int(files[-1].name[:6]) + 1 if files else 0
+    path = folder / f"{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    write_bytes(path, data)
+    for old in files[: len(files) + 1 - KEPT]:
+        old.unlink()
+    return path
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole; None if there is none."""
+    for path in reversed(_files(folder)):
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest()[:16] != path.name[7:23]:
+            continue
+        try:
+            tensors = load(data)
+        except SafetensorError:
+            continue
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        state = json.loads(header["__metadata__"]["state"])
+        return Checkpoint(Position(**state["position"]), tensors, state["info"])
+    return None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's state as named tensors: ``<parameter number>.<name>``."""
+    state: dict[int, dict[str, Tensor | None]] = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": value
+        for number, values in state.items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give a freshly made optimiser the state that ``optimizer_tensors`` returned."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = tensor.clone()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the checkpoint files, oldest first."""
+    return sorted(path for path in folder.glob("*.safetensors") if NAME.fullmatch(path.name))
+
+
+def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share memory: safetensors refuses to write them."""
+    seen: set[int] = set()
+    unique = {}
+    for name, tensor in tensors.items():
+        key = tensor.untyped_storage().data_ptr()
+        unique[name] = tensor.clone() if key in seen else tensor
+        seen.add(key)
+    return unique

@@ -1,0 +1,92 @@
+"""Turn rows of uint8 images into normalised batches on the device: one index operation, one batched transform.
+
+On an accelerator the whole image array is kept there when it fits, so that a batch costs no copy from the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clbench.backbones.backbone import Preprocessing
+from clbench.data.samples import Samples
+from clbench.data.transforms import AUGMENTS, Boxes, centre_box, resample
+
+RESIDENT_SHARE = 0.5  # of the accelerator's free memory that an image array may take
+
+
+class Batcher:
+    """Makes batches of one image array for one backbone on one device."""
+
+    def __init__(
+        self, images: NDArray[np.uint8], preprocessing: Preprocessing, augment: str, device: torch.device
+    ) -> None:
+        """Take the array (N, H, W, 3); ``augment`` names the training transform."""
+        self.images = images
+        self.preprocessing = preprocessing
+        self.draw_boxes = AUGMENTS[augment]
+        self.device = device
+        scale = 255 * torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1)
+        self._scale = 1 / scale
+        self._shift = torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1) * 255 / scale
+        self._resident = self._move(images) if _fits(images.nbytes, device) else None
+
+    def training_batch(self, rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+        """Return these rows, augmented and normalised: (B, 3, S, S) float."""
+        height, width = self.images.shape[1:3]
+        boxes = self.draw_boxes(len(rows), height, width, generator)
+        return self._transform(rows, boxes)
+
+    def test_batch(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return these rows as the backbone's test transform makes them: (B, 3, S, S) float."""
+        height, width = self.images.shape[1:3]
+        return self._transform(rows, centre_box(height, width, self.preprocessing.crop))
+
+    def labels(self, samples: Samples, index: NDArray[np.int64]) -> Tensor:
+        """Return the labels at these places of the samples: (B,) int64."""
+        return torch.from_numpy(samples.labels[index]).to(self.device, non_blocking=True)
+
+    def _transform(self, rows: NDArray[np.int64], boxes: Boxes) -> Tensor:
+        preprocessing = self.preprocessing
+        images = self._gather(rows)
+        resized = resample(images, boxes.to(self.device), preprocessing.image_size, preprocessing.interpolation)
+        return resized * self._scale - self._shift
+
+    def _gather(self, rows: NDArray[np.int64]) -> Tensor:
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(rows).to(self.device, non_blocking=True)]
+        batch = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2)
+        return batch.to(self.device, non_blocking=True)
+
+    def _move(self, images: NDArray[np.uint8]) -> Tensor:
+        """Copy the array to the device as (N, 3, H, W), a piece at a time."""
+        count, height, width, channels = images.shape
+        resident = torch.empty(count, channels, height, width, dtype=torch.uint8, device=self.device)
+        for start in range(0, count, 4096):
+            piece = torch.from_numpy(np.ascontiguousarray(images[start : start + 4096]))
+            resident[start : start + 4096] = piece.to(self.device).permute(0, 3, 1, 2)
+        return resident
+
+
+def shuffled(count: int, batch_size: int, drop_last: bool, generator: torch.Generator) -> list[NDArray[np.int64]]:
+    """Return the places 0..count-1 in random order, cut into batches; a task's only batch is never dropped."""
+    order = torch.randperm(count, generator=generator).numpy()
+    kept = count - count % batch_size if drop_last and count >= batch_size else count
+    return [order[start : start + batch_size] for start in range(0, kept, batch_size)]
+
+
+def in_order(count: int, batch_size: int) -> Iterator[slice]:
+    """Yield slices that cover 0..count-1."""
+    for start in range(0, count, batch_size):
+        yield slice(start, min(start + batch_size, count))
+
+
+def _fits(num_bytes: int, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return num_bytes <= RESIDENT_SHARE * free

@@ -1,0 +1,127 @@
+"""Follow the straight line: spec, stream, backbone, module, strategy, loop, record."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clbench import backbones, evaluate, petl, strategies, streams
+from clbench.backbones.backbone import Backbone
+from clbench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from clbench.data.batches import Batcher
+from clbench.environment import environment
+from clbench.errors import UserError
+from clbench.evaluate.costs import count_parameters, stored_bytes
+from clbench.evaluate.evaluator import Columns
+from clbench.evaluate.memory import PeakMemory
+from clbench.loop import Loop
+from clbench.progress import Progress
+from clbench.record import Record
+from clbench.report import write_figures
+from clbench.seeds import Seeds
+from clbench.spec import RunSpec, build
+from clbench.strategies import Strategy
+from clbench.streams import Places, TaskStream
+
+
+class ChangedError(UserError, ValueError):
+    """What a run was begun with is not what is found now."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components of a run, ready to start."""
+
+    stream: TaskStream
+    backbone: Backbone
+    strategy: Strategy
+    seeds: Seeds
+    device: torch.device
+
+    def hashes(self) -> dict[str, str]:
+        """Return what must be equal for two runs to be the same, or to be compared."""
+        source = Path(inspect.getfile(type(self.strategy))).read_bytes()
+        return {
+            "stream": self.stream.digest,
+            "weights": self.backbone.weights_digest,
+            "strategy_source": hashlib.sha256(source).hexdigest(),
+        }
+
+
+def prepare(spec: RunSpec, places: Places) -> Parts:
+    """Make every component that a spec names."""
+    seeds = Seeds(spec.run.seed)
+    device = torch.device(spec.run.device)
+    loader = build(streams.get(spec.stream.name), "stream", spec.stream.options)
+    stream = loader.build(spec.stream.name, places, seeds)
+    options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
+    backbone = backbones.create(spec.backbone.name, options, seed=seeds.derive("weights")).to(device)
+    strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
+    strategy.setup(backbone, build(petl.get(spec.petl.name), "petl", spec.petl.options), seeds)
+    return Parts(stream, backbone, strategy, seeds, device)
+
+
+def execute(spec: RunSpec, *, out: Path, places: Places, progress: Progress, command: str) -> Record:
+    """Run a spec from the beginning and return its record, a new folder in ``out``."""
+    parts = prepare(spec, places)
+    record = Record.create(out, spec)
+    record.write_text("command.txt", command + "\n")
+    record.write_json("environment.json", environment())
+    record.write_json("hashes.json", parts.hashes())
+    record.event("started")
+    _finish(record, parts, progress, checkpoint=None)
+    return record
+
+
+def resume(folder: Path, *, places: Places, progress: Progress) -> Record:
+    """Go on with a run from its newest whole checkpoint; a finished one is returned as it is."""
+    record = Record.open(folder)
+    if record.is_finished:
+        return record
+    parts = prepare(record.spec, places)
+    for name, value in parts.hashes().items():
+        if record.read_json("hashes.json")[name] != value:
+            raise ChangedError(f"cannot resume {folder}: its {name.replace('_', ' ')} has changed since it was begun")
+    checkpoint = load_checkpoint(record.path / "checkpoint")
+    record.event("resumed", **(vars(checkpoint.position) if checkpoint else {}))
+    _finish(record, parts, progress, checkpoint)
+    return record
+
+
+def _finish(record: Record, parts: Parts, progress: Progress, checkpoint: Checkpoint | None) -> None:
+    """Run the loop to its end and write down what came of it."""
+    stream, run = parts.stream, record.spec.run
+
+    def log(task: int, columns: Columns | None) -> list[float]:
+        if columns is not None:
+            record.write_predictions(task, {"after_task": np.full(len(columns["row"]), task, np.int16), **columns})
+        _write_matrix(record, stream)
+        accuracies = [float(value) for value in record.results().accuracy[task, : task + 1]]
+        record.event("task finished", task=task, accuracies=accuracies)
+        return accuracies
+
+    batcher = Batcher(
+        stream.tasks[0].train.images, parts.backbone.preprocessing, stream.augment, parts.device
+    )
+    loop = Loop(
+        parts.strategy, stream, batcher, parts.seeds, progress,
+        save=lambda state: _save(record, state),
+        log=log,
+        precision=run.precision,
+        eval_batch_size=run.eval_batch_size,
+        checkpoint_every=run.checkpoint_every,
+    )
+    memory = PeakMemory(parts.device)
+    progress.run_started(record.spec, record.path, len(stream.tasks))
+    loop.run(checkpoint)
+    record.write_json("costs.json", _costs(parts, loop, memory))
+    record.write_json("metrics.json", evaluate.compute(record.results()))
+    write_figures(record)
+    record.event("finished")
+    progress.run_finished(record.path)

@@ -1,0 +1,18 @@
+"""Every strategy keeps its contract, with every module that it can take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clbench import petl, strategies
+from clbench.testing import check_strategy
+
+QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01}
+
+
+@pytest.mark.parametrize("name", strategies.names())
+def test_strategy_keeps_its_contract(name: str):
+    options = QUICK | ({"frozen_epochs": 1} if name == "lae" else {})
+    check_strategy(lambda: strategies.get(name)(**options))
