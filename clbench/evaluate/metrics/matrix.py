@@ -1,0 +1,137 @@
+"""Sum up the accuracy matrix: how much is known at the end and on the way, and what was forgotten.
+
+R[i, j] is the accuracy on task j after task i; in the formulas tasks count from 1 to T and n_j is the number
+of test images of task j. Every mean is over the known (not NaN) terms of its formula, and NaN if there is
+none. Cells above the diagonal, about tasks not yet learnt, are never used.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clbench.evaluate import metric
+from clbench.evaluate.results import Matrix, Results
+
+GEM = "Lopez-Paz and Ranzato, NeurIPS 2017, arXiv 1706.08840"
+ICARL = "Rebuffi et al., CVPR 2017, arXiv 1611.07725"
+DIAZ_RODRIGUEZ = "Díaz-Rodríguez et al., 2018, arXiv 1810.13166"
+
+
+@metric("accuracy", formula="A_T = 1/T Σ_j R[T,j]", averaging="macro: tasks weigh the same", reference=GEM)
+def accuracy(results: Results) -> float:
+    """Average the accuracies on all tasks after the last; NaN if it was not evaluated after the last."""
+    return _mean(results.accuracy[-1])
+
+
+@metric(
+    "accuracy-micro",
+    formula="Σ_j n_j R[T,j] / Σ_j n_j",
+    averaging="micro: test images weigh the same",
+    reference=ICARL,
+)
+def accuracy_micro(results: Results) -> float:
+    """Give the share of all test images that are right after the last task."""
+    return _weighted_mean(results.accuracy[-1], results.num_test)
+
+
+@metric(
+    "average-accuracy",
+    formula="1/T Σ_k A_k, A_k = 1/k Σ_{j≤k} R[k,j]",
+    averaging="macro over tasks, then the mean over steps",
+    reference=ICARL,
+)
+def average_accuracy(results: Results) -> float:
+    """Average the accuracy on the tasks seen so far over the steps that were evaluated."""
+    return _mean(np.array([_mean(row[: k + 1]) for k, row in enumerate(results.accuracy)]))
+
+
+@metric(
+    "average-accuracy-micro",
+    formula="1/T Σ_k (Σ_{j≤k} n_j R[k,j] / Σ_{j≤k} n_j)",
+    averaging="micro over test images, then the mean over steps",
+    reference=ICARL,
+)
+def average_accuracy_micro(results: Results) -> float:
+    """Average the share of seen test images that are right over the steps that were evaluated."""
+    steps = enumerate(results.accuracy)
+    return _mean(np.array([_weighted_mean(row[: k + 1], results.num_test[: k + 1]) for k, row in steps]))
+
+
+@metric(
+    "forgetting",
+    formula="1/(T-1) Σ_{j<T} (max_{j≤l<T} R[l,j] - R[T,j])",
+    averaging="macro over the tasks before the last",
+    reference="Chaudhry et al., ECCV 2018, arXiv 1801.10112",
+    higher_is_better=False,
+)
+def forgetting(results: Results) -> float:
+    """Average the drop from a task's best earlier accuracy to its last; negative if tasks improve.
+
+    The maximum is over the earlier steps that are known; a task with none, or without a last accuracy, is
+    left out. NaN for one task.
+    """
+    earlier = _learnt(results.accuracy)[:-1, :-1]
+    best = np.fmax.reduce(earlier, axis=0, initial=np.nan)  # NaN only where every step is
+    return _mean(best - results.accuracy[-1, :-1])
+
+
+@metric(
+    "bwt",
+    formula="1/(T-1) Σ_{j<T} (R[T,j] - R[j,j])",
+    averaging="macro over the tasks before the last",
+    reference=GEM,
+)
+def backward_transfer(results: Results) -> float:
+    """Average the change from just after a task was learnt to the end; NaN for one task."""
+    return _mean((results.accuracy[-1] - results.accuracy.diagonal())[:-1])
+
+
+@metric(
+    "bwt-d",
+    formula="2/(T(T-1)) Σ_{i≥2} Σ_{j<i} (R[i,j] - R[j,j])",
+    averaging="macro over all pairs of a task and a later step",
+    reference=DIAZ_RODRIGUEZ,
+)
+def backward_transfer_of_all_steps(results: Results) -> float:
+    """Average the change since a task was learnt over all later steps; NaN for one task."""
+    change = results.accuracy - results.accuracy.diagonal()
+    return _mean(change[np.tri(results.num_tasks, k=-1, dtype=bool)])
+
+
+@metric(
+    "accuracy-d",
+    formula="A_D = 2/(T(T+1)) Σ_{i≥j} R[i,j]",
+    averaging="macro over all pairs of a task and a step since it was learnt",
+    reference=DIAZ_RODRIGUEZ,
+)
+def accuracy_of_all_steps(results: Results) -> float:
+    """Average the matrix on and below its diagonal."""
+    return _mean(_learnt(results.accuracy))
+
+
+@metric(
+    "learning-accuracy",
+    formula="1/T Σ_j R[j,j]",
+    averaging="macro: tasks weigh the same",
+    reference="Riemer et al., ICLR 2019, arXiv 1810.11910",
+)
+def learning_accuracy(results: Results) -> float:
+    """Average the accuracy on each task just after it was learnt."""
+    return _mean(results.accuracy.diagonal())
+
+
+def _learnt(matrix: Matrix) -> Matrix:
+    """Return the matrix with NaN above the diagonal."""
+    return np.where(np.tri(len(matrix), dtype=bool), matrix, np.nan)
+
+
+def _mean(values: Matrix) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _weighted_mean(values: Matrix, weights: NDArray[np.int64]) -> float:
+    known = ~np.isnan(values)
+    total = weights[known].sum()
+    return float(values[known] @ weights[known] / total) if total else float("nan")

@@ -1,0 +1,54 @@
+"""Hold what the predictions of a run say: accuracy after each task on each task, and the last confidences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that the metrics are computed from; T tasks, indices from 0, NaN where nothing was measured."""
+
+    accuracy: Matrix  # (T, T): R[i, j], on the test images of task j after task i
+    masked: Matrix  # (T, T): the same, choosing only among the classes of task j
+    num_test: NDArray[np.int64]  # (T,): test images of each task
+    confidence: Matrix  # (n,): of the last evaluation's predictions, their share in the scores
+    correct: NDArray[np.bool_]  # (n,): whether the last evaluation's predictions are right
+    task_found: Matrix | None = None  # (T, T): share of task j's images given to a class of task j
+
+    @classmethod
+    def from_log(cls, log: Mapping[str, NDArray[Any]], num_tasks: int) -> Results:
+        """Count the hits in a prediction log: columns with one row an image an evaluation."""
+        after = log["after_task"].astype(np.int64)
+        task = log["task"].astype(np.int64)
+        prediction, masked, label = log["prediction"], log["masked_prediction"], log["label"]
+        cell, shape = after * num_tasks + task, (num_tasks, num_tasks)
+        num_images = np.bincount(cell, minlength=num_tasks**2).reshape(shape)
+
+        def rate(hit: NDArray[np.bool_]) -> Matrix:
+            hits = np.bincount(cell, weights=hit, minlength=num_tasks**2).reshape(shape)
+            shares: Matrix = np.divide(hits, num_images, out=np.full(shape, np.nan), where=num_images > 0)
+            return shares
+
+        last = after == after.max(initial=0)
+        return cls(
+            accuracy=rate(prediction == label),
+            masked=rate(masked == label),
+            num_test=num_images.max(axis=0),
+            confidence=log["confidence"][last].astype(np.float64),
+            correct=(prediction == label)[last],
+            # the best class of all is also the best of its own task, so the two agree where the task is right
+            task_found=rate(prediction == masked),
+        )
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks in the stream, evaluated or not."""
+        return len(self.accuracy)
