@@ -1,8 +1,9 @@
 """Save a run's whole state in one file, and find the newest file that is whole.
 
-A checkpoint is a safetensors file: tensors, and the rest of the state as JSON in its header. Its name ends in the first
-sixteen hexadecimal digits of its own SHA-256, so a truncated or altered file contradicts its name and is passed over.
-It is written under a temporary name, flushed and renamed; the one before it is kept until the next is there.
+A checkpoint is a safetensors file: tensors, and the rest of the state as JSON in its header. Its name ends in
+the first sixteen hexadecimal digits of its own SHA-256, so a truncated or altered file contradicts its name
+and is passed over. It is written under a temporary name, flushed and renamed; the one before it is kept until
+the next is there.
 """
 
 from __future__ import annotations

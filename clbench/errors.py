@@ -1,11 +1,12 @@
-"""Name what can go wrong through no fault of the program: its text is one line, shown to the user as it is."""
+"""Name what can go wrong through no fault of the program; its text is one line, meant for the user."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something given, found or missing that a run cannot go on with; the command line prints it and exits
-    with 2.
+    """Something given, found or missing that a run cannot go on with.
+
+    The command line prints it as one line and exits with 2.
     """
 
     def __str__(self) -> str:

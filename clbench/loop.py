@@ -51,6 +51,9 @@ class Loop:
     clock: PhaseClock = field(default_factory=PhaseClock)
     flops: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0})
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)
+    _counted: dict[int, float] = field(
+        default_factory=dict, init=False
+    )  # FLOPs an image, by tensors that learn
 
     def run(self, checkpoint: Checkpoint | None = None) -> None:
         """Learn and evaluate every task, from the beginning or from a checkpoint."""
@@ -164,16 +167,21 @@ class Loop:
     def _flops_of_training(self, samples: Samples, position: Position) -> float:
         """Count the FLOPs of a step on these samples, forward and backward, for one image.
 
-        The strategy is in eval mode meanwhile, so that no batch-norm statistic moves, and keeps no gradient.
+        Counted once for each set of tensors that learns. The strategy is in eval mode meanwhile, so that no
+        batch-norm statistic moves, and keeps no gradient.
         """
-        for part in self.strategy.parts().values():
-            part.eval()
-        batch = self._batch(samples, np.arange(len(samples)), position)
-        per_image = count_flops(lambda: self._loss(batch).backward()) / len(samples)
         assert self.optimizer is not None
-        self.optimizer.zero_grad()
-        self.flops["per_image_train"] = per_image
-        return per_image
+        learning = sum(
+            p.numel() for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad
+        )
+        if learning not in self._counted:
+            for part in self.strategy.parts().values():
+                part.eval()
+            batch = self._batch(samples, np.arange(len(samples)), position)
+            self._counted[learning] = count_flops(lambda: self._loss(batch).backward()) / len(samples)
+            self.optimizer.zero_grad()
+        self.flops["per_image_train"] = self._counted[learning]
+        return self._counted[learning]
 
     def _checkpoint(self, position: Position) -> None:
         tensors = {
@@ -182,7 +190,9 @@ class Loop:
             for name, tensor in part.state_dict().items()
         }
         if self.optimizer is not None:
-            tensors |= {f"optimizer/{name}": value for name, value in optimizer_tensors(self.optimizer).items()}
+            tensors |= {
+                f"optimizer/{name}": value for name, value in optimizer_tensors(self.optimizer).items()
+            }
         with self.clock.phase("checkpoint"):
             info = {"clock": self.clock.to_dict(), "flops": self.flops}
             self.save(Checkpoint(position, tensors, info))

@@ -13,13 +13,14 @@ import torch
 
 from clbench import backbones, evaluate, petl, strategies, streams
 from clbench.backbones.backbone import Backbone
-from clbench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from clbench.checkpoint import Checkpoint, load_checkpoint
 from clbench.data.batches import Batcher
 from clbench.environment import environment
 from clbench.errors import UserError
 from clbench.evaluate.costs import count_parameters, stored_bytes
 from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.memory import PeakMemory
+from clbench.evaluate.results import Results
 from clbench.loop import Loop
 from clbench.progress import Progress
 from clbench.record import Record
@@ -87,7 +88,9 @@ def resume(folder: Path, *, places: Places, progress: Progress) -> Record:
     parts = prepare(record.spec, places)
     for name, value in parts.hashes().items():
         if record.read_json("hashes.json")[name] != value:
-            raise ChangedError(f"cannot resume {folder}: its {name.replace('_', ' ')} has changed since it was begun")
+            raise ChangedError(
+                f"cannot resume {folder}: its {name.replace('_', ' ')} has changed since it was begun"
+            )
     checkpoint = load_checkpoint(record.path / "checkpoint")
     record.event("resumed", **(vars(checkpoint.position) if checkpoint else {}))
     _finish(record, parts, progress, checkpoint)
@@ -97,31 +100,62 @@ def resume(folder: Path, *, places: Places, progress: Progress) -> Record:
 def _finish(record: Record, parts: Parts, progress: Progress, checkpoint: Checkpoint | None) -> None:
     """Run the loop to its end and write down what came of it."""
     stream, run = parts.stream, record.spec.run
-
-    def log(task: int, columns: Columns | None) -> list[float]:
-        if columns is not None:
-            record.write_predictions(task, {"after_task": np.full(len(columns["row"]), task, np.int16), **columns})
-        _write_matrix(record, stream)
-        accuracies = [float(value) for value in record.results().accuracy[task, : task + 1]]
-        record.event("task finished", task=task, accuracies=accuracies)
-        return accuracies
-
-    batcher = Batcher(
-        stream.tasks[0].train.images, parts.backbone.preprocessing, stream.augment, parts.device
-    )
     loop = Loop(
-        parts.strategy, stream, batcher, parts.seeds, progress,
+        parts.strategy,
+        stream,
+        Batcher(stream.tasks[0].train.images, parts.backbone.preprocessing, stream.augment, parts.device),
+        parts.seeds,
+        progress,
         save=lambda state: _save(record, state),
-        log=log,
+        log=lambda task, columns: _log(record, stream, task, columns),
         precision=run.precision,
         eval_batch_size=run.eval_batch_size,
         checkpoint_every=run.checkpoint_every,
     )
     memory = PeakMemory(parts.device)
     progress.run_started(record.spec, record.path, len(stream.tasks))
-    loop.run(checkpoint)
+    with memory.phase("run"):
+        loop.run(checkpoint)
     record.write_json("costs.json", _costs(parts, loop, memory))
-    record.write_json("metrics.json", evaluate.compute(record.results()))
     write_figures(record)
+    record.write_json(
+        "metrics.json", evaluate.compute(record.results())
+    )  # the last file: it means "finished"
     record.event("finished")
     progress.run_finished(record.path)
+
+
+def _save(record: Record, checkpoint: Checkpoint) -> None:
+    save_checkpoint(record.path / "checkpoint", checkpoint)
+
+
+def _log(record: Record, stream: TaskStream, task: int, columns: Columns | None) -> list[float]:
+    """Keep the predictions made after a task; return its row of the accuracy matrix."""
+    if columns is not None:
+        after = np.full(len(columns["row"]), task, np.int16)
+        record.write_predictions(task, {"after_task": after, **columns})
+    results = Results.from_log(record.predictions(), len(stream.tasks))
+    matrix = {
+        "accuracy": results.accuracy,
+        "masked": results.masked,
+        "num_test": [len(each.test) for each in stream.tasks],
+        "class_order": stream.class_order,
+        "class_names": stream.class_names,
+        "classes_of_task": [each.classes for each in stream.tasks],
+    }
+    record.write_json("matrix.json", matrix)
+    accuracies = [float(value) for value in results.accuracy[task, : task + 1]]
+    record.event("task finished", task=task, accuracies=accuracies)
+    return accuracies
+
+
+def _costs(parts: Parts, loop: Loop, memory: PeakMemory) -> dict[str, Any]:
+    held = parts.strategy.parts()
+    return {
+        "parameters": count_parameters(parts.backbone, held),
+        "stored_bytes": stored_bytes(held),
+        "flops": loop.flops,
+        "memory": memory.to_dict(),
+        "time": loop.clock.to_dict(),
+        "energy": None,
+    }

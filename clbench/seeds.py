@@ -7,6 +7,8 @@ one more number changes no data order, and a resumed run draws what the undistur
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,3 +37,14 @@ class Seeds:
     def seed_torch(self, *position: int) -> None:
         """Seed torch's global generators, which dropout and stochastic depth draw from."""
         torch.manual_seed(self.derive("torch", *position))
+
+
+@contextmanager
+def forked(seed: int) -> Iterator[None]:
+    """Let torch's global CPU generator start from ``seed`` for a while, then put it back where it was.
+
+    For code of others that draws from it, such as the initialisation of layers.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
+        yield

@@ -1,7 +1,7 @@
 """Check that a strategy, a stream or a module keeps its contract: for built-ins and third parties alike.
 
-Each check raises AssertionError with a line that says what was broken. They run on the CPU, on small generated
-data and a small random backbone, in seconds.
+Each check raises AssertionError with a line that says what was broken. They run on the CPU, on small
+generated data and a small random backbone, in seconds.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from clbench.streams import Task, TaskStream
 def check_strategy(make: Callable[[], Strategy], module: str = "adapter") -> None:
     """Run a strategy over two generated tasks and check its contract.
 
-    ``make`` returns a new strategy, for instance ``lambda: LAE(epochs=2)``; it should train for a few steps. Checked:
-    the loss is finite and falls, the frozen backbone stays bit for bit what it was, the same seed gives the same
-    numbers, a stopped and resumed run ends bit-equal, and a prediction does not depend on its batch mates.
+    ``make`` returns a new strategy, for instance ``lambda: LAE(epochs=2)``; it should train for a few steps.
+    Checked: the loss is finite and falls, the frozen backbone stays bit for bit what it was, the same seed
+    gives the same numbers, a stopped and resumed run ends bit-equal, and a prediction does not depend on its
+    batch mates.
     """
     stream = generated_stream()
     first = _Trial(make(), module, stream)
@@ -70,7 +71,11 @@ def generated_stream(num_tasks: int = 2, classes_per_task: int = 2, per_class: i
         rows = np.flatnonzero(np.isin(labels, classes))
         whole = Samples(images, rows, labels[rows])
         quarter = rows % 4
-        test, validation, train = whole.select(quarter == 0), whole.select(quarter == 1), whole.select(quarter > 1)
+        test, validation, train = (
+            whole.select(quarter == 0),
+            whole.select(quarter == 1),
+            whole.select(quarter > 1),
+        )
         tasks.append(Task(index, classes, classes, train, validation, test))
     names = [f"colour {number}" for number in range(num_classes)]
     return TaskStream("generated", tasks, list(range(num_classes)), names, augment="none")

@@ -70,7 +70,7 @@ class LAE(Strategy):
         self.online.requires_grad_(self.offline is None or epoch >= self.frozen_epochs)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the cross-entropy among the current task's classes only (section 3.2, local cross-entropy)."""
+        """Return the cross-entropy among the current task's classes only: the local cross-entropy."""
         logits = self.head(self.backbone(batch.images))
         return F.cross_entropy(logits[:, self.first_class :], batch.labels - self.first_class)
 

@@ -19,7 +19,9 @@ from clbench.checkpoint import (
 
 
 def checkpoint(step: int) -> Checkpoint:
-    return Checkpoint(Position(1, 2, step), {"weights": torch.full((64,), float(step))}, {"seconds": 0.1 * step})
+    return Checkpoint(
+        Position(1, 2, step), {"weights": torch.full((64,), float(step))}, {"seconds": 0.1 * step}
+    )
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path):

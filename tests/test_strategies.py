@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from clbench import petl, strategies
+from clbench import strategies
 from clbench.testing import check_strategy
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01}

@@ -24,9 +24,7 @@ class Branch(nn.Module):
         raise TypeError(f"{type(self).__name__} has no forward(inputs, output)")
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the weight and bias of the Linear layer that does what the layer and this branch do
-        together.
-        """
+        """Return the weight and bias that make the layer do what it and this branch do together."""
         raise TypeError(f"{type(self).__name__} cannot be merged into a layer")
 
 
@@ -41,12 +39,18 @@ class Switch:
 class Site(nn.Module):
     """A layer, or a value when ``layer`` is None, with the branches attached to it."""
 
-    def __init__(self, name: str, layer: nn.Module | None, width: int) -> None:
-        """Name the site; ``width`` is the number of channels of its output."""
+    def __init__(
+        self, name: str, layer: nn.Module | None, width: int, *, channels_first: bool = False
+    ) -> None:
+        """Name the site; ``width`` is the number of channels of its output.
+
+        ``channels_first`` tells maps (B, C, H, W) from tokens (..., C).
+        """
         super().__init__()
         self.name = name
         self.layer = layer
         self.width = width
+        self.channels_first = channels_first
         self.attached: list[
             tuple[Switch, Branch]
         ] = []  # not submodules: a branch belongs to its module, not to us
@@ -77,6 +81,11 @@ class BlockSites:
     width: int  # channels of the block's output
     heads: int  # attention heads; 0 without attention
     sites: dict[str, Site] = field(repr=False)
+    keeps_shape: bool = True  # whether the block's output has the shape of its input
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a site."""
+        return name in self.sites
 
     def __getitem__(self, name: str) -> Site:
         """Return a site; NoSuchSiteError names those that exist."""
@@ -84,3 +93,13 @@ class BlockSites:
             have = ", ".join(repr(site) for site in self.sites)
             raise NoSuchSiteError(f"block[{self.index}] of this backbone has no site {name!r}; it has {have}")
         return self.sites[name]
+
+    @property
+    def whole(self) -> Site:
+        """The block itself, for a branch beside it; NoSuchSiteError where input and output differ in shape."""
+        if not self.keeps_shape:
+            raise NoSuchSiteError(
+                f"block[{self.index}] of this backbone changes the shape of its input, so no branch fits beside"
+                f" it; adapt only the blocks before it: --set petl.num_blocks=N with N in 1..{self.index}"
+            )
+        return self[""]

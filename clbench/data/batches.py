@@ -1,6 +1,7 @@
-"""Turn rows of uint8 images into normalised batches on the device: one index operation, one batched transform.
+"""Turn rows of uint8 images into normalised batches on the device.
 
-On an accelerator the whole image array is kept there when it fits, so that a batch costs no copy from the host.
+One index operation, one batched transform. On an accelerator the whole image array is kept there when it fits,
+so that a batch costs no copy from the host.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Batcher:
     def _transform(self, rows: NDArray[np.int64], boxes: Boxes) -> Tensor:
         preprocessing = self.preprocessing
         images = self._gather(rows)
-        resized = resample(images, boxes.to(self.device), preprocessing.image_size, preprocessing.interpolation)
+        boxes = boxes.to(self.device)
+        resized = resample(images, boxes, preprocessing.image_size, preprocessing.interpolation)
         return resized * self._scale - self._shift
 
     def _gather(self, rows: NDArray[np.int64]) -> Tensor:
@@ -72,7 +74,9 @@ class Batcher:
         return resident
 
 
-def shuffled(count: int, batch_size: int, drop_last: bool, generator: torch.Generator) -> list[NDArray[np.int64]]:
+def shuffled(
+    count: int, batch_size: int, drop_last: bool, generator: torch.Generator
+) -> list[NDArray[np.int64]]:
     """Return the places 0..count-1 in random order, cut into batches; a task's only batch is never dropped."""
     order = torch.randperm(count, generator=generator).numpy()
     kept = count - count % batch_size if drop_last and count >= batch_size else count

@@ -1,4 +1,6 @@
-"""Ask a strategy for its predictions on the tasks seen so far: one pass, one log, every metric derived from it."""
+"""Ask a strategy for its predictions on the tasks seen so far: one pass, one log, every metric derived
+from it.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ def predict_all(
 ) -> Columns:
     """Return the prediction log of the seen tasks' test images, one row an image.
 
-    ``masked_prediction`` is the best among the classes of the image's own task; ``confidence`` and ``label_score`` are
-    the shares of the predicted and of the true class in the row's scores. ``heard`` is told of each batch's size.
+    ``masked_prediction`` is the best among the classes of the image's own task; ``confidence`` and
+    ``label_score`` are the shares of the predicted and of the true class in the row's scores. ``heard`` is
+    told of each batch's size.
     """
     samples = join([task.test for task in seen])
     task_of_row = np.repeat([task.index for task in seen], [len(task.test) for task in seen])

@@ -34,7 +34,7 @@ class Petl(ABC):
         """Yield each branch, initialised from ``generator``, with the site that it attaches to."""
 
     def tuned(self, backbone: Backbone) -> list[str]:
-        """Return the names of the backbone's own parameters and buffers that are trained too; usually none."""
+        """Return the names of the backbone's own tensors that are trained too; usually none."""
         return []
 
     def attach(self, backbone: Backbone, generator: torch.Generator) -> Attached:

@@ -24,9 +24,7 @@ class Attached(nn.Module):
     def __init__(
         self, backbone: Backbone, branches: list[tuple[Site, Branch]], tuned: dict[str, Tensor]
     ) -> None:
-        """Attach the branches to their sites; ``tuned`` maps names of backbone tensors to the tensors to
-        use instead.
-        """
+        """Attach the branches; ``tuned`` maps names of backbone tensors to what takes their place."""
         super().__init__()
         self.branches = nn.ModuleList([branch for _, branch in branches]).to(backbone.device)
         self._sites = [site for site, _ in branches]
@@ -69,7 +67,7 @@ class Attached(nn.Module):
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
 
     def train(self, mode: bool = True) -> Attached:
-        """Set training mode; a backbone whose own tensors are tuned follows, a frozen one stays in eval mode."""
+        """Set training mode; a backbone whose own tensors are tuned follows, a frozen one does not."""
         super().train(mode)
         if self._own:
             self._backbone[0].train(mode)
@@ -96,9 +94,7 @@ class Attached(nn.Module):
             ]
 
     def merge(self) -> None:
-        """Fold the branches into the backbone's Linear layers, so that they cost nothing; TypeError if
-        impossible.
-        """
+        """Fold the branches into Linear layers, so that they cost nothing; TypeError if impossible."""
         merged = []
         for site, branch in zip(self._sites, self.branches, strict=True):
             if not isinstance(site.layer, nn.Linear):

@@ -1,5 +1,4 @@
-"""Put learned keys and values in front of a block's own, compensated so that they learn as fast as other
-modules.
+"""Put learned keys and values in front of a block's own, compensated so that they learn fast enough.
 
 X. Li and P. Liang, "Prefix-Tuning", ACL 2021, arXiv 2101.00190, with the adaptation speed calibration of LAE
 (Q. Gao et al., ICCV 2023, arXiv 2303.10070): of the attention probabilities A, the part on the prefix is
@@ -72,7 +71,7 @@ class CompensatedPrefix(Petl):
     num_blocks: Annotated[int, Field(ge=0)] = 0  # the first blocks to adapt; 0: 5/12 of them, as in the paper
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
-        """Put a prefix before keys and values of each of the first blocks, and compensate its probabilities."""
+        """Put a prefix before the keys and values of each of the first blocks, and compensate it."""
         for block in first_blocks(backbone, self.num_blocks):
             yield block["attn.keys"], Prefix(self.length, block["attn.keys"].width, generator)
             yield block["attn.values"], Prefix(self.length, block["attn.values"].width, generator)

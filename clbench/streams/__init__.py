@@ -29,7 +29,7 @@ __path__ = plugin_path(__file__)
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled image collection as a stream's ``load`` returns it; the two parts may share an image array."""
+    """A labelled image collection; its two parts share one image array."""
 
     train: Samples  # labels in the collection's own numbering, 0..C-1
     test: Samples

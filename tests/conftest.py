@@ -1,0 +1,26 @@
+"""Share fixtures between the tests: what several files need, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data and weights; tests that ask for it carry ``@pytest.mark.data``."""
+    named = os.environ.get("CLBENCH_TEST_DATA")
+    if not named:
+        pytest.skip("needs real data: set CLBENCH_TEST_DATA to a folder that holds cifar100.npz")
+    folder = Path(named).absolute()
+    if not (folder / "cifar100.npz").is_file():
+        pytest.skip(f"needs real data: CLBENCH_TEST_DATA={named} holds no cifar100.npz")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the source tree that these tests lie in."""
+    return Path(__file__).resolve().parents[1]
