@@ -26,6 +26,7 @@ from clbench.backbones.backbone import Preprocessing
 from clbench.checkpoint import Position
 from clbench.data.batches import Batcher
 from clbench.data.samples import Samples
+from clbench.evaluate.meter import Meter
 from clbench.loop import Loop
 from clbench.progress import Progress
 from clbench.seeds import Seeds
@@ -91,7 +92,16 @@ def our_epoch(case: Case) -> tuple[Callable[[], None], Preprocessing]:
     strategy = strategies.get(case.strategy)(batch_size=case.batch_size)
     strategy.setup(backbone, petl.get(case.module)(), seeds)
     batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, "rrc-flip", torch.device("cpu"))
-    loop = Loop(strategy, stream, batcher, seeds, Progress(), save=lambda state: None, log=lambda *_: [])
+    loop = Loop(
+        strategy,
+        stream,
+        batcher,
+        seeds,
+        Meter(batcher.device),
+        Progress(),
+        save=lambda state: None,
+        log=lambda *_: [],
+    )
     for task in stream.tasks:
         loop._begin(task)
     strategy.begin_epoch(strategy.epochs - 1)

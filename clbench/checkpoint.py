@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from clbench.files import write_bytes
+from clbench.files import make_folder, write_bytes
+from clbench.strategies import Strategy
 
 NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.safetensors")
 KEPT = 2  # the newest and the one before
@@ -51,7 +52,7 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint into the folder and remove those older than the one before it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = _files(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     state = json.dumps({"position": vars(checkpoint.position), "info": checkpoint.info})
@@ -80,24 +81,39 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state as named tensors: ``<parameter number>.<name>``."""
-    state: dict[int, dict[str, Tensor | None]] = optimizer.state_dict()["state"]
-    return {
-        f"{number}.{name}": value
-        for number, values in state.items()
-        for name, value in values.items()
-        if value is not None
+def capture(
+    position: Position, strategy: Strategy, optimizer: torch.optim.Optimizer | None, info: dict[str, Any]
+) -> Checkpoint:
+    """Return the state of a strategy and of its optimiser.
+
+    The tensors are named ``<part>/<tensor>`` and ``optimizer/<number>.<name>``.
+    """
+    tensors = {
+        f"{kind}/{name}": tensor
+        for kind, part in strategy.parts().items()
+        for name, tensor in part.state_dict().items()
     }
+    if optimizer is not None:
+        state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
+        for number, values in state.items():
+            tensors |= {f"optimizer/{number}.{name}": value for name, value in values.items()}
+    return Checkpoint(position, tensors, info)
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give a freshly made optimiser the state that ``optimizer_tensors`` returned."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = tensor.clone()
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def restore(checkpoint: Checkpoint, strategy: Strategy, optimizer: torch.optim.Optimizer | None) -> None:
+    """Load the values into a strategy of the same shapes, and into its freshly made optimiser."""
+    for kind, part in strategy.parts().items():
+        part.load_state_dict(_under(f"{kind}/", checkpoint.tensors))
+    if optimizer is not None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in _under("optimizer/", checkpoint.tensors).items():
+            number, _, name = key.partition(".")
+            state.setdefault(int(number), {})[name] = tensor.clone()
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -15,19 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clbench.checkpoint import Checkpoint, Position, load_optimizer, optimizer_tensors
+from clbench.checkpoint import Checkpoint, Position, capture, restore
 from clbench.data.batches import Batcher, shuffled
 from clbench.data.samples import Samples
 from clbench.errors import UserError
-from clbench.evaluate.costs import PhaseClock
 from clbench.evaluate.evaluator import Columns, predict_all
-from clbench.evaluate.flops import count_flops
+from clbench.evaluate.meter import Meter
+from clbench.optimizers import make_optimizer
 from clbench.progress import Progress
 from clbench.seeds import Seeds
 from clbench.strategies import Batch, Strategy
 from clbench.streams import Task, TaskStream
-
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
 class DivergedError(UserError, ArithmeticError):
@@ -42,24 +40,20 @@ class Loop:
     stream: TaskStream
     batcher: Batcher
     seeds: Seeds
+    meter: Meter
     progress: Progress
     save: Callable[[Checkpoint], None]  # keeps a checkpoint
     log: Callable[[int, Columns | None], list[float]]  # keeps a prediction log (None: nothing learnt yet)
     precision: str = "fp32"
     eval_batch_size: int = 256
     checkpoint_every: int = 0  # steps; 0: after epochs and tasks only
-    clock: PhaseClock = field(default_factory=PhaseClock)
-    flops: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0})
-    optimizer: torch.optim.Optimizer | None = field(default=None, init=False)
-    _counted: dict[int, float] = field(
-        default_factory=dict, init=False
-    )  # FLOPs an image, by tensors that learn
+    optimizer: torch.optim.Optimizer | None = field(default=None, init=False)  # of the task begun
 
     def run(self, checkpoint: Checkpoint | None = None) -> None:
         """Learn and evaluate every task, from the beginning or from a checkpoint."""
         position = checkpoint.position if checkpoint else Position()
         if checkpoint:
-            self._restore(checkpoint)
+            self._go_back_to(checkpoint)
         for task in self.stream.tasks[position.task :]:
             if not position.is_inside_task:
                 self._begin(task)
@@ -70,22 +64,15 @@ class Loop:
             if samples:
                 self._learn(samples, position)
             self.strategy.end_task(task)
-            self._evaluate(seen, has_learnt=samples is not None)
+            columns = self._predict_all(seen) if samples else None
+            self.progress.task_finished(task.index, self.log(task.index, columns))
             self.optimizer = None
             position = Position(task.index + 1)
             self._checkpoint(position)
 
     def _begin(self, task: Task) -> None:
         self.strategy.begin_task(task)
-        recipe = self.strategy
-        options = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
-        self.optimizer = OPTIMIZERS[recipe.optimizer](
-            recipe.trainable(),
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            fused=self.batcher.device.type in ("cpu", "cuda"),
-            **options,
-        )
+        self.optimizer = make_optimizer(self.strategy, self.batcher.device)
 
     def _learn(self, samples: Samples, start: Position) -> None:
         """Train for the epochs that are left."""
@@ -93,8 +80,7 @@ class Loop:
             position = Position(start.task, epoch, start.step if epoch == start.epoch else 0)
             if position.step == 0:
                 self.strategy.begin_epoch(epoch)
-            total = self._epoch(samples, position)
-            if not math.isfinite(total):
+            if not math.isfinite(self._epoch(samples, position)):
                 rate = self.strategy.learning_rate
                 raise DivergedError(f"the loss is no number any more; lower strategy.learning_rate ({rate})")
             self._checkpoint(Position(start.task, epoch + 1))
@@ -104,22 +90,22 @@ class Loop:
         generator = self.seeds.generator("shuffle", start.task, start.epoch)
         batches = shuffled(len(samples), self.strategy.batch_size, self.strategy.drop_last, generator)
         self.progress.epoch_started(start.epoch, self.strategy.epochs, start.step, len(batches))
-        flops_per_image = self._flops_of_training(samples.select(batches[0]), start)
-        for part in self.strategy.parts().values():
-            part.train()
+        flops_per_image = self._flops_of_a_step(samples.select(batches[0]), start)
+        self._set_training(True)
         total = torch.zeros((), device=self.batcher.device)
         for step in range(start.step, len(batches)):
-            position = Position(start.task, start.epoch, step)
-            num_images = len(batches[step])
-            with self.clock.phase("train", images=num_images):
+            position, num_images = Position(start.task, start.epoch, step), len(batches[step])
+            with self.meter.phase("train", images=num_images):
                 loss = self._step(self._batch(samples, batches[step], position), position)
                 total += loss
-            self.flops["train"] += flops_per_image * num_images
+            self.meter.flops["train"] += flops_per_image * num_images
             self.progress.step_done(num_images, loss)
             if self.checkpoint_every and (step + 1) % self.checkpoint_every == 0 and step + 1 < len(batches):
                 self._checkpoint(Position(start.task, start.epoch, step + 1))
-        with self.clock.phase("train"):  # an accelerator is waited for here, once an epoch
-            return float(total)
+        with self.meter.phase("train"):  # an accelerator is waited for here, once an epoch
+            sum_of_losses = float(total)
+        self.meter.memory.lap("train")
+        return sum_of_losses
 
     def _batch(self, samples: Samples, index: NDArray[np.int64], position: Position) -> Batch:
         generator = self.seeds.generator("augment", position.task, position.epoch, position.step)
@@ -137,6 +123,33 @@ class Loop:
         self.strategy.after_step()
         return loss.detach()
 
+    def _flops_of_a_step(self, samples: Samples, position: Position) -> float:
+        """Count forward and backward of a step for one image, in eval mode: no batch-norm statistic moves."""
+        assert self.optimizer is not None
+        self._set_training(False)
+        batch = self._batch(samples, np.arange(len(samples)), position)
+        groups = self.optimizer.param_groups
+        learning = sum(p.numel() for group in groups for p in group["params"] if p.requires_grad)
+        once = lambda: self._loss(batch).backward()  # noqa: E731
+        per_image = self.meter.flops_per_image("train", key=learning, num_images=len(samples), once=once)
+        self.optimizer.zero_grad()
+        return per_image
+
+    def _predict_all(self, seen: list[Task]) -> Columns:
+        """Predict the test images of every task seen."""
+        self._set_training(False)
+        num_images = sum(len(task.test) for task in seen)
+        self.progress.evaluation_started(num_images)
+        heard = self.progress.batch_predicted
+        with self.meter.phase("evaluate", images=num_images):
+            columns = predict_all(self._predict, seen, self.batcher, self.eval_batch_size, heard)
+        self.meter.memory.lap("evaluate")
+        one = self.batcher.test_batch(seen[-1].test.rows[:1])
+        with torch.inference_mode():
+            per_image = self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self._predict(one))
+        self.meter.flops["evaluate"] += per_image * num_images
+        return columns
+
     def _loss(self, batch: Batch) -> Tensor:
         with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.strategy.loss(batch)
@@ -145,72 +158,20 @@ class Loop:
         with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.strategy.predict(images)
 
-    def _evaluate(self, seen: list[Task], has_learnt: bool) -> None:
-        """Predict the test images of every task seen, and hand the log on."""
-        task = seen[-1]
-        columns = None
-        if has_learnt:
-            for part in self.strategy.parts().values():
-                part.eval()
-            num_images = sum(len(each.test) for each in seen)
-            self.progress.evaluation_started(num_images)
-            with self.clock.phase("evaluate", images=num_images):
-                columns = predict_all(
-                    self._predict, seen, self.batcher, self.eval_batch_size, self.progress.batch_predicted
-                )
-            one = self.batcher.test_batch(task.test.rows[:1])
-            with torch.inference_mode():
-                self.flops["per_image_predict"] = float(count_flops(lambda: self._predict(one)))
-            self.flops["evaluate"] += self.flops["per_image_predict"] * num_images
-        self.progress.task_finished(task.index, self.log(task.index, columns))
-
-    def _flops_of_training(self, samples: Samples, position: Position) -> float:
-        """Count the FLOPs of a step on these samples, forward and backward, for one image.
-
-        Counted once for each set of tensors that learns. The strategy is in eval mode meanwhile, so that no
-        batch-norm statistic moves, and keeps no gradient.
-        """
-        assert self.optimizer is not None
-        learning = sum(
-            p.numel() for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad
-        )
-        if learning not in self._counted:
-            for part in self.strategy.parts().values():
-                part.eval()
-            batch = self._batch(samples, np.arange(len(samples)), position)
-            self._counted[learning] = count_flops(lambda: self._loss(batch).backward()) / len(samples)
-            self.optimizer.zero_grad()
-        self.flops["per_image_train"] = self._counted[learning]
-        return self._counted[learning]
+    def _set_training(self, mode: bool) -> None:
+        for part in self.strategy.parts().values():
+            part.train(mode)
 
     def _checkpoint(self, position: Position) -> None:
-        tensors = {
-            f"{kind}/{name}": tensor
-            for kind, part in self.strategy.parts().items()
-            for name, tensor in part.state_dict().items()
-        }
-        if self.optimizer is not None:
-            tensors |= {
-                f"optimizer/{name}": value for name, value in optimizer_tensors(self.optimizer).items()
-            }
-        with self.clock.phase("checkpoint"):
-            info = {"clock": self.clock.to_dict(), "flops": self.flops}
-            self.save(Checkpoint(position, tensors, info))
+        with self.meter.phase("checkpoint"):
+            self.save(capture(position, self.strategy, self.optimizer, info=self.meter.state()))
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Rebuild the strategy's shapes by beginning every task begun, then load the values."""
+    def _go_back_to(self, checkpoint: Checkpoint) -> None:
+        """Rebuild the strategy's shapes by beginning every task that was begun, then load the values."""
         position = checkpoint.position
         for task in self.stream.tasks[: position.task + position.is_inside_task]:
             self._begin(task)
         if position.step > 0:
             self.strategy.begin_epoch(position.epoch)
-        for kind, part in self.strategy.parts().items():
-            part.load_state_dict(_under(f"{kind}/", checkpoint.tensors))
-        if self.optimizer is not None and position.is_inside_task:
-            load_optimizer(self.optimizer, _under("optimizer/", checkpoint.tensors))
-        self.clock = PhaseClock.from_dict(checkpoint.info["clock"])
-        self.flops = checkpoint.info["flops"]
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        restore(checkpoint, self.strategy, self.optimizer if position.is_inside_task else None)
+        self.meter.load(checkpoint.info)

@@ -6,20 +6,19 @@ import hashlib
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from clbench import backbones, evaluate, petl, strategies, streams
 from clbench.backbones.backbone import Backbone
-from clbench.checkpoint import Checkpoint, load_checkpoint
+from clbench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clbench.data.batches import Batcher
 from clbench.environment import environment
 from clbench.errors import UserError
 from clbench.evaluate.costs import count_parameters, stored_bytes
 from clbench.evaluate.evaluator import Columns
-from clbench.evaluate.memory import PeakMemory
+from clbench.evaluate.meter import Meter
 from clbench.evaluate.results import Results
 from clbench.loop import Loop
 from clbench.progress import Progress
@@ -100,11 +99,13 @@ def resume(folder: Path, *, places: Places, progress: Progress) -> Record:
 def _finish(record: Record, parts: Parts, progress: Progress, checkpoint: Checkpoint | None) -> None:
     """Run the loop to its end and write down what came of it."""
     stream, run = parts.stream, record.spec.run
+    meter = Meter(parts.device)
     loop = Loop(
         parts.strategy,
         stream,
         Batcher(stream.tasks[0].train.images, parts.backbone.preprocessing, stream.augment, parts.device),
         parts.seeds,
+        meter,
         progress,
         save=lambda state: _save(record, state),
         log=lambda task, columns: _log(record, stream, task, columns),
@@ -112,11 +113,11 @@ def _finish(record: Record, parts: Parts, progress: Progress, checkpoint: Checkp
         eval_batch_size=run.eval_batch_size,
         checkpoint_every=run.checkpoint_every,
     )
-    memory = PeakMemory(parts.device)
     progress.run_started(record.spec, record.path, len(stream.tasks))
-    with memory.phase("run"):
-        loop.run(checkpoint)
-    record.write_json("costs.json", _costs(parts, loop, memory))
+    loop.run(checkpoint)
+    held = parts.strategy.parts()
+    counts = {"parameters": count_parameters(parts.backbone, held), "stored_bytes": stored_bytes(held)}
+    record.write_json("costs.json", {**counts, **meter.to_dict()})
     write_figures(record)
     record.write_json(
         "metrics.json", evaluate.compute(record.results())
@@ -147,15 +148,3 @@ def _log(record: Record, stream: TaskStream, task: int, columns: Columns | None)
     accuracies = [float(value) for value in results.accuracy[task, : task + 1]]
     record.event("task finished", task=task, accuracies=accuracies)
     return accuracies
-
-
-def _costs(parts: Parts, loop: Loop, memory: PeakMemory) -> dict[str, Any]:
-    held = parts.strategy.parts()
-    return {
-        "parameters": count_parameters(parts.backbone, held),
-        "stored_bytes": stored_bytes(held),
-        "flops": loop.flops,
-        "memory": memory.to_dict(),
-        "time": loop.clock.to_dict(),
-        "energy": None,
-    }

@@ -22,6 +22,7 @@ from clbench.data.batches import Batcher
 from clbench.data.samples import Samples
 from clbench.evaluate.costs import stored_bytes
 from clbench.evaluate.evaluator import Columns
+from clbench.evaluate.meter import Meter
 from clbench.loop import Loop
 from clbench.petl.attached import Attached
 from clbench.progress import Progress
@@ -100,6 +101,7 @@ class _Trial(Progress):
             stream,
             Batcher(stream.tasks[0].train.images, self.backbone.preprocessing, "none", torch.device("cpu")),
             seeds,
+            Meter(torch.device("cpu")),
             progress=self,
             save=lambda checkpoint: None,
             log=self._log,

@@ -6,16 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from clbench.checkpoint import (
-    Checkpoint,
-    Position,
-    load_checkpoint,
-    load_optimizer,
-    optimizer_tensors,
-    save_checkpoint,
-)
+from clbench.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -78,27 +70,3 @@ def test_shared_tensors_are_saved_in_full(tmp_path: Path):
     loaded = load_checkpoint(tmp_path)
     assert loaded is not None
     assert torch.equal(loaded.tensors["b"], whole[2:])
-
-
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
-def test_an_optimizer_goes_on_bit_for_bit(kind: type[torch.optim.Optimizer]):
-    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> None:
-        for number in numbers:
-            optimizer.zero_grad()
-            model(torch.full((2, 4), float(number))).square().sum().backward()
-            optimizer.step()
-
-    options = {"lr": 0.01, "momentum": 0.9} if kind is torch.optim.SGD else {"lr": 0.01}
-    torch.manual_seed(0)
-    undisturbed = nn.Linear(4, 3)
-    stopped, resumed = nn.Linear(4, 3), nn.Linear(4, 3)
-    stopped.load_state_dict(undisturbed.state_dict())
-    steps(undisturbed, kind(undisturbed.parameters(), **options), range(6))
-    optimizer = kind(stopped.parameters(), **options)
-    steps(stopped, optimizer, range(3))
-    tensors = optimizer_tensors(optimizer)
-    resumed.load_state_dict(stopped.state_dict())
-    other = kind(resumed.parameters(), **options)
-    load_optimizer(other, tensors)
-    steps(resumed, other, range(3, 6))
-    assert torch.equal(resumed.weight, undisturbed.weight)

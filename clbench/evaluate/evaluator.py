@@ -1,5 +1,6 @@
-"""Ask a strategy for its predictions on the tasks seen so far: one pass, one log, every metric derived
-from it.
+"""Ask a strategy for its predictions on the tasks seen so far.
+
+One pass makes one log, from which every metric is derived.
 """
 
 from __future__ import annotations
@@ -38,11 +39,9 @@ def predict_all(
     pieces: list[Tensor] = []
     for part in in_order(len(samples), batch_size):
         scores = predict(batcher.test_batch(samples.rows[part])).float()
-        if scores.shape != (part.stop - part.start, membership.shape[1]):
-            raise ValueError(
-                f"predict returned scores of shape {tuple(scores.shape)} for {part.stop - part.start} images and"
-                f" {membership.shape[1]} classes seen"
-            )
+        expected = (part.stop - part.start, membership.shape[1])
+        if scores.shape != expected:
+            raise ValueError(f"predict returned scores of shape {tuple(scores.shape)}; expected {expected}")
         own_task = membership[torch.from_numpy(task_of_row[part]).to(batcher.device)]
         labels = batcher.labels(samples, np.arange(part.start, part.stop))
         pieces.append(_digest(scores, labels, own_task))
