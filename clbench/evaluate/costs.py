@@ -1,0 +1,102 @@
+"""Count what a strategy costs: parameters, stored bytes, and the time of each phase of the loop.
+
+Energy is not measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def count_parameters(backbone: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Count the scalars in parameters of a backbone and of a strategy's parts, each parameter once.
+
+    ``trainable`` are those of the parts that require a gradient; ``added`` are all of the parts that are not
+    the backbone's, an averaged copy and frozen heads of earlier tasks included; buffers are not parameters.
+    """
+    in_backbone = {id(parameter): parameter for parameter in backbone.parameters()}
+    in_parts = {id(parameter): parameter for part in parts.values() for parameter in part.parameters()}
+    size = sum(parameter.numel() for parameter in in_backbone.values())
+    added = sum(parameter.numel() for key, parameter in in_parts.items() if key not in in_backbone)
+    return {
+        "total": size + added,
+        "trainable": sum(parameter.numel() for parameter in in_parts.values() if parameter.requires_grad),
+        "added": added,
+        "backbone": size,
+    }
+
+
+def stored_bytes(parts: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Return the bytes that each part keeps between tasks, and their "total".
+
+    Counted is the memory behind the tensors of ``state_dict``; what two tensors share is counted once, for
+    the part that comes first.
+    """
+    counted: set[tuple[str, int]] = set()
+    sizes = {}
+    for kind, part in parts.items():
+        sizes[kind] = 0
+        for tensor in part.state_dict().values():
+            storage = tensor.untyped_storage()
+            place = (str(tensor.device), storage.data_ptr())
+            if place not in counted:
+                counted.add(place)
+                sizes[kind] += storage.nbytes()
+    return {**sizes, "total": sum(sizes.values())}
+
+
+@dataclass
+class Spent:
+    """What a phase has taken so far."""
+
+    seconds: float = 0.0  # of wall time
+    cpu_seconds: float = 0.0  # of this process, all its threads
+    images: int = 0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Images a second of wall time; None for a phase that handles no images."""
+        return self.images / self.seconds if self.images and self.seconds else None
+
+
+class PhaseClock:
+    """Add up time and images by phase: "setup", "train", "evaluate", "checkpoint".
+
+    It never waits for an accelerator. Kernels still running when a phase ends fall to the next one, so the
+    last block of a phase is to read a result, as the loop does once an epoch.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing spent."""
+        self.phases: dict[str, Spent] = {}
+
+    @contextmanager
+    def phase(self, name: str, images: int = 0) -> Iterator[None]:
+        """Add what the block takes to a phase; the images only if it ends without an error."""
+        spent = self.phases.setdefault(name, Spent())
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+            spent.images += images
+        finally:
+            spent.seconds += time.perf_counter() - wall
+            spent.cpu_seconds += time.process_time() - cpu
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """Return the sums as plain numbers, for a checkpoint."""
+        return {name: asdict(spent) for name, spent in self.phases.items()}
+
+    @classmethod
+    def from_dict(cls, phases: Mapping[str, Mapping[str, float]]) -> PhaseClock:
+        """Return a clock that goes on from the sums that ``to_dict`` gave."""
+        clock = cls()
+        for name, spent in phases.items():
+            clock.phases[name] = Spent(spent["seconds"], spent["cpu_seconds"], int(spent["images"]))
+        return clock
