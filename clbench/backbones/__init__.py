@@ -13,6 +13,7 @@ from pydantic import Field
 from clbench.registry import Registry
 
 if TYPE_CHECKING:
+    from clbench.backbones.architecture import Architecture
     from clbench.backbones.backbone import Backbone
 
 
@@ -35,12 +36,12 @@ class BackboneOptions:
 
 def create(name: str, options: BackboneOptions | None = None, *, seed: int = 0) -> Backbone:
     """Return the named backbone, frozen and in eval mode; ``seed`` draws the weights when there are none."""
-    from clbench.backbones.create import create_backbone
+    from clbench.backbones.creation import create_backbone
 
     return create_backbone(name, options or BackboneOptions(), seed=seed)
 
 
-registry: Registry[object] = Registry("backbones", __name__)
+registry: Registry[Architecture] = Registry("backbones", __name__)
 register, get, names = registry.register, registry.get, registry.names
 
 __all__ = ["BackboneOptions", "create", "get", "names", "register"]

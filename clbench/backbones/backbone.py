@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.backbones.sites import BlockSites, NoSuchSiteError, Site
+from clbench.registry import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,18 @@ class Backbone(nn.Module):
         weights_source: str,
         weights_digest: str,
     ) -> None:
-        """Take an opened timm model; ``sites`` are those outside blocks ("embed", "pooled")."""
+        """Take an opened timm model; ``sites`` are those outside blocks, such as "embed"."""
         super().__init__()
         self.name = name
         self.model = model
+        self.pooled = Site("pooled", None, width)
         self.width = width
         self.blocks = blocks
         self.grid = grid  # patches down and across in the last stage, where tokens form one; else None
         self.preprocessing = preprocessing
         self.weights_source = weights_source  # where the weights came from: "random", a hub tag, a file name
         self.weights_digest = weights_digest  # SHA-256 over names and values
-        self.sites = dict(sites)
+        self.sites = {**sites, "pooled": self.pooled}
         for block in blocks:
             prefix = f"block[{block.index}]"
             self.sites |= {f"{prefix}.{name}" if name else prefix: site for name, site in block.sites.items()}
@@ -60,12 +62,10 @@ class Backbone(nn.Module):
     def site(self, name: str) -> Site:
         """Return a site by its full name, such as ``block[3].attn.qkv``."""
         if name not in self.sites:
-            raise NoSuchSiteError(
-                f"{self.name} has no site {name!r}; see the sites of a block in: clbench show {self.name}"
-            )
+            raise NoSuchSiteError(f"{self.name} has no site {name!r}{did_you_mean(name, self.sites)}")
         return self.sites[name]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (B, width) of a normalised batch."""
-        features: Tensor = self.model(images)
+        features: Tensor = self.pooled(self.model(images))
         return features

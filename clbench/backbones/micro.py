@@ -7,7 +7,15 @@ how good they are is told in ``weights/vit-micro.md``.
 
 from __future__ import annotations
 
+from importlib import resources
+
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from clbench.backbones import register
+from clbench.backbones.architecture import Architecture
+from clbench.backbones.backbone import Preprocessing
+from clbench.backbones.weights import load_weights
 
 IMAGE_SIZE = 32
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -18,3 +26,25 @@ def vit_micro(image_size: int = IMAGE_SIZE, num_classes: int = 0) -> VisionTrans
     return VisionTransformer(
         img_size=image_size, patch_size=8, embed_dim=128, depth=6, num_heads=4, num_classes=num_classes
     )
+
+
+@register("vit-micro")
+class ViTMicro(Architecture):
+    """Ours, pre-trained on 32-pixel images; ships with the package."""
+
+    def build(self) -> nn.Module:
+        """Return the network with random weights."""
+        network: nn.Module = vit_micro()
+        return network
+
+    def published(self) -> tuple[nn.Module, str]:
+        """Return the network with the weights of this package, up-cast from half precision."""
+        model = self.build()
+        packed = resources.files("clbench.backbones").joinpath("weights", "vit-micro.safetensors")
+        with resources.as_file(packed) as file:
+            load_weights(model, file)
+        return model, "clbench vit-micro"
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing:
+        """Return what it was trained with."""
+        return Preprocessing(image_size=IMAGE_SIZE, mean=MEAN, std=STD, crop=1.0, interpolation="bilinear")

@@ -41,7 +41,7 @@ def opened(model: nn.Module) -> Opened:
 @singledispatch
 def resize(model: nn.Module, image_size: int) -> None:
     """Make an unopened model take images of ``image_size`` pixels; a ConvNet takes any from its stride on."""
-    stride = model.feature_info[-1]["reduction"]  # type: ignore[index,union-attr]  # a list in every timm model
+    stride = model.feature_info[-1]["reduction"]  # type: ignore[index]  # a list in every timm model
     if image_size < stride:
         raise ImageSizeError(f"backbone.image_size: {image_size} is too small; use {stride} or more")
 

@@ -96,10 +96,10 @@ class BlockSites:
 
     @property
     def whole(self) -> Site:
-        """The block itself, for a branch beside it; NoSuchSiteError where input and output differ in shape."""
+        """The block as a site, for a branch beside it; NoSuchSiteError if it changes its input's shape."""
         if not self.keeps_shape:
             raise NoSuchSiteError(
-                f"block[{self.index}] of this backbone changes the shape of its input, so no branch fits beside"
-                f" it; adapt only the blocks before it: --set petl.num_blocks=N with N in 1..{self.index}"
+                f"block[{self.index}] changes the shape of its input, so no branch fits beside it; adapt only"
+                f" the blocks before it: --set petl.num_blocks=N with N in 1..{self.index}"
             )
         return self[""]

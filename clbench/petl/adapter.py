@@ -2,7 +2,8 @@
 
 Q. Gao et al., "A Unified Continual Learning Framework with General Parameter-Efficient Tuning" (LAE), ICCV
 2023, arXiv 2303.10070, section 3: ``out = MHA(h) + s (W2 gelu(W1 h + b1) + b2)`` with h = norm1(x), inside
-the residual branch.
+the residual branch. A block without attention, as of a ConvNet, has it beside the whole block, where it is
+the same as ``conv-adapter``.
 
 Parameters a block of width D: (2 r + 1) D + r + 1; 42,270 for ViT-B/16 with the defaults.
 """
@@ -15,31 +16,12 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.initialise import first_blocks, kaiming_uniform
-
-
-class Bottleneck(Branch):
-    """``output + s (W2 gelu(W1 h + b1) + b2)``; zero at the start because W2 and b2 are."""
-
-    def __init__(self, width: int, rank: int, generator: torch.Generator) -> None:
-        """Draw W1 (rank, width) from ``generator``."""
-        super().__init__()
-        self.down = nn.Linear(width, rank)
-        self.up = nn.Linear(rank, width)
-        self.scale = nn.Parameter(torch.ones(()))
-        kaiming_uniform(self.down.weight, generator)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-
-    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
-        """Add the bottleneck's view of the input (..., width)."""
-        return output + self.scale * self.up(F.gelu(self.down(inputs)))
+from clbench.petl.bottleneck import Bottleneck
+from clbench.petl.initialise import first_blocks
 
 
 @register("adapter")
@@ -51,6 +33,7 @@ class Adapter(Petl):
     num_blocks: Annotated[int, Field(ge=0)] = 0  # the first blocks to adapt; 0: 5/12 of them, as in the paper
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
-        """Put one bottleneck beside the attention of each of the first blocks."""
+        """Put one bottleneck beside the attention, or the whole, of each of the first blocks."""
         for block in first_blocks(backbone, self.num_blocks):
-            yield block["attn"], Bottleneck(block["attn"].width, self.rank, generator)
+            site = block["attn"] if block.has("attn") else block.whole
+            yield site, Bottleneck(site, self.rank, generator)

@@ -87,6 +87,7 @@ class Attached(nn.Module):
 
     def detach(self) -> None:
         """Take every branch off its site and give the backbone its own tensors back."""
+        self.unmerge()
         self.enabled = False
         for site in self._sites:
             site.attached = [
@@ -105,7 +106,9 @@ class Attached(nn.Module):
                 (site.layer, cast("Branch", branch).merged(site.layer.weight.detach(), site.layer.bias))
             )
         for layer, (weight, bias) in merged:
-            self._unmerged.append((layer, layer.weight, cast("nn.Parameter | None", layer.bias)))
+            self._unmerged.append(
+                (layer, cast("nn.Parameter", layer.weight), cast("nn.Parameter | None", layer.bias))
+            )
             layer.weight = nn.Parameter(weight, requires_grad=False)
             layer.register_parameter(
                 "bias", None if bias is None else nn.Parameter(bias, requires_grad=False)
@@ -152,4 +155,4 @@ def _install(backbone: Backbone, name: str, tensor: Tensor) -> None:
     path, _, attribute = name.rpartition(".")
     owner = backbone.get_submodule(path)
     slots = owner._parameters if attribute in owner._parameters else owner._buffers
-    slots[attribute] = tensor
+    cast("dict[str, Tensor | None]", slots)[attribute] = tensor

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clbench.backbones.backbone import Backbone
-from clbench.backbones.sites import BlockSites
+from clbench.backbones.sites import BlockSites, NoSuchSiteError
 
 
 def first_blocks(backbone: Backbone, num_blocks: int) -> list[BlockSites]:
@@ -19,7 +19,7 @@ def first_blocks(backbone: Backbone, num_blocks: int) -> list[BlockSites]:
     """
     depth = len(backbone.blocks)
     if num_blocks > depth:
-        raise ValueError(f"num_blocks: {num_blocks} blocks asked for; {backbone.name} has {depth}")
+        raise NoSuchSiteError(f"petl.num_blocks: {num_blocks} blocks asked for; {backbone.name} has {depth}")
     return backbone.blocks[: num_blocks or math.ceil(depth * 5 / 12)]
 
 

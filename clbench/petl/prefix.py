@@ -41,7 +41,7 @@ class Prefix(Branch):
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Split the rows among the heads and prepend them."""
         batch, heads, _, _ = output.shape
-        rows = (self.scale * self.rows).unflatten(1, (heads, -1)).transpose(0, 1)
+        rows = (self.scale * self.rows).view(len(self.rows), heads, -1).transpose(0, 1)
         return torch.cat((rows.to(output.dtype).expand(batch, -1, -1, -1), output), dim=2)
 
 

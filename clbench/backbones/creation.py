@@ -1,0 +1,89 @@
+"""Create a backbone: find the architecture, give it weights, fit it to the image size, and open it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+# Importing a family's file registers how its models are opened.
+from clbench.backbones import BackboneOptions, convnext, registry, resnet, swin, vit
+from clbench.backbones.architecture import Architecture
+from clbench.backbones.backbone import Backbone, Preprocessing
+from clbench.backbones.hub import TimmArchitecture
+from clbench.backbones.opening import opened, resize
+from clbench.backbones.weights import load_weights, weights_digest
+from clbench.seeds import forked
+
+__all__ = ["convnext", "create_backbone", "open_model", "resnet", "swin", "vit"]
+
+NORMALISATIONS = {
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+}
+
+
+def create_backbone(name: str, options: BackboneOptions, *, seed: int) -> Backbone:
+    """Return the named backbone, frozen and in eval mode.
+
+    The global generators are left as they were, whatever is drawn.
+    """
+    architecture = _architecture(name)
+    with forked(seed):
+        if options.weights == "default":
+            model, source = architecture.published()
+        else:
+            model, source = architecture.build(), "random"
+    native = architecture.preprocessing(model)
+    preprocessing = _overridden(native, options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm's interpolation of Swin's biases indexes in a deprecated way
+        if preprocessing.image_size != native.image_size:
+            resize(model, preprocessing.image_size)
+        if options.weights not in ("default", "none"):
+            load_weights(model, Path(options.weights))
+            source = Path(options.weights).name
+    return open_model(name, model, preprocessing, source=source, digest=weights_digest(model))
+
+
+def open_model(
+    name: str, model: nn.Module, preprocessing: Preprocessing, *, source: str, digest: str
+) -> Backbone:
+    """Return a frozen backbone around a timm model without classifier; the model is opened in place."""
+    model.requires_grad_(False).eval()
+    sites = opened(model)
+    backbone = Backbone(
+        name,
+        model,
+        width=sites.width,
+        blocks=sites.blocks,
+        grid=sites.grid,
+        sites=sites.sites,
+        preprocessing=preprocessing,
+        weights_source=source,
+        weights_digest=digest,
+    )
+    return backbone.eval()
+
+
+def _architecture(name: str) -> Architecture:
+    """Return what is registered under the name, or timm's network of that name."""
+    if name in registry.names() or ":" in name or name.endswith(".py"):
+        return registry.get(name)()
+    return TimmArchitecture(name)
+
+
+def _overridden(native: Preprocessing, options: BackboneOptions) -> Preprocessing:
+    mean, std = NORMALISATIONS.get(options.normalise, (native.mean, native.std))
+    return replace(
+        native,
+        image_size=options.image_size or native.image_size,
+        mean=mean,
+        std=std,
+        crop=options.crop or native.crop,
+        interpolation=native.interpolation if options.interpolation == "model" else options.interpolation,
+    )

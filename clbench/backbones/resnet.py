@@ -1,0 +1,30 @@
+"""Open timm's ResNet and its relatives (ResNeXt, SE, ...): the same arithmetic, with a site a block.
+
+K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385. The blocks of all
+stages are numbered through; the first of a stage usually changes the shape of its input.
+"""
+
+from __future__ import annotations
+
+from timm.models.resnet import ResNet
+from torch import nn
+
+from clbench.backbones.opening import Opened, opened
+from clbench.backbones.sites import BlockSites, Site
+
+
+@opened.register
+def open_resnet(model: ResNet) -> Opened:
+    """Open every block of the four stages."""
+    stem, *stages = (info["num_chs"] for info in model.feature_info)
+    embed = Site("embed", None, stem, channels_first=True)
+    model.maxpool = nn.Sequential(model.maxpool, embed)
+    blocks: list[BlockSites] = []
+    for layer, width in zip((model.layer1, model.layer2, model.layer3, model.layer4), stages, strict=True):
+        for place, block in enumerate(layer):
+            index = len(blocks)
+            layer[place] = Site(f"block[{index}]", block, width, channels_first=True)
+            sites = {"": layer[place]}
+            keeps_shape = block.downsample is None
+            blocks.append(BlockSites(index, width, heads=0, sites=sites, keeps_shape=keeps_shape))
+    return Opened(blocks, width=model.head_hidden_size, sites={"embed": embed})

@@ -1,0 +1,38 @@
+"""Hold the branch of ``adapter`` and ``conv-adapter``: a bottleneck from a site's input to its output."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import skip_init
+
+from clbench.backbones.sites import Branch, Site
+from clbench.petl.initialise import kaiming_uniform
+
+
+class Bottleneck(Branch):
+    """``output + s (W2 gelu(W1 h + b1) + b2)``; zero at the start because W2 and b2 are."""
+
+    def __init__(self, site: Site, rank: int, generator: torch.Generator) -> None:
+        """Draw W1 (rank, width) from ``generator``; on maps both layers are 1 x 1 convolutions."""
+        super().__init__()
+        self.down = _pointwise(site.width, rank, channels_first=site.channels_first)
+        self.up = _pointwise(rank, site.width, channels_first=site.channels_first)
+        self.scale = nn.Parameter(torch.ones(()))
+        kaiming_uniform(self.down.weight, generator)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            assert zero is not None
+            nn.init.zeros_(zero)
+
+    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """Add the bottleneck's view of the input."""
+        bottleneck: Tensor = self.up(F.gelu(self.down(inputs)))
+        return output + self.scale * bottleneck
+
+
+def _pointwise(inputs: int, outputs: int, *, channels_first: bool) -> nn.Linear | nn.Conv2d:
+    """Return a linear layer over the channels, uninitialised: no number is drawn from global generators."""
+    kind, options = (nn.Conv2d, {"kernel_size": 1}) if channels_first else (nn.Linear, {})
+    layer: nn.Linear | nn.Conv2d = skip_init(kind, inputs, outputs, **options)  # type: ignore[no-untyped-call]  # torch's
+    return layer
