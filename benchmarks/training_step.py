@@ -111,10 +111,8 @@ def our_epoch(case: Case) -> tuple[Callable[[], None], Preprocessing]:
 
 def bare_epoch(case: Case, preprocessing: Preprocessing) -> Callable[[], None]:
     """Return the same epoch without clbench's loop, strategy, sites and modules."""
-    from clbench.backbones.resnet import slim_resnet18
-
     if case.module == "full":
-        model = slim_resnet18().train()
+        model = backbones.get(case.backbone)().build().train()
         trained = list(model.parameters())
     else:
         model = timm.create_model(case.backbone, num_classes=0, img_size=case.image_size).eval()

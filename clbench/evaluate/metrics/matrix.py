@@ -1,8 +1,8 @@
 """Sum up the accuracy matrix: how much is known at the end and on the way, and what was forgotten.
 
 R[i, j] is the accuracy on task j after task i; in the formulas tasks count from 1 to T and n_j is the number
-of test images of task j. Every mean is over the known (not NaN) terms of its formula, and NaN if there is
-none. Cells above the diagonal, about tasks not yet learnt, are never used.
+of test images of task j. A mean that needs an unknown (NaN) cell is NaN itself: what was not measured is not
+guessed. Cells above the diagonal, about tasks not yet learnt, are never used.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def accuracy_micro(results: Results) -> float:
     reference=ICARL,
 )
 def average_accuracy(results: Results) -> float:
-    """Average the accuracy on the tasks seen so far over the steps that were evaluated."""
+    """Average the accuracy on the tasks seen so far over the steps."""
     return _mean(np.array([_mean(row[: k + 1]) for k, row in enumerate(results.accuracy)]))
 
 
@@ -53,7 +53,7 @@ def average_accuracy(results: Results) -> float:
     reference=ICARL,
 )
 def average_accuracy_micro(results: Results) -> float:
-    """Average the share of seen test images that are right over the steps that were evaluated."""
+    """Average the share of seen test images that are right over the steps."""
     steps = enumerate(results.accuracy)
     return _mean(np.array([_weighted_mean(row[: k + 1], results.num_test[: k + 1]) for k, row in steps]))
 
@@ -68,8 +68,7 @@ def average_accuracy_micro(results: Results) -> float:
 def forgetting(results: Results) -> float:
     """Average the drop from a task's best earlier accuracy to its last; negative if tasks improve.
 
-    The maximum is over the earlier steps that are known; a task with none, or without a last accuracy, is
-    left out. NaN for one task.
+    The maximum is over the earlier steps that are known. NaN for one task.
     """
     earlier = _learnt(results.accuracy)[:-1, :-1]
     best = np.fmax.reduce(earlier, axis=0, initial=np.nan)  # NaN only where every step is
@@ -107,7 +106,7 @@ def backward_transfer_of_all_steps(results: Results) -> float:
 )
 def accuracy_of_all_steps(results: Results) -> float:
     """Average the matrix on and below its diagonal."""
-    return _mean(_learnt(results.accuracy))
+    return _mean(results.accuracy[np.tri(results.num_tasks, dtype=bool)])
 
 
 @metric(
@@ -127,11 +126,8 @@ def _learnt(matrix: Matrix) -> Matrix:
 
 
 def _mean(values: Matrix) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+    return float(values.mean()) if values.size else float("nan")
 
 
 def _weighted_mean(values: Matrix, weights: NDArray[np.int64]) -> float:
-    known = ~np.isnan(values)
-    total = weights[known].sum()
-    return float(values[known] @ weights[known] / total) if total else float("nan")
+    return float(values @ weights / weights.sum())
