@@ -118,7 +118,7 @@ class Loop:
         self.seeds.seed_torch(position.task, position.epoch, position.step)
         loss = self._loss(batch)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
         self.optimizer.step()
         self.strategy.after_step()
         return loss.detach()

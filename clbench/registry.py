@@ -107,9 +107,7 @@ class Registry(Generic[T]):
         return self._cards.get(name) or Card(name, _documentation(self._classes[name]), name)
 
     def get(self, name: str) -> type[T]:
-        """Return the class behind a name, a ``file.py:Class`` or a ``module:Class``; UnknownNameError if
-        none.
-        """
+        """Return the class behind a name or an address; UnknownNameError if there is none."""
         if name in self._classes:
             return self._classes[name]
         if name in self._index:
@@ -169,7 +167,8 @@ class Registry(Generic[T]):
         first, second = inspect.getfile(known), inspect.getfile(component)
         if first == second:
             module = f"{self.package}.{Path(first).stem}"
-            return f"{first} was imported as {known.__module__} and {component.__module__}; import it as {module} only"
+            names = f"{known.__module__} and {component.__module__}"
+            return f"{first} was imported as {names}; import it as {module} only"
         return f"{self.kind} {name!r} is registered twice: by {first} and by {second}"
 
 

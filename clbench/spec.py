@@ -133,9 +133,7 @@ def option_types(component: type) -> dict[str, Any]:
 
 
 def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
-    """Validate options against a component's dataclass and return the instance; SpecError in one line if
-    they do not fit.
-    """
+    """Validate options against a component's dataclass; SpecError in one line if they do not fit."""
     types = option_types(component)
     values = {}
     for name, value in options.items():

@@ -21,17 +21,11 @@ if TYPE_CHECKING:
 class BackboneOptions:
     """How a backbone is made, whatever its name."""
 
-    weights: str = (
-        "default"  # default: the model's published weights; none: random; or a .safetensors/.pth/.npz file
-    )
+    weights: str = "default"  # default: the published ones; none: random ones; or a file of them
     image_size: Annotated[int, Field(ge=0)] = 0  # pixels a side; 0: the model's own
-    normalise: Literal["model", "unit", "half", "imagenet"] = (
-        "model"  # mean and std: the model's own, or [0, 1], ...
-    )
-    crop: Annotated[float, Field(ge=0, le=1)] = (
-        0.0  # share of the test image's shorter side kept; 0: the model's own
-    )
-    interpolation: Literal["model", "bilinear", "bicubic"] = "model"
+    normalise: Literal["model", "unit", "half", "imagenet"] = "model"  # whose mean and std; unit: [0, 1]
+    crop: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a test image's side kept; 0: the model's own
+    interpolation: Literal["model", "bilinear", "bicubic"] = "model"  # of resizing
 
 
 def create(name: str, options: BackboneOptions | None = None, *, seed: int = 0) -> Backbone:

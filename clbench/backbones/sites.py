@@ -51,9 +51,8 @@ class Site(nn.Module):
         self.layer = layer
         self.width = width
         self.channels_first = channels_first
-        self.attached: list[
-            tuple[Switch, Branch]
-        ] = []  # not submodules: a branch belongs to its module, not to us
+        # Not submodules: a branch belongs to the module that it came with, not to the backbone.
+        self.attached: list[tuple[Switch, Branch]] = []
 
     @property
     def is_active(self) -> bool:

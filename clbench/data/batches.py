@@ -1,7 +1,7 @@
 """Turn rows of uint8 images into normalised batches on the device.
 
-One index operation, one batched transform. On an accelerator the whole image array is kept there when it fits,
-so that a batch costs no copy from the host.
+One index operation, one batched transform. On an accelerator the whole image array is kept there when it
+fits, so that a batch costs no copy from the host.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Batcher:
 def shuffled(
     count: int, batch_size: int, drop_last: bool, generator: torch.Generator
 ) -> list[NDArray[np.int64]]:
-    """Return the places 0..count-1 in random order, cut into batches; a task's only batch is never dropped."""
+    """Return the places 0..count-1 in random order, in batches; the only batch is never dropped."""
     order = torch.randperm(count, generator=generator).numpy()
     kept = count - count % batch_size if drop_last and count >= batch_size else count
     return [order[start : start + batch_size] for start in range(0, kept, batch_size)]

@@ -29,6 +29,7 @@ class Attached(nn.Module):
         self.branches = nn.ModuleList([branch for _, branch in branches]).to(backbone.device)
         self._sites = [site for site, _ in branches]
         self._switch = Switch()
+        self._switch.on = False
         self._backbone = [
             backbone
         ]  # in a list, so that nn.Module does not make the backbone a part of this module
@@ -52,6 +53,8 @@ class Attached(nn.Module):
 
     @enabled.setter
     def enabled(self, on: bool) -> None:
+        if on == self._switch.on:
+            return  # another module may have its own tensors in the backbone now
         self._switch.on = on
         for name, tensor in (self._own if on else self._base).items():
             _install(self._backbone[0], name, tensor)
@@ -75,14 +78,12 @@ class Attached(nn.Module):
 
     def copy(self) -> Attached:
         """Return an independent copy on the same backbone, switched off."""
-        was_enabled = self.enabled
-        self.enabled = False
         branches = [cast("Branch", branch) for branch in copy.deepcopy(self.branches)]
         twin = Attached(
             self._backbone[0], list(zip(self._sites, branches, strict=True)), copy.deepcopy(self._own)
         )
         twin.enabled = False
-        self.enabled = was_enabled
+        twin._base = dict(self._base)
         return twin
 
     def detach(self) -> None:
@@ -96,6 +97,10 @@ class Attached(nn.Module):
 
     def merge(self) -> None:
         """Fold the branches into Linear layers, so that they cost nothing; TypeError if impossible."""
+        if self._unmerged:
+            return
+        if self._own or not self._sites:
+            raise TypeError("only a module that consists of branches can be merged")
         merged = []
         for site, branch in zip(self._sites, self.branches, strict=True):
             if not isinstance(site.layer, nn.Linear):
