@@ -25,6 +25,7 @@ from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
 from clbench.loop import Loop
 from clbench.petl.attached import Attached
+from clbench.petl.contract import check_petl as check_petl
 from clbench.progress import Progress
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy

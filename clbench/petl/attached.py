@@ -29,10 +29,8 @@ class Attached(nn.Module):
         self.branches = nn.ModuleList([branch for _, branch in branches]).to(backbone.device)
         self._sites = [site for site, _ in branches]
         self._switch = Switch()
-        self._switch.on = False
-        self._backbone = [
-            backbone
-        ]  # in a list, so that nn.Module does not make the backbone a part of this module
+        self._switch.on = False  # until everything is in its place
+        self._backbone = [backbone]  # in a list, so that the backbone is no part of this module
         for site, branch in branches:
             site.attached.append((self._switch, branch))
         self._base: dict[str, Tensor] = {name: _tensor(backbone, name) for name in tuned}
@@ -122,6 +120,8 @@ class Attached(nn.Module):
 
     def unmerge(self) -> None:
         """Put the backbone's own weights back, bit for bit, and switch the branches on again."""
+        if not self._unmerged:
+            return
         for layer, weight, bias in reversed(self._unmerged):
             layer.weight = weight
             layer.register_parameter("bias", bias)
