@@ -135,7 +135,7 @@ class Record:
 def short_name(spec: RunSpec) -> str:
     """Return ``<stream>_<strategy>-<petl>_<backbone>`` in characters that every file system takes."""
     stream, strategy, module, backbone = (
-        _safe(part.name) for part in (spec.stream, spec.strategy, spec.petl, spec.backbone)
+        safe_name(part.name) for part in (spec.stream, spec.strategy, spec.petl, spec.backbone)
     )
     return f"{stream}_{strategy}-{module}_{backbone}"
 
@@ -145,7 +145,7 @@ def to_json(value: Any) -> str:
     return _indented(_plain(value), "")
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """Reduce a component's name to a short stem: ``dir/er.py:ER`` becomes ``er-ER``."""
     stems = [re.split(r"[/\\]", piece.rstrip("/\\"))[-1].removesuffix(".py") for piece in name.split(":")]
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(stems)).strip("-.")

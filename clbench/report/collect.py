@@ -1,0 +1,55 @@
+"""Find the runs in the folders that a user names, and tell the finished from the others."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from clbench.record import Record, RecordError
+from clbench.report.columns import values_of
+
+DEPTHS = ("*/spec.toml", "*/*/spec.toml")  # below a folder that is no run itself
+
+
+class NoRunError(RecordError):
+    """Folders in which there is nothing to report."""
+
+
+def collect(folders: Iterable[Path]) -> tuple[list[Record], list[str]]:
+    """Return the finished runs, and a line about each run that is not; NoRunError if none is finished."""
+    finished, notes = [], []
+    paths = {path.resolve(): path for folder in folders for path in _run_folders(folder)}
+    for path in paths.values():
+        try:
+            record = Record.open(path)
+            if record.is_finished:
+                check_whole(record)
+                finished.append(record)
+            else:
+                notes.append(f"Unfinished, go on with: clbench resume {shlex.quote(str(path))}")
+        except RecordError as error:
+            notes.append(f"Left out: {error}")
+    if not finished:
+        raise NoRunError(f"no finished run to report: {'; '.join(notes)}")
+    return finished, notes
+
+
+def check_whole(record: Record) -> None:
+    """Read what a report reads; RecordError if something is missing or unreadable."""
+    values_of(record)
+    record.read_json("matrix.json")
+    record.read_json("hashes.json")
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    """Return the folder itself if it is a run, else the runs in it."""
+    if (folder / "spec.toml").exists():
+        return [folder]
+    found = sorted(spec.parent for depth in DEPTHS for spec in folder.glob(depth))
+    if not found:
+        reason = (
+            "no spec.toml in it or in the folders below" if folder.is_dir() else "there is no such folder"
+        )
+        raise NoRunError(f"no run in {folder}: {reason}")
+    return found

@@ -1,0 +1,63 @@
+"""Name what a comparison shows of a run, and how it is read from the record and written for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from clbench.record import Record
+from clbench.report.units import percent, quantity, seconds
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a run: its key among the run's values, its heading, and how it is written."""
+
+    key: str
+    title: str
+    show: Callable[[float, float], str]  # (mean, std) -> text; std is NaN where there is none
+    unit: str = ""  # stands in the heading where the text does not hold it
+    higher_is_better: bool | None = None  # None: it is not ranked
+
+    @property
+    def heading(self) -> str:
+        """The title and the unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+QUALITY = (
+    Column("accuracy", "accuracy A_T", percent, "%", True),
+    Column("average-accuracy", "average accuracy", percent, "%", True),
+    Column("forgetting", "forgetting", percent, "%", False),
+    Column("learning-accuracy", "learning accuracy", percent, "%", True),
+    Column("accuracy-masked", "masked accuracy", percent, "%", True),
+    Column("ece", "ECE", percent, "%", False),
+)
+COST = (
+    Column("parameters.trainable", "trainable parameters", quantity),
+    Column("stored_bytes.total", "stored", partial(quantity, unit="B")),
+    Column("flops.train", "training", partial(quantity, unit="FLOP")),
+    Column("memory.process.peak", "peak memory", partial(quantity, unit="B")),
+    Column("seconds", "time", seconds),
+)
+
+
+def values_of(record: Record) -> dict[str, float]:
+    """Return every metric and cost of a finished run by name, ``time.train.seconds`` say; NaN: not known."""
+    metrics = _flat(record.read_json("metrics.json"))
+    costs = _flat(record.read_json("costs.json"))
+    phases = [value for key, value in costs.items() if key.startswith("time.") and key.endswith(".seconds")]
+    return {**metrics, **costs, "seconds": sum(phases) if phases else math.nan}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    leaves: dict[str, float] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= _flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = math.nan if value is None else float(value)
+    return leaves

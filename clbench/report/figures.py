@@ -1,0 +1,154 @@
+"""Draw the accuracy matrix as a heatmap and the accuracy on seen tasks as a curve.
+
+Figures are made as objects, without matplotlib's global state; equal numbers give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clbench.record import safe_name
+from clbench.report.groups import Group, Matrix
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 200
+INK, FAINT = "#222222", "#8a8a8a"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DARK = 0.55  # share of the colour scale below which a cell's text is white
+
+
+def heatmap_png(group: Group) -> bytes:
+    """Draw the accuracies after each task on each task, the mean over the seeds, as a PNG."""
+    accuracy = 100 * group.accuracy.mean(axis=0)
+    num_tasks = len(accuracy)
+    side = max(3.2, 1.2 + 0.36 * num_tasks)
+    figure = _figure(side + 1.2, side + 0.7)
+    axes = figure.add_subplot()
+    learnt = np.tril(np.ones_like(accuracy, dtype=bool)) & ~np.isnan(accuracy)
+    image = axes.imshow(np.where(learnt, accuracy, np.nan), cmap="cividis", vmin=0, vmax=100)
+    for after, on in np.argwhere(learnt):
+        value = accuracy[after, on]
+        colour = "white" if value < 100 * DARK else INK
+        text = f"{value:.0f}" if num_tasks > 10 else f"{value:.1f}"
+        axes.text(on, after, text, ha="center", va="center", fontsize=7, color=colour)
+    ticks, names = np.arange(num_tasks), [str(task + 1) for task in range(num_tasks)]
+    axes.set_xticks(ticks, names)
+    axes.set_yticks(ticks, names)
+    axes.set_xlabel("tested on task")
+    axes.set_ylabel("after task")
+    _clean(axes, spines=())
+    bar = figure.colorbar(image, ax=axes, label="accuracy (%)", shrink=0.9, aspect=28)
+    bar.outline.set_visible(False)
+    _title(figure, _run_name(group), _seeds(group))
+    return _png(figure)
+
+
+def curve_png(groups: Sequence[Group]) -> bytes:
+    """Draw the mean accuracy on the tasks seen so far, mean and spread over the seeds, as a PNG."""
+    figure = _figure(6.4, 4.0 + 0.2 * len(groups))
+    axes = figure.add_subplot()
+    positions, unit = _positions(groups)
+    for index, group in enumerate(groups):
+        _draw_curve(axes, group, positions[: len(group.classes_seen)], index)
+    axes.set_xlabel(f"{unit} seen")
+    axes.set_ylabel("mean accuracy on the tasks seen (%)")
+    axes.set_ylim(0, 100)
+    axes.set_xticks(positions if len(positions) <= 10 else positions[1::2])
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    _clean(axes, spines=("left", "bottom"))
+    figure.legend(loc="outside lower center", ncols=_legend_columns(groups), frameon=False, fontsize=9)
+    streams = dict.fromkeys(safe_name(group.spec.stream.name) for group in groups)
+    backbones = dict.fromkeys(safe_name(group.spec.backbone.name) for group in groups)
+    _title(figure, f"{', '.join(streams)} · {', '.join(backbones)}", "mean ± standard deviation over seeds")
+    return _png(figure)
+
+
+def _draw_curve(axes: Axes, group: Group, positions: Sequence[int], index: int) -> None:
+    curves = 100 * np.stack([_seen_accuracy(matrix) for matrix in group.accuracy])
+    mean = curves.mean(axis=0)
+    colour, line = COLOURS[index % len(COLOURS)], LINES[index % len(LINES)]
+    marker, label = MARKERS[index % len(MARKERS)], f"{group.label} (n = {len(curves)})"
+    known = ~np.isnan(mean)
+    if known.sum() == 1:
+        axes.axhline(mean[known][0], color=colour, linestyle=(0, (2, 3)), linewidth=1.1)
+        line = "none"
+    axes.plot(
+        positions, mean, color=colour, linestyle=line, marker=marker, markersize=5, linewidth=1.8, label=label
+    )
+    if len(curves) > 1:
+        std = curves.std(axis=0, ddof=1)
+        axes.fill_between(positions, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+
+
+def _seen_accuracy(matrix: Matrix) -> Matrix:
+    """Return the mean over the tasks seen after each task; NaN unless all are known."""
+    return np.array([row[: task + 1].mean() for task, row in enumerate(matrix)])
+
+
+def _positions(groups: Sequence[Group]) -> tuple[list[int], str]:
+    """Return the places on the horizontal axis: classes if each task brings new ones to all, else tasks."""
+    seen = max((group.classes_seen for group in groups), key=len)
+    is_growing = all(fewer < more for fewer, more in pairwise(seen))
+    if is_growing and all(group.classes_seen == seen[: len(group.classes_seen)] for group in groups):
+        return seen, "classes"
+    return list(range(1, len(seen) + 1)), "tasks"
+
+
+def _run_name(group: Group) -> str:
+    spec = group.spec
+    names = (
+        spec.stream.name,
+        f"{safe_name(spec.strategy.name)}-{safe_name(spec.petl.name)}",
+        spec.backbone.name,
+    )
+    return " · ".join(safe_name(name) for name in names)
+
+
+def _seeds(group: Group) -> str:
+    num_runs = len(group.records)
+    return f"mean over n = {num_runs} seeds" if num_runs > 1 else f"seed {group.seeds[0]}, n = 1"
+
+
+def _legend_columns(groups: Sequence[Group]) -> int:
+    longest = max(len(group.label) for group in groups)
+    return min(len(groups), 3 if longest <= 18 else 2 if longest <= 32 else 1)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _title(figure: Figure, title: str, below: str) -> None:
+    letters = int(figure.get_figwidth() * 12)
+    figure.suptitle("\n".join([*textwrap.wrap(title, letters), below]), fontsize=10, color=INK)
+
+
+def _clean(axes: Axes, spines: Sequence[str]) -> None:
+    """Leave of an axes' frame and ticks what helps reading."""
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in spines)
+        spine.set_color(FAINT)
+    axes.tick_params(length=0, labelsize=8, colors=INK)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()

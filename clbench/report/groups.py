@@ -1,0 +1,162 @@
+"""Group runs that differ in nothing but the seed, and say what sets one group apart from another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clbench.record import Record, safe_name, short_name
+from clbench.report.columns import values_of
+from clbench.spec import RunSpec
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs with one spec but for the seed, one run a seed, in the order of the seeds."""
+
+    label: str  # tells it from the other groups of the comparison
+    records: list[Record]
+
+    @property
+    def spec(self) -> RunSpec:
+        """The spec of the first run."""
+        return self.records[0].spec
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the runs."""
+        return [record.spec.run.seed for record in self.records]
+
+    @property
+    def file_stem(self) -> str:
+        """A name for files about this group, which no other group shares."""
+        return f"{short_name(self.spec)}_{group_key(self.spec)[:8]}"
+
+    @cached_property
+    def values(self) -> list[dict[str, float]]:
+        """Every metric and cost of each run."""
+        return [values_of(record) for record in self.records]
+
+    @cached_property
+    def accuracy(self) -> Matrix:
+        """The accuracy matrices of the runs: (runs, T, T), NaN where nothing is known."""
+        matrices = [record.read_json("matrix.json")["accuracy"] for record in self.records]
+        return np.array(matrices, dtype=np.float64)
+
+    @cached_property
+    def classes_seen(self) -> list[int]:
+        """Number of classes seen after each task."""
+        classes = self.records[0].read_json("matrix.json")["classes_of_task"]
+        return [len(set().union(*classes[: task + 1])) for task in range(len(classes))]
+
+    def hashes(self, name: str) -> dict[int, str]:
+        """Return a hash ("stream", "weights", "strategy_source") of each run by seed."""
+        return {record.spec.run.seed: record.read_json("hashes.json")[name] for record in self.records}
+
+    def statistic(self, key: str) -> tuple[float, float]:
+        """Return mean and sample standard deviation; NaN if any run does not know, or std of one run."""
+        numbers = np.array([values.get(key, math.nan) for values in self.values])
+        return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
+
+
+def group_runs(records: Iterable[Record]) -> list[Group]:
+    """Gather the runs of each spec, whatever the seed; of two runs with one seed the later one counts."""
+    runs: dict[str, dict[int, Record]] = {}
+    for record in sorted(records, key=_age):
+        runs.setdefault(group_key(record.spec), {})[record.spec.run.seed] = record
+    ordered = [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in runs.values()]
+    labels = distinct_labels([members[0].spec for members in ordered])
+    groups = [Group(label, members) for label, members in zip(labels, ordered, strict=True)]
+    return sorted(groups, key=lambda group: (group.spec.stream.name, group.label))
+
+
+def single(record: Record) -> Group:
+    """Return the group of one run, which need not be finished."""
+    return Group(distinct_labels([record.spec])[0], [record])
+
+
+def group_key(spec: RunSpec) -> str:
+    """Return a hash that specs share if they differ in the seed alone."""
+    return hashlib.sha256(json.dumps(_without_seed(spec), sort_keys=True).encode()).hexdigest()
+
+
+def distinct_labels(specs: Sequence[RunSpec]) -> list[str]:
+    """Name each spec by strategy and module, and by whatever else is needed to tell it from the others."""
+    shared = [len({getattr(spec, kind).name for spec in specs}) == 1 for kind in ("stream", "backbone")]
+    bases = [_base_label(spec, *shared) for spec in specs]
+    labels = []
+    for spec, base in zip(specs, bases, strict=True):
+        namesakes = [_flat(other) for other, its in zip(specs, bases, strict=True) if its == base]
+        own = _flat(spec)
+        different = [key for key in own if any(other.get(key) != own[key] for other in namesakes)]
+        labels.append(" ".join([base, *(f"{key.partition('.')[2]}={_short(own[key])}" for key in different)]))
+    return labels
+
+
+def partition(groups: Sequence[Group], name: str) -> list[list[Group]]:
+    """Split groups by a hash: together are those that have it equal for every seed that both have."""
+    classes: list[list[Group]] = []
+    for group in groups:
+        own = group.hashes(name)
+        for members in classes:
+            other = members[0].hashes(name)
+            common = own.keys() & other.keys()
+            if all(own[seed] == other[seed] for seed in common) and set(own.values()) & set(other.values()):
+                members.append(group)
+                break
+        else:
+            classes.append([group])
+    return classes
+
+
+def differences(groups: Sequence[Group]) -> list[str]:
+    """Say in a line each which groups met other data or weights, and whose strategy changed between seeds."""
+    lines = []
+    for name, noun in (("stream", "stream, split or class order"), ("weights", "weights of the backbone")):
+        classes = partition(groups, name)
+        if len(classes) > 1:
+            sides = " | ".join(", ".join(group.label for group in members) for members in classes)
+            lines.append(f"Not the same {noun}: {sides}")
+    for group in groups:
+        if len(set(group.hashes("strategy_source").values())) > 1:
+            lines.append(f"The strategy's file changed between the seeds of {group.label}")
+    return lines
+
+
+def _age(record: Record) -> tuple[float, Path]:
+    return (record.path / "metrics.json").stat().st_mtime, record.path
+
+
+def _without_seed(spec: RunSpec) -> dict[str, dict[str, Any]]:
+    sections: dict[str, dict[str, Any]] = {kind: dict(table) for kind, table in spec.to_dict().items()}
+    del sections["run"]["seed"]
+    return sections
+
+
+def _flat(spec: RunSpec) -> dict[str, Any]:
+    sections = _without_seed(spec)
+    return {f"{kind}.{key}": value for kind, table in sections.items() for key, value in table.items()}
+
+
+def _base_label(spec: RunSpec, is_stream_shared: bool, is_backbone_shared: bool) -> str:
+    words = [f"{safe_name(spec.strategy.name)}-{safe_name(spec.petl.name)}"]
+    words += [] if is_backbone_shared else [safe_name(spec.backbone.name)]
+    words += [] if is_stream_shared else [safe_name(spec.stream.name)]
+    return " · ".join(words)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return safe_name(value) if isinstance(value, str) else str(value)

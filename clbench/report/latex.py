@@ -1,0 +1,75 @@
+"""Write a comparison as a LaTeX table for the booktabs package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from clbench.report.columns import COST, QUALITY, Column
+from clbench.report.groups import Group
+from clbench.report.table import best_labels
+
+NUMBER = re.compile(r"(?P<mean>-?[\d.]+)(?: ± (?P<std>[\d.]+))?(?: (?P<unit>\S+))?")
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+HEADINGS = {"accuracy A_T": "accuracy $A_T$"}  # the one title with mathematics in it
+
+
+def latex_table(groups: Sequence[Group], notes: Sequence[str]) -> str:
+    """Return a ``table*``: a row a group, mean ± std over n seeds, the best of each ranked column in bold."""
+    columns = (*QUALITY, *COST)
+    best = {column.key: best_labels(groups, column) for column in columns}
+    rows = [
+        [escape(group.label), str(len(group.records))]
+        + [_cell(group, column, group.label in best[column.key]) for column in columns]
+        for group in groups
+    ]
+    heading = ["run", "$n$", *(_heading(column) for column in columns)]
+    caption = " ".join(
+        ["Mean $\\pm$ standard deviation over $n$ seeds.", *(f"{escape(note)}." for note in notes)]
+    )
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table*}",
+        "  \\centering",
+        f"  \\caption{{{caption}}}",
+        f"  \\begin{{tabular}}{{l{'r' * (len(heading) - 1)}}}",
+        "    \\toprule",
+        _row(heading),
+        "    \\midrule",
+        *map(_row, rows),
+        "    \\bottomrule",
+        "  \\end{tabular}",
+        "\\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return text that LaTeX prints as it is."""
+    return re.sub("[" + re.escape("".join(SPECIAL)) + "]", lambda found: SPECIAL[found[0]], text)
+
+
+def _heading(column: Column) -> str:
+    unit = f" ({column.unit})" if column.unit else ""
+    return HEADINGS.get(column.title, escape(column.title)) + escape(unit)
+
+
+def _cell(group: Group, column: Column, is_best: bool) -> str:
+    """Return mean and spread as mathematics, a thin space, and the unit; the mean bold if best."""
+    found = NUMBER.fullmatch(column.show(*group.statistic(column.key)))
+    if found is None:
+        return "--"
+    mean = f"\\mathbf{{{found['mean']}}}" if is_best else found["mean"]
+    spread = f" \\pm {found['std']}" if found["std"] else ""
+    return f"${mean}{spread}$" + (f"\\,{escape(found['unit'])}" if found["unit"] else "")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"    {' & '.join(cells)} \\\\"

@@ -1,0 +1,115 @@
+"""Lay out one finished run for a terminal: accuracy matrix, metrics, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Group as Stacked
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from clbench.record import Record
+from clbench.report.columns import values_of
+from clbench.report.units import UNKNOWN, percent, quantity, seconds
+
+WIDEST_MATRIX = 10  # tasks; more do not fit into 80 columns
+NAN = float("nan")
+
+
+def run_tables(record: Record) -> RenderableType:
+    """Return the accuracy matrix, and below it the metrics beside the costs."""
+    accuracy = np.array(record.read_json("matrix.json")["accuracy"], dtype=np.float64)
+    matrix = _matrix(accuracy) if len(accuracy) <= WIDEST_MATRIX else _compact_matrix(accuracy)
+    values = values_of(record)
+    metrics = _pairs(
+        "metric", "%", [(name, percent(values[name])) for name in record.read_json("metrics.json")]
+    )
+    costs = _pairs("cost", "", _costs(values))
+    below = Table.grid(padding=(0, 4))
+    below.add_row(metrics, costs)
+    heading = "Accuracy in %, after each task (row) on each task (column)"
+    return Stacked(Text(heading, style="bold"), matrix, below)
+
+
+def _matrix(accuracy: NDArray[np.float64]) -> Table:
+    table = _plain_table()
+    table.add_column("after", justify="right")
+    for task in range(len(accuracy)):
+        table.add_column(str(task + 1), justify="right")
+    table.add_column("mean", justify="right")
+    for task, row in enumerate(accuracy):
+        cells = [_cell(value) for value in row[: task + 1]]
+        cells[-1].stylize("bold")
+        blank = [Text("")] * (len(accuracy) - task - 1)
+        table.add_row(str(task + 1), *cells, *blank, _cell(_mean(row[: task + 1])))
+    return table
+
+
+def _compact_matrix(accuracy: NDArray[np.float64]) -> Table:
+    """Return a row a task, with what the whole row of the matrix comes to."""
+    table = _plain_table()
+    for heading in ("after", "mean", "newest task", "earlier tasks", "first task", "lowest", "on task"):
+        table.add_column(heading, justify="right")
+    for task, row in enumerate(accuracy):
+        seen = row[: task + 1]
+        lowest = "–" if np.isnan(seen).all() else str(int(np.nanargmin(seen)) + 1)
+        numbers = (
+            _mean(seen),
+            seen[-1],
+            _mean(seen[:-1]),
+            seen[0],
+            np.nan if lowest == "–" else np.nanmin(seen),
+        )
+        table.add_row(str(task + 1), *map(_cell, numbers), lowest)
+    return table
+
+
+def _costs(values: dict[str, float]) -> list[tuple[str, str]]:
+    rows = [
+        ("parameters", quantity(values.get("parameters.total", NAN))),
+        ("  trainable", quantity(values.get("parameters.trainable", NAN))),
+        ("stored", quantity(values.get("stored_bytes.total", NAN), unit="B")),
+        ("training", quantity(values.get("flops.train", NAN), unit="FLOP")),
+        ("  an image", quantity(values.get("flops.per_image_train", NAN), unit="FLOP")),
+        ("prediction", quantity(values.get("flops.evaluate", NAN), unit="FLOP")),
+        ("  an image", quantity(values.get("flops.per_image_predict", NAN), unit="FLOP")),
+        ("peak memory", quantity(values.get("memory.process.peak", NAN), unit="B")),
+        ("  accelerator", quantity(values.get("memory.accelerator.peak", NAN), unit="B")),
+    ]
+    for phase in _phases(values):
+        rows.append((f"{phase} time", seconds(values[f"time.{phase}.seconds"])))
+        images, spent = values.get(f"time.{phase}.images", 0), values[f"time.{phase}.seconds"]
+        if images and spent:
+            rows.append(("", quantity(images / spent, unit="images/s")))
+    return [*rows, ("energy", quantity(values.get("energy", NAN), unit="J"))]
+
+
+def _phases(values: Iterable[str]) -> list[str]:
+    parts = [key.split(".") for key in values]
+    return [part[1] for part in parts if part[0] == "time" and part[-1] == "seconds"]
+
+
+def _plain_table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
+def _pairs(left: str, right: str, rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(left)
+    table.add_column(right, justify="right")
+    for name, text in rows:
+        table.add_row(name, Text(text, style="dim" if text == UNKNOWN else ""))
+    return table
+
+
+def _cell(value: float) -> Text:
+    return Text("–", style="dim") if np.isnan(value) else Text(percent(float(value)))
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Return the mean; NaN if a value is not known or there is none."""
+    return float(values.mean()) if values.size else NAN

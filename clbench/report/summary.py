@@ -1,0 +1,41 @@
+"""Sum up the runs of one spec under several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from clbench.files import write_text
+from clbench.record import Record, to_json
+from clbench.report.groups import Group, group_runs
+from clbench.report.spreadsheet import summary_csv
+from clbench.report.table import comparison_table
+
+
+def seed_summary(records: Sequence[Record]) -> tuple[RenderableType, dict[str, Any]]:
+    """Return a table for the terminal, and mean, std and n of every metric and cost by name."""
+    groups = group_runs(records)
+    return comparison_table(groups, []), {group.label: _statistics(group) for group in groups}
+
+
+def write_seed_summary(records: Sequence[Record]) -> list[Path]:
+    """Write ``summary-....csv`` and ``.json`` beside the runs; return their paths."""
+    files = []
+    for group in group_runs(records):
+        stem = group.records[0].path.parent / f"summary-{group.file_stem}"
+        for suffix, text in ((".csv", summary_csv([group])), (".json", to_json(_statistics(group)) + "\n")):
+            files.append(stem.with_name(stem.name + suffix))
+            write_text(files[-1], text)
+    return files
+
+
+def _statistics(group: Group) -> dict[str, Any]:
+    numbers = {}
+    for key in group.values[0]:
+        mean, std = group.statistic(key)
+        numbers[key] = {"mean": mean, "std": std, "n": len(group.records)}
+    runs = [record.path.name for record in group.records]
+    return {"runs": runs, "seeds": group.seeds, "values": numbers}

@@ -1,0 +1,65 @@
+"""Lay out the comparison of groups of runs for a terminal: what was learnt, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group as Stacked
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from clbench.report.columns import COST, QUALITY, Column
+from clbench.report.groups import Group, partition
+
+
+def comparison_table(groups: Sequence[Group], notes: Sequence[str]) -> RenderableType:
+    """Return two tables, one above the other, with the notes below them."""
+    heading = Text(f"{_setting(groups)}: mean ± standard deviation over n seeds", style="bold")
+    lines = [Text(f"· {note}", no_wrap=True, overflow="ignore") for note in notes]  # commands stay whole
+    return Stacked(heading, _table(groups, QUALITY), _table(groups, COST), *lines)
+
+
+def best_labels(groups: Sequence[Group], column: Column) -> set[str]:
+    """Return who is best, as far as the written digits tell, among the groups that met the same stream."""
+    if column.higher_is_better is None:
+        return set()
+    choose = max if column.higher_is_better else min
+    best: set[str] = set()
+    for rivals in partition(groups, "stream"):
+        means = {group.label: group.statistic(column.key)[0] for group in rivals}
+        known = {label: mean for label, mean in means.items() if not math.isnan(mean)}
+        if len(known) > 1:
+            first = column.show(choose(known.values()), math.nan)
+            winners = {label for label, mean in known.items() if column.show(mean, math.nan) == first}
+            best |= winners if len(winners) < len(known) else set()
+    return best
+
+
+def _table(groups: Sequence[Group], columns: Sequence[Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("n", justify="right", no_wrap=True)
+    for column in columns:
+        table.add_column(column.heading.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
+    best = {column.key: best_labels(groups, column) for column in columns}
+    for group in groups:
+        cells = [
+            Text(
+                column.show(*group.statistic(column.key)).replace("± ", "±"),
+                style="bold" if group.label in best[column.key] else "",
+            )
+            for column in columns
+        ]
+        table.add_row(Text(group.label), str(len(group.records)), *cells)
+    return table
+
+
+def _setting(groups: Sequence[Group]) -> str:
+    """Return what all groups share of stream and backbone."""
+    streams = {group.spec.stream.name for group in groups}
+    backbones = {group.spec.backbone.name for group in groups}
+    shared = [names.pop() for names in (streams, backbones) if len(names) == 1]
+    return " · ".join(shared) or "Comparison"
