@@ -130,8 +130,11 @@ class Loop:
         batch = self._batch(samples, np.arange(len(samples)), position)
         groups = self.optimizer.param_groups
         learning = sum(p.numel() for group in groups for p in group["params"] if p.requires_grad)
-        once = lambda: self._loss(batch).backward()  # noqa: E731
-        per_image = self.meter.flops_per_image("train", key=learning, num_images=len(samples), once=once)
+
+        def once() -> None:
+            self._loss(batch).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+
+        per_image = self.meter.flops_per_image("train", learning, len(samples), once)
         self.optimizer.zero_grad()
         return per_image
 

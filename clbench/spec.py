@@ -155,7 +155,7 @@ def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
 
 def complete(component: type, section: str, options: Mapping[str, Any]) -> dict[str, Value]:
     """Return every option of a component with its validated or default value."""
-    instance = build(component, section, options)
+    instance: object = build(component, section, options)
     return {name: getattr(instance, name) for name in option_types(component)}
 
 
