@@ -19,7 +19,7 @@ from clbench.errors import UserError
 from clbench.registry import Registry, UnknownNameError, plugin_path
 
 if TYPE_CHECKING:
-    from avalanche.benchmarks import NCExperience
+    from avalanche.benchmarks import CLExperience
 
     from clbench.data.samples import Samples
     from clbench.seeds import Seeds
@@ -81,7 +81,7 @@ class TaskStream:
                 total.update(np.ascontiguousarray(part.labels).tobytes())
         return total.hexdigest()
 
-    def experiences(self, split: str = "train") -> list[NCExperience]:
+    def experiences(self, split: str = "train") -> list[CLExperience]:
         """Return the tasks as Avalanche experiences of the split: train, validation or test."""
         from clbench.data.experiences import as_experiences
 
@@ -95,15 +95,17 @@ class Stream(ABC):
     default_augment: ClassVar[str] = "rrc-flip"
 
     tasks: str = (
-        "10"  # "10" equal tasks, or the field's "B0-Inc10", "B50-Inc10" (B: classes in the first task)
+        "10"  # "10" equal tasks, the field's "B0-Inc10", "B50-Inc10" (B: classes in the first task), "stream"
     )
-    order: str = "natural"  # class order: natural, a seed such as 1993, or lae-1, lae-2, lae-3
+    order: str = "natural"  # class order: natural, random, a seed such as 1993, or lae-1, lae-2, lae-3
     validation_rate: Annotated[float, Field(ge=0, lt=1)] = (
         0.1  # share of each class's training images held out
     )
     train_per_class: Annotated[int, Field(ge=0)] = 0  # at most so many training images a class; 0: all
     test_per_class: Annotated[int, Field(ge=0)] = 0  # at most so many test images a class; 0: all
-    augment: str = ""  # training transform: none, rrc, rrc-flip, crop-flip; empty: what suits the stream
+    augment: str = (
+        ""  # training transform: none, crop, crop-flip, rrc, rrc-flip; empty: what suits the stream
+    )
 
     @abstractmethod
     def load(self, places: Places) -> Source:
@@ -120,7 +122,7 @@ class DataNotFoundError(UserError, FileNotFoundError):
     """Data that are neither on this machine nor to be downloaded; the text says what to do."""
 
 
-registry: Registry[Stream] = Registry("streams", __name__)
+registry: Registry[Stream] = Registry("streams", __name__, Stream)
 register, get, names = registry.register, registry.get, registry.names
 
 

@@ -1,0 +1,176 @@
+"""Keep a collection decoded: one memory-mapped uint8 array, made once and checked at each opening.
+
+An entry is a folder with ``images.npy`` (training rows first, then test rows), ``labels.npy`` and
+``about.json``, which holds the checksums. It is written a chunk at a time under a temporary name and renamed
+when it is whole, so that a killed run leaves no entry and a full disk is an error, not a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from clbench.data.samples import Samples
+from clbench.errors import UserError
+from clbench.files import write_text
+from clbench.streams import Source
+
+LAYOUT = 1  # changes when an entry is laid out in another way
+READ_BYTES = 1 << 22
+DAY = 86400  # seconds
+
+log = logging.getLogger(__name__)
+
+
+class CacheError(UserError, OSError):
+    """A cache folder that decoded images cannot be kept in."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What the images of a collection will be, and how to get them, a chunk at a time."""
+
+    height: int
+    width: int
+    train_labels: NDArray[np.int64]
+    test_labels: NDArray[np.int64]
+    class_names: list[str]
+    chunks: Iterable[NDArray[np.uint8]]  # (n, H, W, 3) each: all training images, then all test images
+    tasks: list[list[int]] | None = None
+
+
+def cached(name: str, *, cache_dir: Path, fingerprint: str, decode: Callable[[], Decoding]) -> Source:
+    """Return the collection from the cache; decode it first where the cache lacks it or is damaged.
+
+    ``fingerprint`` is a text that changes when the collection does.
+    """
+    digest = hashlib.sha256(f"{LAYOUT}\n{fingerprint}".encode()).hexdigest()[:16]
+    entry = cache_dir / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{digest}"
+    source = _open(entry)
+    if source is not None:
+        return source
+    decoding = decode()
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(entry)
+        with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=cache_dir) as folder:
+            _write(Path(folder), decoding)
+            _put_in_place(Path(folder), entry)
+    except UserError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CacheError(
+            f"cannot keep decoded images in {cache_dir}: {reason}; free space there or make it writable"
+        ) from error
+    source = _open(entry)
+    if source is None:
+        raise CacheError(f"decoded images in {entry} were not read back as written; is the disk sound?")
+    return source
+
+
+def _open(entry: Path) -> Source | None:
+    """Return what an entry holds, or None if there is none or it is not what was written."""
+    try:
+        about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
+        if any(_checksum(entry / file) != about["checksums"][file] for file in ("images.npy", "labels.npy")):
+            log.warning("the decoded images in %s are damaged and are made again", entry)
+            return None
+        images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        labels = np.load(entry / "labels.npy", allow_pickle=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return as_source(images, labels, about["num_train"], about["class_names"], about["tasks"])
+
+
+def as_source(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    num_train: int,
+    class_names: list[str],
+    tasks: list[list[int]] | None = None,
+) -> Source:
+    """Return a collection whose training images are the first rows of the array."""
+    rows = np.arange(len(labels))
+    whole = Samples(images, rows, labels.astype(np.int64))
+    return Source(whole.select(rows < num_train), whole.select(rows >= num_train), class_names, tasks)
+
+
+def _write(folder: Path, decoding: Decoding) -> None:
+    labels = np.concatenate([decoding.train_labels, decoding.test_labels]).astype(np.int64)
+    shape = (len(labels), decoding.height, decoding.width, 3)
+    with open(folder / "images.npy", "wb") as file:
+        _write_images(file, shape, decoding.chunks)
+        _flush(file)
+    with open(folder / "labels.npy", "wb") as file:
+        np.save(file, labels, allow_pickle=False)
+        _flush(file)
+    about = {
+        "num_train": len(decoding.train_labels),
+        "class_names": decoding.class_names,
+        "tasks": decoding.tasks,
+        "checksums": {file: _checksum(folder / file) for file in ("images.npy", "labels.npy")},
+    }
+    write_text(folder / "about.json", json.dumps(about))
+
+
+def _write_images(file: BinaryIO, shape: tuple[int, ...], chunks: Iterable[NDArray[np.uint8]]) -> None:
+    """Write an npy file chunk by chunk, not through a memory map: a full disk would end the process."""
+    header = {"descr": npy.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(file, header)
+    count = 0
+    for chunk in chunks:
+        if chunk.dtype != np.uint8 or chunk.shape[1:] != shape[1:]:
+            raise ValueError(f"a chunk of {chunk.dtype} {chunk.shape} does not fit {shape}")
+        file.write(np.ascontiguousarray(chunk).data)
+        count += len(chunk)
+    if count != shape[0]:
+        raise ValueError(f"{count} images for {shape[0]} labels")
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _put_in_place(folder: Path, entry: Path) -> None:
+    """Rename a whole entry to its name; remove a damaged one, keep a sound one that another run has made."""
+    if entry.exists() and _open(entry) is None:
+        shutil.rmtree(entry)
+    if not entry.exists():
+        os.replace(folder, entry)
+
+
+def _remove_leftovers(entry: Path) -> None:
+    """Remove what runs that were killed a day ago or earlier had begun to write."""
+    for folder in entry.parent.glob(f".{entry.name}-*"):
+        if folder.stat().st_mtime < time.time() - DAY:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checksum(path: Path) -> int:
+    total = 0
+    for piece in _pieces(path):
+        total = zlib.crc32(piece, total)
+    return total
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while piece := file.read(READ_BYTES):
+            yield piece

@@ -1,0 +1,29 @@
+"""Make a stream of any ``.npz`` file of images: ``--stream npz:FILE``.
+
+Keys: ``train_x``, ``test_x`` (N, H, W, 3) or (N, H, W) uint8, ``train_y``, ``test_y`` (N,) integers from 0,
+and optionally ``names`` (C,), the classes' names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clbench.errors import UserError
+from clbench.streams import Places, Source, Stream, register
+
+
+@register("npz", argument="file")
+@dataclass
+class Npz(Stream):
+    """Classes in the order of their numbers."""
+
+    file: str = ""  # the .npz file
+
+    def load(self, places: Places) -> Source:
+        """Return the images of the file."""
+        from clbench.data.npz import read_npz
+
+        if not self.file:
+            raise UserError("stream npz needs a file: --stream npz:FILE")
+        return read_npz(Path(self.file).expanduser(), cache_dir=places.cache_dir)

@@ -1,0 +1,27 @@
+"""Split CIFAR-10 into tasks of new classes: 60,000 images of 32 x 32 pixels, 5,000 + 1,000 of each class.
+
+A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009. No licence is stated; it is used
+for research.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clbench.streams import Places, Source, Stream, register
+
+
+@register("split-cifar10")
+@dataclass
+class SplitCIFAR10(Stream):
+    """Looked for as ``cifar10.npz``, ``cifar10/train/<class>/``, torchvision's layout; else downloaded."""
+
+    tasks: str = "5"
+
+    def load(self, places: Places) -> Source:
+        """Return CIFAR-10."""
+        from torchvision.datasets import CIFAR10
+
+        from clbench.data.sources import find
+
+        return find("cifar10", places, folders=("cifar10",), torchvision_set=CIFAR10)
