@@ -127,10 +127,12 @@ def _load_npz(model: nn.Module, file: Path) -> None:
     if not isinstance(model, VisionTransformer):
         raise WeightsError(f"backbone.weights: {file}: an .npz holds a ViT, this is a {type(model).__name__}")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             patch = arrays["embedding/kernel"].shape[:2]
             layers = {part for name in arrays.files for part in name.split("/") if "encoderblock_" in part}
-    except (EOFError, LookupError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except (AttributeError, EOFError, LookupError, OSError, TypeError, ValueError) as error:
+        raise _unreadable(file, error) from error
+    except zipfile.BadZipFile as error:
         raise _unreadable(file, error) from error
     asked = (tuple(model.patch_embed.patch_size), len(model.blocks))
     if asked != (patch, len(layers)):
