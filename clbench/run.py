@@ -19,7 +19,6 @@ from clbench.errors import UserError
 from clbench.evaluate.costs import count_parameters, stored_bytes
 from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
-from clbench.evaluate.results import Results
 from clbench.loop import Loop
 from clbench.progress import Progress
 from clbench.record import Record
@@ -135,7 +134,7 @@ def _log(record: Record, stream: TaskStream, task: int, columns: Columns | None)
     if columns is not None:
         after = np.full(len(columns["row"]), task, np.int16)
         record.write_predictions(task, {"after_task": after, **columns})
-    results = Results.from_log(record.predictions(), len(stream.tasks))
+    results = record.results(len(stream.tasks))
     matrix = {
         "accuracy": results.accuracy,
         "masked": results.masked,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
+COLUMNS = ("after_task", "task", "prediction", "masked_prediction", "label", "confidence")  # needed of a log
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,11 @@ class Results:
 
     @classmethod
     def from_log(cls, log: Mapping[str, NDArray[Any]], num_tasks: int) -> Results:
-        """Count the hits in a prediction log: columns with one row an image an evaluation."""
+        """Count the hits in a prediction log: columns with one row an image an evaluation.
+
+        A log without columns is that of a run that has not been evaluated yet.
+        """
+        log = log or dict.fromkeys(COLUMNS, np.zeros(0))
         after = log["after_task"].astype(np.int64)
         task = log["task"].astype(np.int64)
         prediction, masked, label = log["prediction"], log["masked_prediction"], log["label"]
