@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LineStyle = str | tuple[int, tuple[int, ...]]  # a name, or (offset, lengths of dashes and gaps)
 DPI = 200
 INK, FAINT = "#222222", "#8a8a8a"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+DOTS: LineStyle = (0, (2, 3))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DARK = 0.55  # share of the colour scale below which a cell's text is white
+LETTERS = 12  # of a title, that go into an inch
+DARK = 0.6  # share of the colour scale below which a cell's text is white
 
 
 def heatmap_png(group: Group) -> bytes:
@@ -36,20 +39,25 @@ def heatmap_png(group: Group) -> bytes:
     figure = _figure(side + 1.2, side + 0.7)
     axes = figure.add_subplot()
     learnt = np.tril(np.ones_like(accuracy, dtype=bool)) & ~np.isnan(accuracy)
-    image = axes.imshow(np.where(learnt, accuracy, np.nan), cmap="cividis", vmin=0, vmax=100)
+    image = axes.imshow(np.where(learnt, accuracy, np.nan), cmap="viridis", vmin=0, vmax=100)
     for after, on in np.argwhere(learnt):
         value = accuracy[after, on]
         colour = "white" if value < 100 * DARK else INK
         text = f"{value:.0f}" if num_tasks > 10 else f"{value:.1f}"
-        axes.text(on, after, text, ha="center", va="center", fontsize=7, color=colour)
+        axes.text(
+            on, after, text, ha="center", va="center", fontsize=7 if num_tasks > 10 else 8.5, color=colour
+        )
     ticks, names = np.arange(num_tasks), [str(task + 1) for task in range(num_tasks)]
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
-    axes.set_xlabel("tested on task")
-    axes.set_ylabel("after task")
+    axes.set_xticks(ticks[1:] - 0.5, minor=True)
+    axes.set_yticks(ticks[1:] - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    _label(axes, "tested on task", "after task")
     _clean(axes, spines=())
-    bar = figure.colorbar(image, ax=axes, label="accuracy (%)", shrink=0.9, aspect=28)
-    bar.outline.set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.85, aspect=24)
+    _label(bar.ax, "", "accuracy (%)")
+    _clean(bar.ax, spines=())
     _title(figure, _run_name(group), _seeds(group))
     return _png(figure)
 
@@ -61,8 +69,7 @@ def curve_png(groups: Sequence[Group]) -> bytes:
     positions, unit = _positions(groups)
     for index, group in enumerate(groups):
         _draw_curve(axes, group, positions[: len(group.classes_seen)], index)
-    axes.set_xlabel(f"{unit} seen")
-    axes.set_ylabel("mean accuracy on the tasks seen (%)")
+    _label(axes, f"{unit} seen", "mean accuracy on the tasks seen (%)")
     axes.set_ylim(0, 100)
     axes.set_xticks(positions if len(positions) <= 10 else positions[1::2])
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -71,21 +78,32 @@ def curve_png(groups: Sequence[Group]) -> bytes:
     figure.legend(loc="outside lower center", ncols=_legend_columns(groups), frameon=False, fontsize=9)
     streams = dict.fromkeys(safe_name(group.spec.stream.name) for group in groups)
     backbones = dict.fromkeys(safe_name(group.spec.backbone.name) for group in groups)
-    _title(figure, f"{', '.join(streams)} · {', '.join(backbones)}", "mean ± standard deviation over seeds")
+    has_spread = any(len(group.records) > 1 for group in groups)
+    spread = "mean ± standard deviation over n seeds" if has_spread else "one seed each"
+    _title(figure, f"{', '.join(streams)} · {', '.join(backbones)}", spread)
     return _png(figure)
 
 
 def _draw_curve(axes: Axes, group: Group, positions: Sequence[int], index: int) -> None:
     curves = 100 * np.stack([_seen_accuracy(matrix) for matrix in group.accuracy])
     mean = curves.mean(axis=0)
-    colour, line = COLOURS[index % len(COLOURS)], LINES[index % len(LINES)]
+    colour = COLOURS[index % len(COLOURS)]
+    line: LineStyle = LINES[index % len(LINES)]
     marker, label = MARKERS[index % len(MARKERS)], f"{group.label} (n = {len(curves)})"
     known = ~np.isnan(mean)
-    if known.sum() == 1:
-        axes.axhline(mean[known][0], color=colour, linestyle=(0, (2, 3)), linewidth=1.1)
-        line = "none"
+    if known.sum() == 1:  # joint training, for one: a level to reach
+        line = DOTS
+        axes.axhline(mean[known][0], color=colour, linestyle=line, linewidth=1.2)
     axes.plot(
-        positions, mean, color=colour, linestyle=line, marker=marker, markersize=5, linewidth=1.8, label=label
+        positions,
+        mean,
+        color=colour,
+        linestyle=line,
+        marker=marker,
+        markersize=5,
+        linewidth=1.6,
+        clip_on=False,
+        label=label,
     )
     if len(curves) > 1:
         std = curves.std(axis=0, ddof=1)
@@ -108,12 +126,10 @@ def _positions(groups: Sequence[Group]) -> tuple[list[int], str]:
 
 def _run_name(group: Group) -> str:
     spec = group.spec
-    names = (
-        spec.stream.name,
-        f"{safe_name(spec.strategy.name)}-{safe_name(spec.petl.name)}",
-        spec.backbone.name,
+    stream, strategy, module, backbone = (
+        safe_name(part.name) for part in (spec.stream, spec.strategy, spec.petl, spec.backbone)
     )
-    return " · ".join(safe_name(name) for name in names)
+    return f"{stream} · {strategy}-{module} · {backbone}"
 
 
 def _seeds(group: Group) -> str:
@@ -136,8 +152,13 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _title(figure: Figure, title: str, below: str) -> None:
-    letters = int(figure.get_figwidth() * 12)
-    figure.suptitle("\n".join([*textwrap.wrap(title, letters), below]), fontsize=10, color=INK)
+    lines = textwrap.wrap(title, int(figure.get_figwidth() * LETTERS), break_on_hyphens=False)
+    figure.suptitle("\n".join([*lines, below]), fontsize=9.5, color=INK, linespacing=1.4)
+
+
+def _label(axes: Axes, below: str, beside: str) -> None:
+    axes.set_xlabel(below, fontsize=9, color=INK)
+    axes.set_ylabel(beside, fontsize=9, color=INK)
 
 
 def _clean(axes: Axes, spines: Sequence[str]) -> None:
@@ -145,7 +166,7 @@ def _clean(axes: Axes, spines: Sequence[str]) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in spines)
         spine.set_color(FAINT)
-    axes.tick_params(length=0, labelsize=8, colors=INK)
+    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=INK)
 
 
 def _png(figure: Figure) -> bytes:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.console import Group as Stacked
-from rich.console import RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from clbench.report.columns import COST, QUALITY, Column
 from clbench.report.groups import Group, partition
 
+SHORTEST_LINE = 11  # letters of a name
+
 
 def comparison_table(groups: Sequence[Group], notes: Sequence[str]) -> RenderableType:
     """Return two tables, one above the other, with the notes below them."""
-    heading = Text(f"{_setting(groups)}: mean ± standard deviation over n seeds", style="bold")
-    lines = [Text(f"· {note}", no_wrap=True, overflow="ignore") for note in notes]  # commands stay whole
+    heading = Text(f"{_setting(groups)}: mean ± std over n seeds, accuracies in %", style="bold")
+    lines = [Text(f"· {note}") for note in notes]
     return Stacked(heading, _table(groups, QUALITY), _table(groups, COST), *lines)
 
 
@@ -38,23 +43,38 @@ def best_labels(groups: Sequence[Group], column: Column) -> set[str]:
     return best
 
 
+@dataclass(frozen=True)
+class Label:
+    """A name that is broken at its hyphens where the column is narrow."""
+
+    text: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Give the lines that fit."""
+        yield Text("\n".join(textwrap.wrap(self.text, options.max_width)))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Ask for the whole name, make do with a short line."""
+        return Measurement(min(len(self.text), SHORTEST_LINE), len(self.text))
+
+
 def _table(groups: Sequence[Group], columns: Sequence[Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("run", overflow="fold")
-    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("\nrun")
+    table.add_column("\nn", justify="right", no_wrap=True)
     for column in columns:
-        table.add_column(column.heading.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
+        words = column.title.split(" ", 1)
+        table.add_column("\n".join(["", *words][-2:]), justify="right", no_wrap=True)
     best = {column.key: best_labels(groups, column) for column in columns}
     for group in groups:
-        cells = [
-            Text(
-                column.show(*group.statistic(column.key)).replace("± ", "±"),
-                style="bold" if group.label in best[column.key] else "",
-            )
-            for column in columns
-        ]
-        table.add_row(Text(group.label), str(len(group.records)), *cells)
+        cells = [_cell(group, column, group.label in best[column.key]) for column in columns]
+        table.add_row(Label(group.label), str(len(group.records)), *cells)
     return table
+
+
+def _cell(group: Group, column: Column, is_best: bool) -> Text:
+    text = column.show(*group.statistic(column.key)).replace(" ± ", "±")
+    return Text(text, style="bold" if is_best else "")
 
 
 def _setting(groups: Sequence[Group]) -> str:
