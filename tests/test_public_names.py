@@ -1,0 +1,57 @@
+"""Hold the list of what is public: whatever is not here may move without notice."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+PUBLIC = {
+    "clbench": [
+        "Petl",
+        "Places",
+        "Progress",
+        "Record",
+        "RunSpec",
+        "Strategy",
+        "Stream",
+        "UserError",
+        "execute",
+        "resolve",
+        "resume",
+    ],
+    "clbench.backbones": ["BackboneOptions", "create", "get", "names", "register"],
+    "clbench.petl": ["Petl", "get", "names", "register"],
+    "clbench.strategies": ["Batch", "Strategy", "Task", "combinations", "get", "names", "register", "split"],
+    "clbench.streams": [
+        "DataNotFoundError",
+        "Places",
+        "Source",
+        "Stream",
+        "Task",
+        "TaskStream",
+        "get",
+        "names",
+        "register",
+        "split",
+    ],
+}
+HEAVY = {"torch", "timm", "torchvision", "avalanche", "pandas", "matplotlib", "sklearn", "pyarrow"}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_a_module_lists_exactly_its_public_names(module: str) -> None:
+    assert sorted(importlib.import_module(module).__all__) == PUBLIC[module]
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module in PUBLIC for name in PUBLIC[module]])
+def test_a_public_name_is_there(module: str, name: str) -> None:
+    assert getattr(importlib.import_module(module), name) is not None
+
+
+def test_importing_the_public_modules_imports_nothing_heavy() -> None:
+    code = f"import sys, {', '.join(PUBLIC)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert not HEAVY & set(loaded.split())
