@@ -17,7 +17,7 @@ from clbench.backbones.creation import open_model
 from clbench.backbones.sites import BlockSites, NoSuchSiteError
 from clbench.backbones.vit import OpenAttention
 from clbench.errors import UserError
-from clbench.petl.attached import Attached
+from clbench.petl.attached import Attached, swapped
 from clbench.petl.lora import KeyValueUpdate
 from clbench.petl.prefix import Compensation, Prefix
 from clbench.testing import check_petl
@@ -172,6 +172,8 @@ def test_prefix_on_a_shifted_swin_block_is_neither_masked_nor_biased() -> None:
     backbone = small_swin()
     attention = backbone.blocks[1]["attn"].layer  # shifted: four windows an image
     width = backbone.blocks[1].width
+    with torch.no_grad():
+        attention.relative_position_bias_table.fill_(10)
     keys = Prefix(2, width, generator())
     attention.keys.attached.append((_on(), keys))
     attention.values.attached.append((_on(), Prefix(2, width, generator(1))))
@@ -181,8 +183,11 @@ def test_prefix_on_a_shifted_swin_block_is_neither_masked_nor_biased() -> None:
     (logits,) = seen
     heads = backbone.blocks[1].heads
     assert logits.shape == (4, heads, 16, 18)
-    assert logits[..., :2].abs().max() < 1  # no -100 of the mask
-    assert (logits[..., 2:] < -50).any()
+    prefix, tokens = logits[..., :2], logits[..., 2:]
+    assert prefix.abs().max() < 1  # neither 10 of the bias nor -100 of the mask
+    assert ((tokens - 10).abs() < 5).any()
+    assert ((tokens + 90).abs() < 5).any()
+    assert (((tokens - 10).abs() < 5) | ((tokens + 90).abs() < 5)).all()
 
 
 def test_conv_adapter_is_the_formula_beside_the_whole_block() -> None:
@@ -249,6 +254,25 @@ def test_full_keeps_batch_norm_statistics_apart() -> None:
     assert torch.equal(backbone.get_buffer(name), before)
     twin.enabled = True
     assert torch.equal(backbone.get_buffer(name), learnt)
+
+
+def test_copying_a_switched_off_module_leaves_the_one_in_use_alone() -> None:
+    backbone = random_backbone()
+    images = torch.randn(2, 3, 32, 32, generator=generator())
+    online = attach("full", backbone)
+    offline = online.copy()
+    with torch.no_grad():
+        for parameter in online.parameters():
+            parameter.mul_(1.1)
+    learnt = backbone(images)
+    another = offline.copy()
+    assert torch.equal(backbone(images), learnt)
+    with swapped(off=online, on=another):
+        assert not torch.equal(backbone(images), learnt)
+    online.enabled = False
+    another.enabled = True
+    another.enabled = False
+    assert all(backbone.get_parameter(name).requires_grad is False for name, _ in backbone.named_parameters())
 
 
 def test_merging_twice_is_merging_once_and_detaching_unmerges() -> None:

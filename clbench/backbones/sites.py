@@ -57,7 +57,7 @@ class Site(nn.Module):
     @property
     def is_active(self) -> bool:
         """Whether any branch is switched on."""
-        return any(switch.on for switch, _ in self.attached)
+        return bool(self.attached) and any(switch.on for switch, _ in self.attached)
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Apply the layer, then every branch that is switched on."""

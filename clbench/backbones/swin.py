@@ -56,10 +56,11 @@ class OpenWindowAttention(nn.Module):
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         k, v = self.keys(k), self.values(v)
-        num_extra = k.shape[2] - tokens  # keys in front of the tokens' own
-        bias = F.pad(self.bias(), (num_extra, 0))
-        if mask is not None:
-            mask = F.pad(mask, (num_extra, 0))[:, None]
+        bias = self.bias()
+        mask = None if mask is None else mask[:, None]
+        if num_extra := k.shape[2] - tokens:  # keys in front of the tokens' own
+            bias = F.pad(bias, (num_extra, 0))
+            mask = None if mask is None else F.pad(mask, (num_extra, 0))
         if self.fused and not (self.logits.is_active or self.probs.is_active):
             if mask is not None:
                 bias = bias + mask.repeat(batch // len(mask), 1, 1, 1)
