@@ -19,6 +19,7 @@ from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
 from clbench.checkpoint import load_checkpoint, save_checkpoint
 from clbench.data.batches import Batcher
+from clbench.data.contract import check_stream as check_stream
 from clbench.data.samples import Samples
 from clbench.evaluate.costs import stored_bytes
 from clbench.evaluate.evaluator import Columns
@@ -113,7 +114,7 @@ class _Trial(Progress):
         """Run, or go on from what the folder holds; stop as Ctrl-C would after step ``stop_at``."""
         self.stop_at = stop_at
         if folder is not None:
-            self.loop.save = lambda checkpoint: save_checkpoint(folder, checkpoint)
+            self.loop.save = lambda checkpoint: (save_checkpoint(folder, checkpoint), None)[1]
         try:
             self.loop.run(load_checkpoint(folder) if folder else None)
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from clbench.streams import Places, Source, Stream, register
 
 
-@register("split-cifar10")
+@register("split-cifar10", data="cifar10.npz cifar10 cifar-10-batches-py", downloads=True)
 @dataclass
 class SplitCIFAR10(Stream):
     """Looked for as ``cifar10.npz``, ``cifar10/train/<class>/``, torchvision's layout; else downloaded."""

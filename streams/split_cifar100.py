@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from clbench.streams import Places, Source, Stream, register
 
 
-@register("split-cifar100")
+@register("split-cifar100", data="cifar100.npz cifar100 cifar-100-python", downloads=True)
 @dataclass
 class SplitCIFAR100(Stream):
     """Looked for as ``cifar100.npz``, ``cifar100/train/<class>/``, torchvision's layout; else downloaded."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clbench.data.folders import Listing
 
 
-@register("split-imagenet-r")
+@register("split-imagenet-r", data="imagenet-r.npz imagenet-r")
 @dataclass
 class SplitImageNetR(Stream):
     """Looked for as ``imagenet-r.npz``, ``imagenet-r/<class>/`` or ``imagenet-r/train/<class>/``."""

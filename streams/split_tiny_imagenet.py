@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ANNOTATIONS = "val_annotations.txt"
 
 
-@register("split-tiny-imagenet")
+@register("split-tiny-imagenet", data="tiny-imagenet.npz tiny-imagenet tiny-imagenet-200")
 @dataclass
 class SplitTinyImageNet(Stream):
     """Looked for as ``tiny-imagenet.npz``, as unpacked from the official archive, or as class folders."""

@@ -45,11 +45,20 @@ def as_experiences(stream: TaskStream, split: str) -> list[CLExperience]:
     Labels are class numbers in stream order. The images are as stored: transforms are the strategy's matter.
     """
     from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline, with_task_labels
-    from avalanche.benchmarks.utils import as_taskaware_classification_dataset
+    from avalanche.benchmarks.utils import DataAttribute, TaskAwareSupervisedClassificationDataset
 
     if split not in SPLITS:
         raise ValueError(f"no split {split!r} (allowed: {', '.join(SPLITS)})")
     pictures = [Pictures(getattr(task, split)) for task in stream.tasks]
-    datasets = [as_taskaware_classification_dataset(part) for part in pictures]
+    datasets = [
+        TaskAwareSupervisedClassificationDataset(
+            [part],
+            data_attributes=[
+                DataAttribute(part.targets, "targets"),
+                DataAttribute([0] * len(part), "targets_task_labels", use_in_getitem=True),
+            ],
+        )
+        for part in pictures
+    ]
     benchmark = benchmark_from_datasets(**{split: datasets})
     return list(with_task_labels(with_classes_timeline(benchmark)).streams[split])

@@ -48,8 +48,8 @@ def find(
     where = f"in {root}" if root else "(no --data-dir given)"
     if torchvision_set is None:
         raise DataNotFoundError(
-            f"{name} not found: looked for {', '.join(wanted)} {where}; name its folder with --data-dir, or try"
-            " --stream split-digits"
+            f"{name} not found: looked for {', '.join(wanted)} {where}; name its folder with --data-dir,"
+            " or try --stream split-digits"
         )
     wanted.append(f"{torchvision_set.base_folder}/")
     downloads = places.cache_dir / "downloads"

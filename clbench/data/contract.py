@@ -1,0 +1,98 @@
+"""Check that a stream keeps its contract: disjoint parts, labels in stream order, no hidden chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from clbench.seeds import Seeds
+from clbench.streams import Places, Source, Stream, TaskStream
+
+NUM_COMPARED = 16  # images looked at in two loads
+
+
+def check_stream(make: Callable[..., Stream], places: Places) -> None:
+    """Load a stream and cut it in several ways; AssertionError says what was broken.
+
+    ``make`` is called with options such as ``order="random"``: the stream's class, or
+    ``functools.partial(MyStream, path=...)``.
+    """
+    source = make().load(places)
+    _check_source(source)
+    _check_same(source, make().load(places))
+    stream = make().build("checked", places, Seeds(0))
+    _check_tasks(stream)
+    _check_labels(stream, source)
+    _check_tasks(make(validation_rate=0.5).build("checked", places, Seeds(0)))
+    again = make().build("checked", places, Seeds(0))
+    assert again.digest == stream.digest, "the same seed cuts other tasks"
+    shuffled = [make(tasks="1", order="random").build("checked", places, Seeds(seed)) for seed in range(6)]
+    orders = {tuple(cut.class_order) for cut in shuffled}
+    assert len(orders) > 1, "order='random' gives one class order whatever the seed"
+    _check_labels(shuffled[0], source)
+
+
+def _check_source(source: Source) -> None:
+    images = source.train.images
+    assert images is source.test.images, (
+        "the training and test part hold two image arrays; one is to be shared"
+    )
+    assert images.dtype == np.uint8, f"images are {images.dtype}, not uint8"
+    assert images.ndim == 4, f"images are of shape {images.shape}, not (N, H, W, 3)"
+    assert images.shape[3] == 3, f"images are of shape {images.shape}, not (N, H, W, 3)"
+    num_classes = len(source.class_names)
+    for name, part in (("training", source.train), ("test", source.test)):
+        assert part.rows.shape == part.labels.shape == (len(part),), f"{name} rows and labels differ in shape"
+        for values, bound in ((part.rows, len(images)), (part.labels, num_classes)):
+            assert values.dtype == np.int64, f"{name} rows or labels are {values.dtype}, not int64"
+            assert values.min() >= 0, f"a {name} row or label is negative"
+            assert values.max() < bound, (
+                f"a {name} row or label is {values.max()}, which is not below {bound}"
+            )
+    if source.tasks is not None:
+        listed = sorted(number for classes in source.tasks for number in classes)
+        assert set(listed) == set(range(num_classes)), "the tasks of the source do not cover its classes"
+
+
+def _check_same(source: Source, again: Source) -> None:
+    for mine, theirs in ((source.train, again.train), (source.test, again.test)):
+        assert np.array_equal(mine.labels, theirs.labels), "a second load gives other labels"
+        some = np.linspace(0, len(mine) - 1, NUM_COMPARED).astype(int)
+        same = np.array_equal(mine.images[mine.rows[some]], theirs.images[theirs.rows[some]])
+        assert same, "a second load gives other images"
+
+
+def _check_tasks(stream: TaskStream) -> None:
+    seen: set[int] = set()
+    rows: list[int] = []
+    for index, task in enumerate(stream.tasks):
+        assert task.index == index, f"task {index} says that it is task {task.index}"
+        new = [number for number in task.classes if number not in seen]
+        assert task.new_classes == new, f"task {index}: new classes are {new}, not {task.new_classes}"
+        start = len(seen)
+        assert new == list(range(start, start + len(new))), (
+            f"task {index}: new classes are not numbered in order"
+        )
+        seen.update(new)
+        for name, part in (("train", task.train), ("test", task.test)):
+            found = set(part.labels.tolist())
+            assert found == set(task.classes), f"task {index}: {name} labels {found}, classes {task.classes}"
+        assert set(task.validation.labels.tolist()) <= set(task.classes), f"task {index}: a foreign label"
+        rows += [int(row) for part in (task.train, task.validation, task.test) for row in part.rows]
+    assert len(seen) == len(stream.class_names) == len(stream.class_order), "a class is in no task"
+    assert sorted(stream.class_order) == list(range(len(seen))), "the class order is no permutation"
+    assert len(rows) == len(set(rows)), "an image is in two parts, or in two tasks"
+
+
+def _check_labels(stream: TaskStream, source: Source) -> None:
+    """Expect a label to be the place, in the class order, of the image's label in the source."""
+    whole = np.full(len(source.train.images), -1)
+    for part in (source.train, source.test):
+        whole[part.rows] = part.labels
+    order = np.array(stream.class_order)
+    for task in stream.tasks:
+        for part in (task.train, task.validation, task.test):
+            assert np.array_equal(order[part.labels], whole[part.rows]), f"task {task.index}: wrong labels"
+    for place, number in enumerate(stream.class_order):
+        assert stream.class_names[place] == source.class_names[number], f"class {place} has another's name"
