@@ -15,6 +15,7 @@ import numpy as np
 
 from clbench.record import safe_name
 from clbench.report.groups import Group, Matrix
+from clbench.report.units import matrix_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +44,7 @@ def heatmap_png(group: Group) -> bytes:
     for after, on in np.argwhere(learnt):
         value = accuracy[after, on]
         colour = "white" if value < 100 * DARK else INK
-        text = f"{value:.0f}" if num_tasks > 10 else f"{value:.1f}"
+        text = f"{value:.0f}" if num_tasks > 10 else matrix_cell(value / 100)
         axes.text(
             on, after, text, ha="center", va="center", fontsize=7 if num_tasks > 10 else 8.5, color=colour
         )

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from clbench.record import Record
 from clbench.report.columns import values_of
-from clbench.report.units import UNKNOWN, percent, quantity, seconds
+from clbench.report.units import UNKNOWN, matrix_cell, percent, quantity, seconds
 
 WIDEST_MATRIX = 10  # tasks; more do not fit into 80 columns
 NAN = float("nan")
@@ -107,7 +107,7 @@ def _pairs(left: str, right: str, rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def _cell(value: float) -> Text:
-    return Text("–", style="dim") if np.isnan(value) else Text(percent(float(value)))
+    return Text("–", style="dim") if np.isnan(value) else Text(matrix_cell(float(value)))
 
 
 def _mean(values: NDArray[np.float64]) -> float:

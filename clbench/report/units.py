@@ -13,6 +13,11 @@ def percent(mean: float, std: float = math.nan) -> str:
     return _with_spread(f"{100 * mean:.1f}", f"{100 * std:.1f}", mean, std)
 
 
+def matrix_cell(share: float) -> str:
+    """Write a share in percent in at most four characters: ``53.8``, ``100``."""
+    return percent(share).replace("100.0", "100")
+
+
 def quantity(mean: float, std: float = math.nan, unit: str = "") -> str:
     """Write a count with an SI prefix: ``12.3 k``, ``165 ± 2 kB``, ``1.20 TFLOP``."""
     if not math.isfinite(mean):
