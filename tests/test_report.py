@@ -207,12 +207,16 @@ def test_unfinished_and_torn_runs_are_named_and_the_others_reported(tmp_path: Pa
     stopped = make_run(tmp_path, strategy="naive", is_finished=False)
     torn = make_run(tmp_path, strategy="joint")
     (torn.path / "costs.json").write_text("{")
+    foreign = make_run(tmp_path, strategy="foreign")
+    (foreign.path / "matrix.json").write_text("[]")
     comparison = report([tmp_path], None)
     assert [group.label for group in comparison.groups] == ["lae-adapter"]
     assert f"Unfinished, go on with: clbench resume {stopped.path}" in comparison.notes
     assert any(
         note.startswith(f"Left out: cannot read {torn.path / 'costs.json'}") for note in comparison.notes
     )
+    lacking = f"Left out: {foreign.path / 'matrix.json'} does not hold accuracy, classes_of_task"
+    assert lacking in comparison.notes
 
 
 def test_no_finished_run_is_an_error_in_one_line(tmp_path: Path) -> None:
@@ -273,6 +277,14 @@ def test_labels_tell_what_differs(tmp_path: Path) -> None:
         "lae-adapter · split-digits epochs=5",
         "er-ER-adapter · folder-birds",
     }
+
+
+def test_namesakes_are_told_apart(tmp_path: Path) -> None:
+    make_run(tmp_path, file="/a/weights.npz")
+    make_run(tmp_path, file="/b/weights.npz")
+    first, second = (group.label for group in report([tmp_path], None).groups)
+    assert first != second
+    assert first.startswith("lae-adapter file=weights.npz ")
 
 
 @pytest.mark.parametrize("num_tasks", [1, 5, 10, 20])

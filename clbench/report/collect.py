@@ -11,6 +11,13 @@ from clbench.report.columns import values_of
 
 DEPTHS = ("*/spec.toml", "*/*/spec.toml")  # below a folder that is no run itself
 
+NEEDED: dict[str, set[str]] = {
+    "metrics.json": set(),
+    "costs.json": set(),
+    "matrix.json": {"accuracy", "classes_of_task"},
+    "hashes.json": {"stream", "weights", "strategy_source"},
+}
+
 
 class NoRunError(RecordError):
     """Folders in which there is nothing to report."""
@@ -24,7 +31,7 @@ def collect(folders: Iterable[Path]) -> tuple[list[Record], list[str]]:
         try:
             record = Record.open(path)
             if record.is_finished:
-                check_whole(record)
+                _check(record)
                 finished.append(record)
             else:
                 notes.append(f"Unfinished, go on with: clbench resume {shlex.quote(str(path))}")
@@ -35,11 +42,14 @@ def collect(folders: Iterable[Path]) -> tuple[list[Record], list[str]]:
     return finished, notes
 
 
-def check_whole(record: Record) -> None:
-    """Read what a report reads; RecordError if something is missing or unreadable."""
+def _check(record: Record) -> None:
+    """Read what a report reads; RecordError if something is missing, torn or not what a run writes."""
+    for name, keys in NEEDED.items():
+        value = record.read_json(name)
+        missing = keys - value.keys() if isinstance(value, dict) else keys or {"anything by name"}
+        if missing:
+            raise RecordError(f"{record.path / name} does not hold {', '.join(sorted(missing))}")
     values_of(record)
-    record.read_json("matrix.json")
-    record.read_json("hashes.json")
 
 
 def _run_folders(folder: Path) -> list[Path]:

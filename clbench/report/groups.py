@@ -101,7 +101,10 @@ def distinct_labels(specs: Sequence[RunSpec]) -> list[str]:
         own = _flat(spec)
         different = [key for key in own if any(other.get(key) != own[key] for other in namesakes)]
         labels.append(" ".join([base, *(f"{key.partition('.')[2]}={_short(own[key])}" for key in different)]))
-    return labels
+    return [
+        label if labels.count(label) == 1 else f"{label} {group_key(spec)[:8]}"  # namesakes in two folders
+        for label, spec in zip(labels, specs, strict=True)
+    ]
 
 
 def partition(groups: Sequence[Group], name: str) -> list[list[Group]]:

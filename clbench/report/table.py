@@ -44,7 +44,7 @@ def best_labels(groups: Sequence[Group], column: Column) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Label:
+class _Label:
     """A name that is broken at its hyphens where the column is narrow."""
 
     text: str
@@ -68,7 +68,7 @@ def _table(groups: Sequence[Group], columns: Sequence[Column]) -> Table:
     best = {column.key: best_labels(groups, column) for column in columns}
     for group in groups:
         cells = [_cell(group, column, group.label in best[column.key]) for column in columns]
-        table.add_row(Label(group.label), str(len(group.records)), *cells)
+        table.add_row(_Label(group.label), str(len(group.records)), *cells)
     return table
 
 
