@@ -8,7 +8,6 @@ asked for.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import hashlib
 import importlib
@@ -17,16 +16,15 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
+from clbench.cards import Card, Literal, RegistryError, not_python, read_cards
 from clbench.errors import UserError
 
 T = TypeVar("T")
-Literal = str | int | float | bool | None
 NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
 
 
@@ -48,28 +46,14 @@ class UnknownNameError(UserError, KeyError):
     """A name that nothing is registered under."""
 
 
-@dataclass(frozen=True)
-class Card:
-    """What is known of a name without running its code."""
-
-    name: str
-    doc: str  # the file's docstring, then the class's
-    origin: str  # the module, entry point or file it comes from
-    preset: dict[str, Literal] = field(default_factory=dict)  # the keywords of @register
-
-    @property
-    def summary(self) -> str:
-        """The first sentence of the documentation."""
-        return self.doc.strip().split("\n", 1)[0].rstrip(".")
-
-
 class Registry(Generic[T]):
     """One kind of component: its names, and the classes behind them."""
 
-    def __init__(self, kind: str, package: str) -> None:
-        """Make the registry of ``kind``; its files are those on the path of ``package``."""
+    def __init__(self, kind: str, package: str, base: type = object) -> None:
+        """Make the registry of ``kind``: subclasses of ``base``, in the files on the path of ``package``."""
         self.kind = kind
         self.package = package
+        self.base = base
         self._classes: dict[str, type[T]] = {}
         self._cards: dict[str, Card] = {}
 
@@ -86,7 +70,7 @@ class Registry(Generic[T]):
         def add(component: type[T]) -> type[T]:
             known = self._classes.get(name)
             if known is not None:
-                raise ValueError(self._registered_twice(name, known, component))
+                raise RegistryError(self._registered_twice(name, known, component))
             self._classes[name] = component
             self._cards[name] = Card(name, _documentation(component), component.__module__, preset)
             return component
@@ -103,8 +87,11 @@ class Registry(Generic[T]):
             return self._cards[name]
         if name in self._index:
             return self._index[name]
-        self.get(name)
-        return self._cards.get(name) or Card(name, _documentation(self._classes[name]), name)
+        component = self.get(name)
+        for own_name, card in self._cards.items():
+            if self._classes[own_name] is component:  # an address of a class that is registered
+                return card
+        return Card(name, _documentation(component), name)
 
     def get(self, name: str) -> type[T]:
         """Return the class behind a name or an address; UnknownNameError if there is none."""
@@ -113,7 +100,7 @@ class Registry(Generic[T]):
         if name in self._index:
             importlib.import_module(self._index[name].origin)
         elif name in self._entry_points:
-            self._classes.setdefault(name, self._entry_points[name].load())
+            self._classes.setdefault(name, self._checked(name, self._entry_points[name].load()))
         elif ":" in name or name.endswith(".py"):
             self._classes[name] = self._load(name)
         if name not in self._classes:
@@ -121,15 +108,19 @@ class Registry(Generic[T]):
             raise UnknownNameError(f"no {self.kind} named {name!r}{near} (see: clbench list {self.kind})")
         return self._classes[name]
 
+    def plugins(self) -> dict[str, str]:
+        """Return the names that installed packages bring as entry points, and where they lie."""
+        return {name: point.value for name, point in sorted(self._entry_points.items())}
+
     @cached_property
     def _index(self) -> dict[str, Card]:
         """Read the names off the files of the package, without importing them."""
         cards: dict[str, Card] = {}
         for folder in importlib.import_module(self.package).__path__:
             for file in sorted(Path(folder).glob("[!_.]*.py")):
-                for card in _read_cards(file, f"{self.package}.{file.stem}"):
+                for card in read_cards(file, f"{self.package}.{file.stem}"):
                     if card.name in cards:
-                        raise ValueError(
+                        raise RegistryError(
                             f"{card.name!r} is registered in {cards[card.name].origin} and {card.origin}"
                         )
                     cards[card.name] = card
@@ -146,6 +137,10 @@ class Registry(Generic[T]):
         if place.endswith(".py"):
             module = _import_file(Path(place), self.kind)
         else:
+            if not all(part.isidentifier() for part in place.split(".")):
+                raise UnknownNameError(
+                    f"{self.kind} {address!r}: write path/to/file.py:Class or module:Class"
+                )
             try:
                 module = importlib.import_module(place)
             except ModuleNotFoundError as error:
@@ -157,11 +152,16 @@ class Registry(Generic[T]):
                     f"{place} registers {len(added)} {self.kind}; say which: {place}:ClassName"
                 )
             return self._classes[added[0]]
-        component: type[T] | None = vars(module).get(attribute)
-        if component is None:
+        if attribute not in vars(module):
             near = did_you_mean(attribute, vars(module))
             raise UnknownNameError(f"{place} has no {attribute!r}{near}")
-        return component
+        return self._checked(address, vars(module)[attribute])
+
+    def _checked(self, name: str, component: object) -> type[T]:
+        """Return what a name of somebody else's stands for, if it is of this kind."""
+        if not (isinstance(component, type) and issubclass(component, self.base)):
+            raise RegistryError(f"{self.kind}: {name!r} is no class derived from {self.base.__name__}")
+        return cast("type[T]", component)
 
     def _registered_twice(self, name: str, known: type[T], component: type[T]) -> str:
         first, second = inspect.getfile(known), inspect.getfile(component)
@@ -175,24 +175,6 @@ class Registry(Generic[T]):
 def _documentation(component: type) -> str:
     module = inspect.getdoc(sys.modules[component.__module__]) or ""
     return f"{module}\n\n{inspect.getdoc(component) or ''}".strip()
-
-
-def _read_cards(file: Path, module: str) -> list[Card]:
-    """Return a card for each class in a file that is decorated with ``register("name", ...)``."""
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except SyntaxError as error:
-        raise ValueError(f"{file}:{error.lineno}: {error.msg}") from error
-    cards = []
-    for node in tree.body:
-        for call in getattr(node, "decorator_list", []):
-            if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] == "register":
-                name = ast.literal_eval(call.args[0])
-                preset = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
-                assert isinstance(node, ast.ClassDef)
-                doc = f"{ast.get_docstring(tree) or ''}\n\n{ast.get_docstring(node) or ''}".strip()
-                cards.append(Card(name, doc, module, preset))
-    return cards
 
 
 def _import_file(file: Path, kind: str) -> object:
@@ -209,6 +191,9 @@ def _import_file(file: Path, kind: str) -> object:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
+        except (SyntaxError, UnicodeDecodeError) as error:
+            del sys.modules[name]
+            raise not_python(path, error) from error
         except BaseException:
             del sys.modules[name]
             raise

@@ -28,6 +28,7 @@ else:
 
 Value = bool | int | float | str
 C = TypeVar("C")
+AS_TYPED = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)  # tasks = 10 is as good as "10"
 SECTIONS = ("stream", "strategy", "backbone", "petl", "run")
 
 
@@ -141,7 +142,7 @@ def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
             near = did_you_mean(name, types)
             raise SpecError(f"{section} has no option {name!r}{near} (allowed: {', '.join(types) or 'none'})")
         try:
-            values[name] = TypeAdapter(types[name]).validate_python(value)
+            values[name] = TypeAdapter(types[name], config=AS_TYPED).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise SpecError(

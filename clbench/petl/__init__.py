@@ -45,7 +45,7 @@ class Petl(ABC):
         return Attached(backbone, list(self.branches(backbone, generator)), tuned)
 
 
-registry: Registry[Petl] = Registry("petl", __name__)
+registry: Registry[Petl] = Registry("petl", __name__, Petl)
 register, get, names = registry.register, registry.get, registry.names
 
 __all__ = ["Petl", "get", "names", "register"]

@@ -97,7 +97,7 @@ class Strategy(ABC):
         return [{"params": parameters}]
 
 
-registry: Registry[Strategy] = Registry("strategies", __name__)
+registry: Registry[Strategy] = Registry("strategies", __name__, Strategy)
 register, names = registry.register, registry.names
 
 

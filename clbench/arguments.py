@@ -1,0 +1,81 @@
+"""Merge what was typed into specs: defaults < recipe < ``--config`` < options < ``--set``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clbench import devices, strategies
+from clbench.spec import RunSpec, SpecError, parse_settings, read_config, resolve
+
+Sections = Mapping[str, Mapping[str, Any]]
+
+
+def specs(
+    *, config: Path | None, options: Mapping[str, str | None], settings: list[str], device: str = "auto"
+) -> list[RunSpec]:
+    """Return one complete spec a seed; ``options`` are by name as on the command line, None where not given.
+
+    ``device`` is the one to take where nothing names another.
+    """
+    layers = [_config(config), _sections(options), parse_settings(settings)]
+    merged: dict[str, dict[str, Any]] = {"run": {"device": device, "seed": "0"}}
+    for layer in map(_with_module, layers):
+        for section, table in layer.items():
+            merged.setdefault(section, {}).update(table)
+    run = merged.pop("run")
+    run["device"] = devices.choose(str(run["device"]))
+    seeds = _seeds(str(run["seed"]))
+    return [resolve({**merged, "run": {**run, "seed": seed}}) for seed in seeds]
+
+
+def _config(file: Path | None) -> Sections:
+    if file is None:
+        return {}
+    try:
+        return read_config(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SpecError(f"--config {file}: {reason}; --dry-run prints a file that can be given") from error
+    except SpecError as error:
+        raise SpecError(f"--config {file}: {error}") from error
+
+
+def _sections(options: Mapping[str, str | None]) -> Sections:
+    """Put each option where it stands in a config file."""
+    sections: dict[str, dict[str, str]] = {}
+    for option, value in options.items():
+        if value is not None:
+            section, name = (option, "name") if option in RunSpec.model_fields else ("run", option)
+            sections.setdefault(section, {})[name] = value
+    return sections
+
+
+def _with_module(layer: Sections) -> Sections:
+    """Split ``lae-lora`` into strategy and module, so that each can be replaced by a later layer."""
+    typed = layer.get("strategy", {}).get("name")
+    if typed is None:
+        return layer
+    strategy, module = strategies.split(str(typed))
+    if module is None:
+        return layer
+    chosen = layer.get("petl", {})
+    if chosen.get("name", module) != module:
+        raise SpecError(f"--strategy {typed} and --petl {chosen['name']} contradict each other; drop one")
+    return {
+        **layer,
+        "strategy": {**layer["strategy"], "name": strategy},
+        "petl": {**chosen, "name": module},
+    }
+
+
+def _seeds(text: str) -> list[int]:
+    """Read ``0`` or ``0,1,2``."""
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise SpecError(f"--seed {text!r}: write a number >= 0, or several: --seed 0,1,2")
+    seeds = [int(number) for number in numbers]
+    if len(set(seeds)) < len(seeds):
+        raise SpecError(f"--seed {text!r}: a seed is named twice")
+    return seeds

@@ -1,0 +1,241 @@
+"""Turn a command line into a spec, a run and a report: the only place that talks to the terminal."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clbench import __version__
+from clbench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from clbench.live import Live
+    from clbench.record import Record
+    from clbench.streams import Places
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# What is wrong with a command line as such; typer does not export the base of these exceptions.
+UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+# What a file system may refuse through no fault of the program.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
+DataDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", envvar="CLBENCH_DATA", help="Where data sets lie."),
+]
+Option = typer.Option
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; what the user can mend is told in one line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = app(words, prog_name="clbench", standalone_mode=False, obj=shlex.join(["clbench", *words]))
+        sys.stdout.flush()
+    except UserError as error:
+        return _failed(str(error))
+    except UsageError as error:
+        context = vars(error).get("ctx")
+        asked = context.command_path if context else "clbench"
+        return _failed(f"{error} (see: {asked} --help)")
+    except typer.Abort:  # Ctrl-C, outside a run
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of a pipe has gone, and Python would still flush to it
+        sys.stdout = None
+        return 1
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        return _failed(f"{error.filename or 'while writing'}: {error.strerror}")
+    return status or 0
+
+
+@app.callback(invoke_without_command=True)
+def clbench(
+    context: typer.Context,
+    version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Continual learning with parameter-efficient modules: run, compare, and trust the numbers."""
+    if version:
+        print(f"clbench {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    stream: Annotated[str | None, Option(metavar="NAME", help="What is learnt [split-digits].")] = None,
+    strategy: Annotated[str | None, Option(metavar="NAME", help="How it is learnt [lae-adapter].")] = None,
+    backbone: Annotated[str | None, Option(metavar="NAME", help="What sees the images [vit-micro].")] = None,
+    petl: Annotated[str | None, Option(metavar="NAME", help="The module trained in the backbone.")] = None,
+    seed: Annotated[
+        str | None, Option(metavar="N[,N...]", help="Several: a run each, and a summary.")
+    ] = None,
+    device: Annotated[str | None, Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps [auto].")] = None,
+    precision: Annotated[str | None, Option(metavar="NAME", help="fp32 or bf16 [fp32].")] = None,
+    data_dir: DataDir = None,
+    out: Annotated[Path, Option(metavar="DIR", help="Where records go.")] = Path("runs"),
+    config: Annotated[Path | None, Option(metavar="FILE.toml", help="Sections of options.")] = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=VALUE", help="An option, as in strategy.epochs=3.")
+    ] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print every option as TOML, and run nothing.")
+    ] = False,
+) -> None:
+    """Run a strategy over a stream (without options: a small default)."""
+    from clbench.arguments import specs
+
+    names = {"stream": stream, "strategy": strategy, "backbone": backbone, "petl": petl}
+    options = {**names, "seed": seed, "device": device, "precision": precision}
+    chosen = specs(config=config, options=options, settings=settings or [])
+    if dry_run:
+        for spec in chosen:
+            print(f"# id {spec.id}, seed {spec.run.seed}")
+        print(chosen[0].to_toml(), end="")
+        return
+    if not any([*options.values(), config, settings]):
+        print("no options: running the embedded default; clbench run --help has others", file=sys.stderr)
+    places = _places(data_dir)
+    from clbench.run import execute
+
+    records = []
+    for spec in chosen:
+        with _watched() as progress:
+            record = execute(spec, out=out, places=places, progress=progress, command=context.obj)
+        _tell(record)
+        records.append(record)
+    if len(records) > 1:
+        _summarise(records)
+
+
+@app.command()
+def resume(folder: Annotated[Path, typer.Argument(metavar="RUN")], data_dir: DataDir = None) -> None:
+    """Go on with a run that was stopped, given its folder."""
+    from clbench.record import Record
+
+    if Record.open(folder).is_finished:
+        print(f"{folder} is finished already; see: clbench report {folder}")
+        return
+    places = _places(data_dir)
+    from clbench import run as running
+
+    with _watched() as progress:
+        record = running.resume(folder, places=places, progress=progress)
+    _tell(record)
+
+
+@app.command("list")
+def list_names(kind: Annotated[str | None, typer.Argument(metavar="[KIND]")] = None) -> None:
+    """List streams, strategies, backbones, petl, metrics, or all."""
+    from clbench.listing import listing
+
+    _print(listing(kind))
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Show what a name is: its paper, its options."""
+    from clbench.listing import showing
+
+    _print(showing(name))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...")],
+    out: Annotated[
+        Path | None, Option(metavar="DIR", help="Where files go [report, beside the runs].")
+    ] = None,
+) -> None:
+    """Compare runs: a table, CSV, LaTeX, figures."""
+    from clbench.report import report as compare
+
+    comparison = compare(folders, out)
+    _print(comparison)
+    for file in comparison.files:
+        print(f"written: {file}")
+
+
+@app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Say what this machine has, and what is missing."""
+    from clbench.doctor import examine
+
+    findings = examine(_places(data_dir))
+    _print(findings)
+    if findings.lacks_essentials:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _watched() -> Iterator[Live]:
+    """Show the run in the block; on Ctrl-C say how to go on with it, and leave."""
+    from rich.console import Console
+
+    from clbench.live import Live
+
+    live = Live(Console(stderr=True))
+    try:
+        with live:
+            yield live
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
+        told = f"go on with: clbench resume {live.folder}" if live.folder else "no run had begun"
+        print(f"stopped; {told}", file=sys.stderr)
+        raise typer.Exit(128 + signal.SIGINT) from None
+
+
+def _places(data_dir: Path | None) -> Places:
+    from platformdirs import user_cache_path
+
+    from clbench.streams import DataNotFoundError, Places
+
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataNotFoundError(f"--data-dir (or CLBENCH_DATA) {data_dir}: there is no such folder")
+    return Places(data_dir, user_cache_path("clbench"))
+
+
+def _tell(record: Record) -> None:
+    """Print what came of a run, where it lies, and what to type next."""
+    from clbench.next_steps import next_steps
+    from clbench.report import run_tables
+
+    _print(run_tables(record))
+    print(f"\nrecord: {record.path}\n")
+    _print(next_steps(record))
+
+
+def _summarise(records: list[Record]) -> None:
+    from clbench.report import seed_summary, write_seed_summary
+
+    table, _ = seed_summary(records)
+    _print(table)
+    for file in write_seed_summary(records):
+        print(f"written: {file}")
+
+
+def _print(what: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(what)
+
+
+def _failed(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,200 @@
+"""Write what ``clbench list`` and ``clbench show`` print: names with a line each, or all about one name.
+
+Listing reads the registries' cards and imports no component; showing imports the one that was asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from clbench import backbones, petl, strategies, streams
+from clbench.registry import Registry, UnknownNameError, did_you_mean
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "streams": streams.registry,
+    "strategies": strategies.registry,
+    "backbones": backbones.registry,
+    "petl": petl.registry,
+}
+KINDS = (*REGISTRIES, "metrics")
+SECTION_OF = {"streams": "stream", "strategies": "strategy", "backbones": "backbone", "petl": "petl"}
+HINTS = {
+    "streams": "--stream NAME; a file of your own: --stream path/to/file.py:Class",
+    "strategies": "--strategy NAME or NAME-PETL, as in lae-lora; a file of your own: path/to/file.py:Class",
+    "backbones": "--backbone NAME, or any of timm's, as in vit_tiny_patch16_224 or"
+    " vit_base_patch16_224.augreg_in21k (architecture.weights); ViT, Swin, ConvNeXt and ResNet families",
+    "petl": "--petl NAME: the module that is trained in the frozen backbone",
+    "metrics": "computed at the end of every run, in metrics.json of its record",
+}
+
+
+def listing(kind: str | None = None) -> RenderableType:
+    """Return the names of one kind, or of all, each with its summary; UnknownNameError for other kinds."""
+    if kind is not None and kind not in KINDS:
+        raise UnknownNameError(
+            f"nothing to list called {kind!r}{did_you_mean(kind, KINDS)} (allowed: {', '.join(KINDS)})"
+        )
+    wanted = KINDS if kind is None else (kind,)
+    return Group(*(part for each in wanted for part in _section(each)))
+
+
+def showing(name: str) -> RenderableType:
+    """Return what a name is, its options and what combines with it; UnknownNameError if it is nothing."""
+    base, module = strategies.split(name)
+    if module is not None:
+        title = f"{name}: the strategy {base} with the module {module}"
+        return Group(Text(title, style="bold"), Text(), showing(base), Text(), showing(module))
+    head = name.partition(":")[0]
+    for kind, registry in REGISTRIES.items():
+        if head in registry.names():
+            return Group(*_about(kind, head))
+    if name in _metrics():
+        return Group(*_about_metric(name))
+    return Group(*_about_timm(name))
+
+
+def _section(kind: str) -> Iterator[RenderableType]:
+    summaries = _metrics() if kind == "metrics" else _summaries(REGISTRIES[kind])
+    yield Text.assemble((kind, "bold"), f"  ({HINTS[kind]})")
+    yield _indented(_rows(summaries.items()))
+
+
+def _summaries(registry: Registry[Any]) -> dict[str, str]:
+    return {name: registry.card(name).summary.replace("``", "") for name in registry.names()}
+
+
+def _metrics() -> dict[str, str]:
+    from clbench.evaluate import METRICS
+
+    return {name: metric.summary for name, metric in METRICS.items()}
+
+
+def _about(kind: str, name: str) -> Iterator[RenderableType]:
+    registry, section = REGISTRIES[kind], SECTION_OF[kind]
+    card = registry.card(name)
+    component = backbones.BackboneOptions if kind == "backbones" else registry.get(name)
+    yield from _heading(name, section, card.doc)
+    if kind == "backbones":
+        yield from _inside(name)
+    yield from _options(component, section)
+    yield from COMBINATIONS[kind](name)
+
+
+def _about_timm(name: str) -> Iterator[RenderableType]:
+    import timm
+
+    ours = {*strategies.combinations(), *(each for kind in REGISTRIES.values() for each in kind.names())}
+    if not timm.is_model(name.partition(".")[0]):
+        near = did_you_mean(name, [*sorted(ours), *_metrics()]) or did_you_mean(name, timm.list_models())
+        raise UnknownNameError(f"nothing is called {name!r}{near} (see: clbench list)")
+    yield from _heading(name, "backbone", "A network of timm's.")
+    yield from _inside(name)
+    yield from _options(backbones.BackboneOptions, "backbone")
+
+
+def _inside(name: str) -> Iterator[RenderableType]:
+    """Look into a network that is given no memory."""
+    import timm
+    import torch
+
+    from clbench.backbones import creation  # noqa: F401  # importing it registers how families are opened
+    from clbench.backbones.hub import TimmArchitecture
+    from clbench.backbones.opening import opened
+
+    architecture = backbones.get(name)() if name in backbones.names() else TimmArchitecture(name)
+    with torch.device("meta"):
+        model = architecture.build()
+    images, inside = architecture.preprocessing(model), opened(model)
+    sites = [site for site in inside.blocks[0].sites if site]
+    facts = [
+        ("parameters", f"{sum(each.numel() for each in model.parameters()):,}"),
+        ("images", f"{images.image_size} px, mean {images.mean}, std {images.std}, {images.interpolation}"),
+        ("features", f"{inside.width} wide, from {len(inside.blocks)} blocks"),
+        ("sites", f"embed, pooled, block[i] and of each block: {', '.join(sites) or 'none'}"),
+        ("weights", ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}*")) or "its own"),
+    ]
+    yield _indented(_rows(facts))
+
+
+def _about_metric(name: str) -> Iterator[RenderableType]:
+    from clbench.evaluate import METRICS
+
+    metric = METRICS[name]
+    better = "higher is better" if metric.higher_is_better else "lower is better"
+    yield from _heading(name, "metric", f"{metric.function.__doc__}")
+    facts = [("formula", metric.formula), ("averaging", metric.averaging), ("reference", metric.reference)]
+    yield _indented(_rows([*facts, ("direction", better)]))
+
+
+def _heading(name: str, section: str, doc: str) -> Iterator[RenderableType]:
+    yield Text.assemble((name, "bold"), f"  ({section})")
+    yield _indented(Text(_reflowed(doc)))
+
+
+def _options(component: type, section: str) -> Iterator[RenderableType]:
+    from clbench.options import options
+
+    rows = [(each.name, each.type, each.default, each.comment) for each in options(component)]
+    if rows:
+        yield Text(f"options  (--set {section}.NAME=VALUE, or [{section}] in a --config file)")
+        yield _indented(_rows([("name", "values", "default", ""), *rows]))
+
+
+def _with_strategy(name: str) -> Iterator[RenderableType]:
+    strategy = strategies.get(name)
+    for stream, recipe in sorted(strategy.recipes.items()):
+        values = ", ".join(f"{option}={value}" for option, value in recipe.items())
+        yield Text(f"on {stream} the defaults are: {values}")
+    default = strategies.registry.card(name).preset.get("petl", "linear")
+    modules = ", ".join(f"{name}-{module}" for module in petl.names())
+    yield Text(f"combines with every stream and backbone, and as {modules} (plain {name}: {name}-{default})")
+
+
+def _with_stream(name: str) -> Iterator[RenderableType]:
+    argument = streams.registry.card(name).preset.get("argument")
+    written = f"{name}:{str(argument).upper()}" if argument else name
+    yield Text(f"combines with every strategy and backbone: clbench run --stream {written}")
+
+
+def _with_petl(name: str) -> Iterator[RenderableType]:
+    written = ", ".join(f"{strategy}-{name}" for strategy in strategies.names())
+    yield Text(f"combines with every strategy: {written}")
+
+
+def _with_backbone(name: str) -> Iterator[RenderableType]:
+    yield Text(f"combines with every stream, strategy and module: clbench run --backbone {name}")
+
+
+COMBINATIONS = {
+    "streams": _with_stream,
+    "strategies": _with_strategy,
+    "backbones": _with_backbone,
+    "petl": _with_petl,
+}
+
+
+def _indented(what: RenderableType) -> Padding:
+    return Padding(what, (0, 0, 1, 2), expand=False)
+
+
+def _reflowed(doc: str) -> str:
+    """Join the lines of each paragraph and of each list item, for a terminal of any width."""
+    return re.sub(r"(?<=\S)\n(?=[^\s-])|(?<=\S)\n +(?=[^\s-])", " ", inspect.cleandoc(doc)).replace("``", "")
+
+
+def _rows(rows: Iterable[tuple[str, ...]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    cells = list(rows)
+    for number in range(max(map(len, cells), default=0)):
+        table.add_column(no_wrap=number == 0, overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    return table
