@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -156,6 +158,21 @@ def test_a_file_imported_under_two_names_gives_one_clear_error(
     assert registry.get("one").__module__ == "outer.plugs.one"
     with pytest.raises(ValueError, match=r"imported as outer\.plugs\.one and plugs\.one; import it as outer"):
         importlib.import_module("plugs.one")
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported(checkout: Path) -> None:
+    text = (checkout / "pyproject.toml").read_text()
+    block = text[text.index("\ndependencies = [") : text.index("[project.optional-dependencies]")]
+    declared = set(re.findall(r'^    "([a-z-]+)', block, re.MULTILINE))
+    trees = [
+        ast.parse(file.read_text("utf-8")) for folder in FOLDERS for file in (checkout / folder).rglob("*.py")
+    ]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    tops = {module.split(".")[0] for module in modules} - {*sys.stdlib_module_names, "tomllib", "clbench"}
+    packages = packages_distributions()
+    assert {packages.get(top, [top])[0].lower().replace("_", "-") for top in tops} == declared
 
 
 def test_the_changelog_names_the_version_of_the_package(checkout: Path) -> None:
