@@ -42,7 +42,7 @@ class Loop:
     seeds: Seeds
     meter: Meter
     progress: Progress
-    save: Callable[[Checkpoint], None]  # keeps a checkpoint
+    save: Callable[[Checkpoint], object]  # keeps a checkpoint
     log: Callable[[int, Columns | None], list[float]]  # keeps a prediction log (None: nothing learnt yet)
     precision: str = "fp32"
     eval_batch_size: int = 256

@@ -114,7 +114,7 @@ class _Trial(Progress):
         """Run, or go on from what the folder holds; stop as Ctrl-C would after step ``stop_at``."""
         self.stop_at = stop_at
         if folder is not None:
-            self.loop.save = lambda checkpoint: (save_checkpoint(folder, checkpoint), None)[1]
+            self.loop.save = lambda checkpoint: save_checkpoint(folder, checkpoint)
         try:
             self.loop.run(load_checkpoint(folder) if folder else None)
         except KeyboardInterrupt:
