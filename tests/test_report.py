@@ -52,7 +52,7 @@ def make_run(
     costs = {
         "parameters": {"total": 1_012_345, "trainable": 12_345},
         "stored_bytes": {"heads": 1_000, "petl": 164_000, "total": 165_000},
-        "flops": {"train": 1.2e12, "evaluate": 3e10},
+        "flops": {"train": 1.2e12, "train_per_image": 3.5e7, "evaluate": 3e10, "evaluate_per_image": 1.2e7},
         "memory": {"process": {"peak": 345_000_000}, "accelerator": {"peak": None}},
         "time": {
             "train": {"seconds": 50.0 + 10 * seed, "cpu_seconds": 99.0, "images": 615},
@@ -295,7 +295,17 @@ def test_run_tables_fit_80_columns(tmp_path: Path, num_tasks: int) -> None:
     assert "…" not in text
     last_row = next(row for row in map(str.split, text.splitlines()) if row[:2] == [str(num_tasks), "100"])
     assert len(last_row) == (num_tasks + 2 if num_tasks <= 10 else 7)
-    for expected in ("accuracy", "12.3 k", "165 kB", "1.20 TFLOP", "345 MB", "12.3 images/s", "n/a"):
+    for expected in (
+        "accuracy",
+        "12.3 k",
+        "165 kB",
+        "1.20 TFLOP",
+        "35.0 MFLOP",
+        "12.0 MFLOP",
+        "345 MB",
+        "12.3 images/s",
+        "n/a",
+    ):
         assert expected in text
 
 

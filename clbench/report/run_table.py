@@ -74,9 +74,9 @@ def _costs(values: dict[str, float]) -> list[tuple[str, str]]:
         ("  trainable", quantity(values.get("parameters.trainable", NAN))),
         ("stored", quantity(values.get("stored_bytes.total", NAN), unit="B")),
         ("training", quantity(values.get("flops.train", NAN), unit="FLOP")),
-        ("  an image", quantity(values.get("flops.per_image_train", NAN), unit="FLOP")),
-        ("prediction", quantity(values.get("flops.evaluate", NAN), unit="FLOP")),
-        ("  an image", quantity(values.get("flops.per_image_predict", NAN), unit="FLOP")),
+        ("  an image", quantity(values.get("flops.train_per_image", NAN), unit="FLOP")),
+        ("evaluation", quantity(values.get("flops.evaluate", NAN), unit="FLOP")),
+        ("  an image", quantity(values.get("flops.evaluate_per_image", NAN), unit="FLOP")),
         ("peak memory", quantity(values.get("memory.process.peak", NAN), unit="B")),
         ("  accelerator", quantity(values.get("memory.accelerator.peak", NAN), unit="B")),
     ]
