@@ -73,6 +73,8 @@ class Loop:
     def _begin(self, task: Task) -> None:
         self.strategy.begin_task(task)
         self.optimizer = make_optimizer(self.strategy, self.batcher.device)
+        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.meter.num_trainable = sum(parameter.numel() for parameter in learning)
 
     def _learn(self, samples: Samples, start: Position) -> None:
         """Train for the epochs that are left."""

@@ -115,7 +115,9 @@ def _finish(record: Record, parts: Parts, progress: Progress, checkpoint: Checkp
     progress.run_started(record.spec, record.path, len(stream.tasks))
     loop.run(checkpoint)
     held = parts.strategy.parts()
-    counts = {"parameters": count_parameters(parts.backbone, held), "stored_bytes": stored_bytes(held)}
+    # a module that happens to be frozen when the run ends was trainable all the same
+    parameters = {**count_parameters(parts.backbone, held), "trainable": meter.num_trainable}
+    counts = {"parameters": parameters, "stored_bytes": stored_bytes(held)}
     record.write_json("costs.json", {**counts, **meter.to_dict()})
     write_figures(record)
     record.write_json(

@@ -24,6 +24,7 @@ class Meter:
         self.clock = PhaseClock()
         self.memory = PeakMemory(device)
         self.flops: dict[str, float] = {"train": 0.0, "evaluate": 0.0}
+        self.num_trainable = 0  # parameters that the newest task's optimiser was given
         self._counted: dict[tuple[str, int], float] = {}
 
     def phase(self, name: str, images: int = 0) -> AbstractContextManager[None]:
@@ -33,7 +34,8 @@ class Meter:
     def flops_per_image(self, phase: str, key: int, num_images: int, once: Callable[[], object]) -> float:
         """Return the FLOPs an image of a call on ``num_images``, counted when a key is first met."""
         if (phase, key) not in self._counted:
-            self._counted[phase, key] = count_flops(once) / num_images
+            self.num_trainable = 0  # parameters that the newest task's optimiser was given
+        self._counted[phase, key] = count_flops(once) / num_images
         self.flops[f"{phase}_per_image"] = self._counted[phase, key]
         return self._counted[phase, key]
 
