@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clbench import devices, strategies
-from clbench.spec import RunSpec, SpecError, parse_settings, read_config, resolve
+from clbench.registry import did_you_mean
+from clbench.spec import SECTIONS, RunSpec, SpecError, resolve, tomllib
 
 Sections = Mapping[str, Mapping[str, Any]]
 
 
 def specs(
-    *, config: Path | None, options: Mapping[str, str | None], settings: list[str], device: str = "auto"
+    *, config: Path | None, options: Mapping[str, str | None], settings: Sequence[str], device: str = "auto"
 ) -> list[RunSpec]:
     """Return one complete spec a seed; ``options`` are by name as on the command line, None where not given.
 
@@ -40,6 +41,39 @@ def _config(file: Path | None) -> Sections:
         raise SpecError(f"--config {file}: {reason}; --dry-run prints a file that can be given") from error
     except SpecError as error:
         raise SpecError(f"--config {file}: {error}") from error
+
+
+def read_config(text: str) -> Sections:
+    """Read a TOML file of (some of) the sections; SpecError names an unknown section."""
+    try:
+        sections = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"not valid TOML: {error}") from error
+    for name, table in sections.items():
+        if name not in SECTIONS:
+            raise SpecError(
+                f"unknown section [{name}]{did_you_mean(name, SECTIONS)} (allowed: {', '.join(SECTIONS)})"
+            )
+        if not isinstance(table, dict):
+            raise SpecError(f"[{name}] is to be a table such as [{name}] with name = ...")
+    return sections
+
+
+def parse_settings(settings: Sequence[str]) -> Sections:
+    """Turn ``strategy.ema_decay=0.999`` items into sections; SpecError says what is wrong with an item."""
+    sections: dict[str, dict[str, str]] = {}
+    for item in settings:
+        key, equals, value = item.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (equals and dot and name):
+            raise SpecError(f"--set {item!r}: write section.name=value, as in --set strategy.epochs=3")
+        if section not in SECTIONS:
+            raise SpecError(
+                f"--set {item!r}: unknown section {section!r}{did_you_mean(section, SECTIONS)}"
+                f" (allowed: {', '.join(SECTIONS)})"
+            )
+        sections.setdefault(section, {})[name] = value.strip()
+    return sections
 
 
 def _sections(options: Mapping[str, str | None]) -> Sections:

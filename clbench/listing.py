@@ -105,14 +105,13 @@ def _inside(name: str) -> Iterator[RenderableType]:
     import timm
     import torch
 
-    from clbench.backbones import creation  # noqa: F401  # importing it registers how families are opened
-    from clbench.backbones.hub import TimmArchitecture
+    from clbench.backbones.creation import architecture
     from clbench.backbones.opening import opened
 
-    architecture = backbones.get(name)() if name in backbones.names() else TimmArchitecture(name)
+    network = architecture(name)
     with torch.device("meta"):
-        model = architecture.build()
-    images, inside = architecture.preprocessing(model), opened(model)
+        model = network.build()
+    images, inside = network.preprocessing(model), opened(model)
     sites = [site for site in inside.blocks[0].sites if site]
     facts = [
         ("parameters", f"{sum(each.numel() for each in model.parameters()):,}"),

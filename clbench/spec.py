@@ -94,39 +94,6 @@ class RunSpec(BaseModel):
         return cls(**parts, run=RunOptions(**run))
 
 
-def read_config(text: str) -> dict[str, dict[str, Any]]:
-    """Read a TOML file of (some of) the sections; SpecError names an unknown section."""
-    try:
-        sections = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"not valid TOML: {error}") from error
-    for name, table in sections.items():
-        if name not in SECTIONS:
-            raise SpecError(
-                f"unknown section [{name}]{did_you_mean(name, SECTIONS)} (allowed: {', '.join(SECTIONS)})"
-            )
-        if not isinstance(table, dict):
-            raise SpecError(f"[{name}] is to be a table such as [{name}] with name = ...")
-    return sections
-
-
-def parse_settings(settings: list[str]) -> dict[str, dict[str, str]]:
-    """Turn ``strategy.ema_decay=0.999`` items into sections; SpecError says what is wrong with an item."""
-    sections: dict[str, dict[str, str]] = {}
-    for item in settings:
-        key, equals, value = item.partition("=")
-        section, dot, name = key.strip().partition(".")
-        if not (equals and dot and name):
-            raise SpecError(f"--set {item!r}: write section.name=value, as in --set strategy.epochs=3")
-        if section not in SECTIONS:
-            raise SpecError(
-                f"--set {item!r}: unknown section {section!r}{did_you_mean(section, SECTIONS)}"
-                f" (allowed: {', '.join(SECTIONS)})"
-            )
-        sections.setdefault(section, {})[name] = value.strip()
-    return sections
-
-
 def option_types(component: type) -> dict[str, Any]:
     """Return the name and annotated type of every option of a component's dataclass."""
     hints = typing.get_type_hints(component, include_extras=True)
@@ -177,6 +144,10 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     recipe = strategy.recipes.get(stream_name, {})
     stream = complete(streams.get(stream_name), "stream", {**stream_options, **tables["stream"]})
     backbone_name = str(tables["backbone"].pop("name", "vit-micro"))
+    if backbone_name not in backbones.names():
+        from clbench.backbones.creation import architecture  # takes seconds: it imports timm
+
+        architecture(backbone_name)
     return RunSpec(
         stream=Part(name=stream_name, options=stream),
         strategy=Part(

@@ -32,13 +32,13 @@ def create_backbone(name: str, options: BackboneOptions, *, seed: int) -> Backbo
 
     The global generators are left as they were, whatever is drawn.
     """
-    architecture = _architecture(name)
+    chosen = architecture(name)
     with forked(seed):
         if options.weights == "default":
-            model, source = architecture.published()
+            model, source = chosen.published()
         else:
-            model, source = architecture.build(), "random"
-    native = architecture.preprocessing(model)
+            model, source = chosen.build(), "random"
+    native = chosen.preprocessing(model)
     preprocessing = _overridden(native, options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm's interpolation of Swin's biases indexes in a deprecated way
@@ -70,7 +70,7 @@ def open_model(
     return backbone.eval()
 
 
-def _architecture(name: str) -> Architecture:
+def architecture(name: str) -> Architecture:
     """Return what is registered under the name, or timm's network of that name."""
     if name in registry.names() or ":" in name or name.endswith(".py"):
         return registry.get(name)()
