@@ -108,7 +108,7 @@ def _tasks(benchmark: str, made: NCScenario) -> list[list[int]]:
     """Return the classes of each experience in the benchmark's class order."""
     present = [part.dataset.targets.uniques for part in made.train_stream]
     if sum(map(len, present)) > len(set().union(*present)):
-        raise ClassicError(f"avalanche:{benchmark} repeats classes; class-incremental are {EXAMPLES}")
+        raise ClassicError(f"avalanche:{benchmark} is not class-incremental, as {EXAMPLES} are")
     return [[number for number in made.classes_order_original_ids if number in part] for part in present]
 
 

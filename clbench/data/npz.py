@@ -22,7 +22,7 @@ from clbench.errors import UserError
 from clbench.streams import Source
 
 KEYS = ("train_x", "train_y", "test_x", "test_y")
-CHUNK_BYTES = 1 << 24
+CHUNK_BYTES = 1 << 22
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 

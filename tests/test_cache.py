@@ -1,0 +1,152 @@
+"""The cache of decoded images: made once, checked at each opening, never half there."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clbench.data.cache import CacheError, Decoding, cached
+from clbench.data.npz import read_npz
+from clbench.data.samples import join
+from clbench.streams import Source
+
+IMAGES = np.random.default_rng(0).integers(0, 256, size=(6, 4, 5, 3), dtype=np.uint8)
+
+
+class Collection:
+    """Six images that count how often they are decoded."""
+
+    def __init__(self) -> None:
+        self.times_decoded = 0
+        self.fails = False
+
+    def decode(self) -> Decoding:
+        self.times_decoded += 1
+        labels = np.array([0, 1, 0, 1])
+        names = ["ant", "bee"]
+        return Decoding(4, 5, labels, labels[:2], names, self.chunks(), tasks=[[1], [0]])
+
+    def chunks(self) -> Iterator[NDArray[np.uint8]]:
+        yield IMAGES[:4]
+        if self.fails:
+            raise KeyboardInterrupt
+        yield IMAGES[4:]
+
+    def open(self, cache_dir: Path, fingerprint: str = "one") -> Source:
+        return cached("some: name", cache_dir=cache_dir, fingerprint=fingerprint, decode=self.decode)
+
+
+def entry(cache_dir: Path) -> Path:
+    (folder,) = cache_dir.iterdir()
+    return folder
+
+
+def test_images_are_decoded_once_and_come_back_as_they_were(tmp_path: Path) -> None:
+    collection = Collection()
+    for _ in range(2):
+        source = collection.open(tmp_path)
+        assert np.array_equal(source.train.images[source.train.rows], IMAGES[:4])
+        assert np.array_equal(source.test.images[source.test.rows], IMAGES[4:])
+        assert source.train.labels.tolist() == [0, 1, 0, 1]
+        assert source.test.labels.tolist() == [0, 1]
+        assert (source.class_names, source.tasks) == (["ant", "bee"], [[1], [0]])
+    assert collection.times_decoded == 1
+
+
+def test_both_parts_share_one_array_that_cannot_be_written_to(tmp_path: Path) -> None:
+    source = Collection().open(tmp_path)
+    assert len(join([source.train, source.test])) == 6
+    with pytest.raises(ValueError, match="read-only"):
+        source.train.images[0] = 0
+
+
+def test_a_changed_collection_is_decoded_anew(tmp_path: Path) -> None:
+    collection = Collection()
+    collection.open(tmp_path, "one")
+    collection.open(tmp_path, "two")
+    assert collection.times_decoded == 2
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "about.json"])
+def test_a_damaged_entry_is_made_again(damage: Callable[[Path], None], file: str, tmp_path: Path) -> None:
+    collection = Collection()
+    collection.open(tmp_path)
+    damage(entry(tmp_path) / file)
+    source = collection.open(tmp_path)
+    assert collection.times_decoded == 2
+    assert np.array_equal(source.train.images, IMAGES)
+    collection.open(tmp_path)
+    assert collection.times_decoded == 2
+
+
+def test_an_interrupted_decoding_leaves_nothing_behind(tmp_path: Path) -> None:
+    collection = Collection()
+    collection.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        collection.open(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_began_to_write_is_no_entry(tmp_path: Path) -> None:
+    collection = Collection()
+    collection.open(tmp_path)
+    whole = entry(tmp_path)
+    whole.rename(tmp_path / f".{whole.name}-killed")
+    assert np.array_equal(collection.open(tmp_path).train.images, IMAGES)
+    assert collection.times_decoded == 2
+
+
+def test_a_cache_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(
+        CacheError, match=r"cannot keep decoded images in .*file/cache: not a directory"
+    ) as refusal:
+        Collection().open(tmp_path / "file" / "cache")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_full_disk_is_refused_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files makes the write fail as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with pytest.raises(CacheError, match=r"cannot keep decoded images in .*: file too large; free space"):
+            Collection().open(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unpacking_takes_a_small_part_of_the_images_size(tmp_path: Path) -> None:
+    images = np.zeros((24_000, 32, 32, 3), dtype=np.uint8)  # 74 MB
+    labels = np.zeros(24_000, dtype=np.int64)
+    np.savez_compressed(
+        tmp_path / "some.npz", train_x=images, train_y=labels, test_x=images[:10], test_y=labels[:10]
+    )
+    del images
+    tracemalloc.start()
+    source = read_npz(tmp_path / "some.npz", cache_dir=tmp_path / "cache")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(source.train) == 24_000
+    assert peak < 25e6  # a few chunks of 4 MB at a time
