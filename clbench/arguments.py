@@ -8,7 +8,7 @@ from typing import Any
 
 from clbench import devices, strategies
 from clbench.registry import did_you_mean
-from clbench.spec import SECTIONS, RunSpec, SpecError, resolve, tomllib
+from clbench.spec import SECTIONS, RunSpec, SpecError, read_toml, resolve
 
 Sections = Mapping[str, Mapping[str, Any]]
 
@@ -45,10 +45,7 @@ def _config(file: Path | None) -> Sections:
 
 def read_config(text: str) -> Sections:
     """Read a TOML file of (some of) the sections; SpecError names an unknown section."""
-    try:
-        sections = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"not valid TOML: {error}") from error
+    sections = read_toml(text)
     for name, table in sections.items():
         if name not in SECTIONS:
             raise SpecError(

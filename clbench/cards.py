@@ -33,7 +33,7 @@ class Card:
 def read_cards(file: Path, module: str) -> list[Card]:
     """Return a card for each class in a file that is decorated with ``register("name", ...)``."""
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise not_python(file, error) from error
     cards = []

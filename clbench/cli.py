@@ -6,10 +6,9 @@ import errno
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -19,7 +18,6 @@ from clbench.errors import UserError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clbench.live import Live
     from clbench.record import Record
     from clbench.streams import Places
 
@@ -29,8 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# What is wrong with a command line as such; typer does not export the base of these exceptions.
-UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+# What is wrong with a command line as such; BadParameter is the one such error that typer exports.
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 # What a file system may refuse through no fault of the program.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
 DataDir = Annotated[
@@ -49,10 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _failed(str(error))
     except UsageError as error:
-        context = vars(error).get("ctx")
-        asked = context.command_path if context else "clbench"
-        return _failed(f"{error} (see: {asked} --help)")
-    except typer.Abort:  # Ctrl-C, outside a run
+        asked = error.ctx.command_path if error.ctx else "clbench"
+        return _failed(f"{error.format_message()} (see: {asked} --help)")
+    except typer.Abort:  # Ctrl-C
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of a pipe has gone, and Python would still flush to it
         sys.stdout = None
@@ -112,11 +109,12 @@ def run(
     if not any([*options.values(), config, settings]):
         print("no options: running the embedded default; clbench run --help has others", file=sys.stderr)
     places = _places(data_dir)
+    from clbench.live import watched
     from clbench.run import execute
 
     records = []
     for spec in chosen:
-        with _watched() as progress:
+        with watched(data_dir) as progress:
             record = execute(spec, out=out, places=places, progress=progress, command=context.obj)
         _tell(record)
         records.append(record)
@@ -134,8 +132,9 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="RUN")], data_dir: Dat
         return
     places = _places(data_dir)
     from clbench import run as running
+    from clbench.live import watched
 
-    with _watched() as progress:
+    with watched(data_dir) as progress:
         record = running.resume(folder, places=places, progress=progress)
     _tell(record)
 
@@ -183,24 +182,6 @@ def doctor(data_dir: DataDir = None) -> None:
         raise typer.Exit(1)
 
 
-@contextmanager
-def _watched() -> Iterator[Live]:
-    """Show the run in the block; on Ctrl-C say how to go on with it, and leave."""
-    from rich.console import Console
-
-    from clbench.live import Live
-
-    live = Live(Console(stderr=True))
-    try:
-        with live:
-            yield live
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
-        told = f"go on with: clbench resume {live.folder}" if live.folder else "no run had begun"
-        print(f"stopped; {told}", file=sys.stderr)
-        raise typer.Exit(128 + signal.SIGINT) from None
-
-
 def _places(data_dir: Path | None) -> Places:
     from platformdirs import user_cache_path
 
@@ -212,13 +193,11 @@ def _places(data_dir: Path | None) -> Places:
 
 
 def _tell(record: Record) -> None:
-    """Print what came of a run, where it lies, and what to type next."""
     from clbench.next_steps import next_steps
     from clbench.report import run_tables
 
     _print(run_tables(record))
-    print(f"\nrecord: {record.path}\n")
-    _print(next_steps(record))
+    print(f"\n{next_steps(record)}")
 
 
 def _summarise(records: list[Record]) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
+import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +24,29 @@ if TYPE_CHECKING:
     from clbench.spec import RunSpec
 
 SECONDS_BETWEEN_UPDATES = 0.2  # of the bars; each reads the loss, which waits for the device
+
+
+@contextmanager
+def watched(data_dir: Path | None) -> Iterator[Live]:
+    """Show the run in the block on stderr; if it is stopped, say how to go on with it."""
+    live = Live(Console(stderr=True))
+    try:
+        with live:
+            yield live
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
+        told = f"go on with: {_resumption(live.folder, data_dir)}" if live.folder else "no run had begun"
+        print(f"stopped; {told}", file=sys.stderr)
+        raise
+    except OSError:
+        if live.folder:
+            print(f"then go on with: {_resumption(live.folder, data_dir)}", file=sys.stderr)
+        raise
+
+
+def _resumption(folder: Path, data_dir: Path | None) -> str:
+    words = ["clbench", "resume", str(folder), *(["--data-dir", str(data_dir)] if data_dir else [])]
+    return shlex.join(words)
 
 
 class Live(Progress):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import shlex
 
-from rich.table import Table
-from rich.text import Text
-
 from clbench import strategies
 from clbench.record import Record
 from clbench.spec import option_types
@@ -14,19 +11,16 @@ from clbench.spec import option_types
 OTHERS = ("naive", "lae-adapter")  # each is a comparison that tells something about any method
 
 
-def next_steps(record: Record) -> Table:
-    """Return three commands and what each is for."""
+def next_steps(record: Record) -> str:
+    """Return where the record lies, and three commands with what each is for."""
     folder = shlex.quote(str(record.path))
-    table = Table.grid(padding=(0, 2))
-    table.add_column(overflow="fold")
-    table.add_row("next:")
-    for command, purpose in (
-        (f"clbench report {folder}", "tables and figures; name more runs to compare them"),
-        (another_run(record), "the same with another strategy"),
-        (f"clbench show {record.spec.strategy.name}", "the strategy's paper and options"),
-    ):
-        table.add_row(Text(f"  {command}", overflow="fold"), Text(f"# {purpose}"))
-    return table
+    commands = {
+        f"clbench report {folder}": "figures and tables as files; name more runs to compare them",
+        another_run(record): "the same with another strategy",
+        f"clbench show {record.spec.strategy.name}": "this strategy's paper and options",
+    }
+    lines = [f"  {command}\n      {purpose}" for command, purpose in commands.items()]
+    return "\n".join([f"record: {record.path}", "next:", *lines])
 
 
 def another_run(record: Record) -> str:

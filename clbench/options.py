@@ -33,7 +33,12 @@ def options(component: type) -> list[Option]:
     """Return the options of a component's dataclass, its own first and then those it inherits."""
     defaults = {field.name: field.default for field in dataclasses.fields(component)}
     hints = option_types(component)
-    told = {name: comment for each in reversed(component.__mro__) for name, comment in comments(each).items()}
+    told = {
+        name: comment
+        for each in reversed(component.__mro__)
+        for name, comment in comments(each).items()
+        if comment  # a subclass that only changes a default says nothing new
+    }
     own = [name for name in hints if name in vars(component).get("__annotations__", {})]
     order = [*own, *(name for name in hints if name not in own)]
     return [
@@ -73,7 +78,7 @@ def type_in_words(hint: Any) -> str:
         return " | ".join(str(value) for value in typing.get_args(hint))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " | ".join(type_in_words(each) for each in typing.get_args(hint))
-    return {str: "text", bool: "true | false"}.get(hint, inspect.formatannotation(hint))
+    return {str: "text", bool: "true | false", type(None): "none"}.get(hint, inspect.formatannotation(hint))
 
 
 def value_in_words(value: object) -> str:

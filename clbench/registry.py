@@ -105,7 +105,7 @@ class Registry(Generic[T]):
             self._classes[name] = self._load(name)
         if name not in self._classes:
             near = did_you_mean(name, self.names())
-            raise UnknownNameError(f"no {self.kind} named {name!r}{near} (see: clbench list {self.kind})")
+            raise UnknownNameError(f"no {name!r} among the {self.kind}{near} (see: clbench list {self.kind})")
         return self._classes[name]
 
     def plugins(self) -> dict[str, str]:

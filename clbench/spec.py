@@ -88,10 +88,21 @@ class RunSpec(BaseModel):
     @classmethod
     def from_toml(cls, text: str) -> RunSpec:
         """Read what ``to_toml`` wrote."""
-        sections = tomllib.loads(text)
-        run = sections.pop("run")
+        sections = read_toml(text)
+        missing = [name for name in SECTIONS if "name" not in sections.get(name, {}) and name != "run"]
+        if missing:
+            raise SpecError(f"it names no {', '.join(missing)}")
+        run = sections.pop("run", {})
         parts = {kind: Part(name=table.pop("name"), options=table) for kind, table in sections.items()}
         return cls(**parts, run=RunOptions(**run))
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """Return what a TOML text holds; SpecError says where it is none."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"not valid TOML: {error}") from error
 
 
 def option_types(component: type) -> dict[str, Any]:
@@ -133,7 +144,7 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
 
     tables = {kind: dict(sections.get(kind, {})) for kind in SECTIONS}
     stream_name = str(tables["stream"].pop("name", "split-digits"))
-    strategy_name, module = strategies.split(str(tables["strategy"].pop("name", "lae-adapter")))
+    strategy_name, module = strategies.split(str(tables["strategy"].pop("name", "lae")))
     strategy = strategies.get(strategy_name)
     named = tables["petl"].pop("name", None)
     if module and named and module != named:
@@ -141,7 +152,7 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     preset = strategies.registry.card(strategy_name).preset
     petl_name = str(named or module or preset.get("petl", "linear"))
     stream_name, stream_options = streams.split(stream_name)
-    recipe = strategy.recipes.get(stream_name, {})
+    recipe = {**streams.get(stream_name).recipe, **strategy.recipes.get(stream_name, {})}
     stream = complete(streams.get(stream_name), "stream", {**stream_options, **tables["stream"]})
     backbone_name = str(tables["backbone"].pop("name", "vit-micro"))
     if backbone_name not in backbones.names():

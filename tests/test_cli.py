@@ -1,0 +1,378 @@
+"""The command line: its options, what wins over what, what it prints, and how it stops."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from importlib import resources
+from io import StringIO
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+import typer
+from pydantic import BaseModel, Field
+from rich.console import Console
+
+import clbench
+from clbench import backbones, cli, petl, strategies, streams
+from clbench.cli import main
+from clbench.live import Live, accuracy_row
+from clbench.options import comments, options, type_in_words
+from clbench.spec import RunSpec, resolve, tomllib
+
+SMALL = [
+    "--set",
+    "strategy.epochs=1",
+    "--set",
+    "stream.train_per_class=8",
+    "--set",
+    "stream.test_per_class=4",
+]
+HEAVY = {"torch", "timm", "torchvision", "avalanche", "pandas", "matplotlib", "sklearn", "pyarrow"}
+COMMANDS = {
+    "run": [
+        "--stream",
+        "--strategy",
+        "--backbone",
+        "--petl",
+        "--seed",
+        "--device",
+        "--precision",
+        "--data-dir",
+        "--out",
+        "--config",
+        "--set",
+        "--dry-run",
+    ],
+    "resume": ["RUN", "--data-dir"],
+    "list": ["[KIND]"],
+    "show": ["NAME"],
+    "report": ["RUN...", "--out"],
+    "doctor": ["--data-dir"],
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to type in, on a machine without an accelerator."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("CLBENCH_DATA", raising=False)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache")
+    monkeypatch.setattr("clbench.devices.available", lambda: ["cpu"])
+    return folder
+
+
+def dry_run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["run", "--dry-run", *words]) == 0
+    printed, told = capsys.readouterr()
+    assert not told
+    return printed
+
+
+def test_the_list_of_options_is_frozen() -> None:
+    group = typer.main.get_command(cli.app)
+    listed = {
+        name: [
+            parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar
+            for parameter in command.params
+        ]
+        for name, command in vars(group)["commands"].items()
+    }
+    assert listed == COMMANDS
+    assert [parameter.opts for parameter in group.params] == [["--version"]]
+
+
+# what a command line becomes
+
+
+def test_a_dry_run_prints_a_config_of_the_same_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--strategy", "naive", "--petl", "lora", "--set", "petl.rank=2", "--seed", "3"]
+    printed = dry_run(capsys, *words)
+    (here / "again.toml").write_text(printed)
+    assert dry_run(capsys, "--config", "again.toml") == printed
+    spec = RunSpec.from_toml(printed)
+    assert printed.startswith(f"# id {spec.id}, seed 3\n")
+    assert spec.petl.options["rank"] == 2
+
+
+def test_a_dry_run_of_several_seeds_names_each_id(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = dry_run(capsys, "--seed", "0, 1,7")
+    ids = [f"# id {resolve({'run': {'seed': seed}}).id}, seed {seed}" for seed in (0, 1, 7)]
+    assert printed.splitlines()[:3] == ids
+    assert tomllib.loads(printed)["run"]["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs", "module"),
+    [
+        ([], 5, "adapter"),
+        (["--stream", "split-imagenet-r"], 50, "adapter"),
+        (["--stream", "split-imagenet-r", "--config", "c.toml"], 7, "lora"),
+        (["--config", "c.toml"], 7, "lora"),
+        (["--config", "c.toml", "--petl", "prefix"], 7, "prefix"),
+        (["--config", "c.toml", "--strategy", "lae-prefix"], 7, "prefix"),
+        (["--config", "c.toml", "--strategy", "naive"], 7, "lora"),
+        (["--config", "c.toml", "--petl", "prefix", "--set", "petl.name=linear"], 7, "linear"),
+        (["--config", "c.toml", "--set", "strategy.epochs=9"], 9, "lora"),
+        (["--set", "strategy.epochs=8", "--set", "strategy.epochs=9"], 9, "adapter"),
+    ],
+)
+def test_later_words_win(
+    words: list[str], epochs: int, module: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "c.toml").write_text("[strategy]\nname = 'lae-lora'\nepochs = 7\n")
+    spec = RunSpec.from_toml(dry_run(capsys, *words))
+    assert spec.strategy.options["epochs"] == epochs
+    assert spec.petl.name == module
+
+
+@pytest.mark.parametrize(
+    ("words", "device"),
+    [
+        ([], "cuda"),
+        (["--device", "auto"], "cuda"),
+        (["--device", "cpu"], "cpu"),
+        (["--device", "cuda:0"], "cuda:0"),
+    ],
+)
+def test_the_spec_holds_a_real_device(
+    words: list[str], device: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clbench.devices.available", lambda: ["cuda", "cuda:0", "cpu"])
+    assert RunSpec.from_toml(dry_run(capsys, *words)).run.device == device
+
+
+def test_the_data_folder_may_come_from_the_environment(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "sets").mkdir()
+    (here / "sets" / "cifar100.npz").write_bytes(b"")
+    monkeypatch.setenv("CLBENCH_DATA", "sets")
+    main(["doctor"])
+    assert "sets/cifar100.npz" in capsys.readouterr().out
+
+
+# a run
+
+
+def test_two_seeds_make_two_records_a_summary_and_a_report(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--strategy", "naive", "--seed", "0,1", "--set", "stream.tasks=2", *SMALL]
+    assert main(words) == 0
+    printed, told = capsys.readouterr()
+    records = sorted(file.parent for file in (here / "runs").glob("*/spec.toml"))
+    assert [RunSpec.from_toml((each / "spec.toml").read_text()).run.seed for each in records] == [0, 1]
+    for record in records:
+        assert f"record: runs/{record.name}\n" in printed
+        assert (record / "command.txt").read_text() == "clbench " + " ".join(words) + "\n"
+    assert "±" in printed
+    assert len(re.findall(r"written: runs/summary-\S+", printed)) == 2
+    assert told.count("task  2/2  average") == 2
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", told + printed)
+    suggested = re.findall(r"^  (clbench .*)$", printed, re.MULTILINE)
+    assert suggested[2] == "clbench show naive"
+    assert suggested[1].endswith("--strategy lae-adapter")
+    assert main(suggested[0].split()[1:]) == 0
+    assert "written: runs/report/comparison.tex" in capsys.readouterr().out
+    assert main(["resume", str(records[0])]) == 0
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_the_suggested_command_drops_what_the_other_strategy_has_not(here: Path) -> None:
+    from clbench.next_steps import another_run
+    from clbench.record import Record
+
+    settings = "--set strategy.ema_decay=0.9 --set=strategy.epochs=2 --set petl.rank=3"
+    (here / "command.txt").write_text(f"clbench run --strategy lae-lora {settings}\n")
+    record = Record(here, resolve({"strategy": {"name": "lae-lora"}}))
+    assert another_run(record) == "clbench run --set strategy.epochs=2 --set petl.rank=3 --strategy naive"
+
+
+def test_ctrl_c_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    def interrupted(spec: RunSpec, *, out: Path, progress: Live, **rest: object) -> None:
+        progress.run_started(spec, out / "a run", 5)
+        raise KeyboardInterrupt
+
+    handlers = []
+    monkeypatch.setattr("clbench.run.execute", interrupted)
+    monkeypatch.setattr(signal, "signal", lambda *both: handlers.append(both))
+    assert main(["run", "--seed", "0", "--data-dir", "."]) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "stopped; go on with: clbench resume 'runs/a run' --data-dir ."
+    assert handlers == [(signal.SIGINT, signal.SIG_DFL)]
+
+
+def test_a_reader_of_a_pipe_may_leave() -> None:
+    command = f"{sys.executable} -m clbench list | head -n 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("streams")
+    assert not done.stderr
+
+
+# listing and showing
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["run", "--help"], ["--version"]])
+def test_what_is_asked_for_first_imports_nothing_heavy(words: list[str]) -> None:
+    code = f"import sys; from clbench.cli import main; main({words}); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout
+    assert not HEAVY & set(done.stderr.split())
+
+
+def test_everything_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    from clbench.evaluate import METRICS
+
+    assert main(["list"]) == 0
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    for kind in (streams.names(), strategies.names(), backbones.names(), petl.names(), METRICS):
+        assert set(kind) <= listed
+
+
+@pytest.mark.parametrize(
+    "name", [*streams.names(), *strategies.names(), *backbones.names(), *petl.names(), "bwt"]
+)
+def test_every_name_can_be_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", name]) == 0
+    assert capsys.readouterr().out.startswith(f"{name}  (")
+
+
+def test_a_network_of_timms_is_shown_with_its_sites(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "vit_tiny_patch16_224"]) == 0
+    printed = capsys.readouterr().out
+    assert "5,524,416" in printed  # 5,717,416 less the head of 1,000 classes: 193,000
+    assert "attn.qkv" in printed
+
+
+def test_an_option_is_shown_with_its_type_default_and_comment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "lae-lora"]) == 0
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(row.startswith("ema_decay float >= 0, <= 1 0.9999 a: kept") for row in rows)
+    assert "rank int >= 1 5" in rows
+
+
+class Commented(BaseModel):
+    one: int = 1  # on its line
+    # fmt: off
+    two: int = (
+        2  # inside
+    )  # and after
+    # fmt: on
+    three: str = "# no comment"
+    # of the next one
+    four: int = 4
+
+
+def test_comments_are_those_on_a_fields_own_lines() -> None:
+    assert comments(Commented) == {"one": "on its line", "two": "inside and after", "three": "", "four": ""}
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (int, "int"),
+        (str, "text"),
+        (bool, "true | false"),
+        (Literal["a", "b"], "a | b"),
+        (int | None, "int | none"),
+    ],
+)
+def test_types_are_put_in_words(hint: object, words: str) -> None:
+    assert type_in_words(hint) == words
+
+
+def test_every_option_that_is_not_plain_has_a_comment() -> None:
+    plain = {"optimizer", "learning_rate", "weight_decay", "rank"}
+    components = [
+        *(strategies.get(name) for name in strategies.names()),
+        *(streams.get(name) for name in streams.names()),
+        *(petl.get(name) for name in petl.names()),
+        backbones.BackboneOptions,
+    ]
+    silent = {each.name for component in components for each in options(component) if not each.comment}
+    assert silent <= plain
+
+
+def test_the_version_is_that_of_the_package(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"clbench {clbench.__version__}\n"
+    project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["hatch"]["version"] == {"path": "clbench/__init__.py"}
+
+
+def test_the_doctor_finds_what_is_essential(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("python", "torch", "vit-micro", "split-cifar100", "cache", "cpu"):
+        assert word in printed
+    monkeypatch.setattr("clbench.doctor.package_version", lambda name: None if name == "timm" else "1")
+    assert main(["doctor"]) == 1
+    assert "pip install timm" in capsys.readouterr().out
+
+
+def test_the_weights_that_the_doctor_looks_for_ship() -> None:
+    assert resources.files("clbench.backbones").joinpath("weights", "vit-micro.safetensors").is_file()
+
+
+# live progress
+
+
+def drawn(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what a run of 2 tasks, of 2 epochs of 4 steps of 10 images, a step a second, draws."""
+    seconds = iter(range(1000))
+    monkeypatch.setattr("clbench.live.time.monotonic", lambda: now)
+    now = 0.0
+    file = StringIO()
+    console = Console(file=file, force_terminal=is_terminal, width=120, color_system=None)
+    with Live(console) as live:
+        live.run_started(resolve({}), Path("runs/one"), 2)
+        for task in range(2):
+            live.task_started(task, ["a", "b"], 40)
+            for epoch in range(2):
+                live.epoch_started(epoch, 2, 0, 4)
+                for _ in range(4):
+                    now = float(next(seconds)) + 1
+                    live.step_done(10, torch.tensor(0.5))
+            live.evaluation_started(20 * (task + 1))
+            live.batch_predicted(20 * (task + 1))
+            live.task_finished(task, [0.5] * (task + 1))
+    return file.getvalue()
+
+
+def test_a_terminal_sees_where_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = drawn(True, monkeypatch)
+    assert "task 1/2 epoch 1/2" in seen
+    assert "loss 0.500 · 10 images/s · 0:15 left" in seen  # 16 steps of a second, after the first
+    assert "loss 0.500 · 10 images/s · 0:08 left" in seen  # one of two tasks is over
+    assert "task 2/2 evaluation" in seen
+    assert "task  2/2  average  50.0 %    50   50" in seen
+
+
+def test_a_file_gets_one_plain_line_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drawn(False, monkeypatch).splitlines() == [
+        "split-digits · lae · vit-micro · adapter · seed 0 · cpu -> runs/one",
+        "task  1/2  average  50.0 %    50",
+        "task  2/2  average  50.0 %    50   50",
+    ]
+
+
+def test_an_unknown_accuracy_is_no_zero() -> None:
+    assert accuracy_row([float("nan"), 0.5]) == "average  50.0 %     -   50"
+    assert accuracy_row([float("nan")]) == "not evaluated: nothing learnt yet"
+
+
+def test_bounds_are_those_of_the_field() -> None:
+    from typing import Annotated
+
+    assert type_in_words(Annotated[float, Field(ge=0, lt=1)]) == "float >= 0, < 1"

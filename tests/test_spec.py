@@ -1,0 +1,145 @@
+"""A spec is complete, survives being written down, and has an id that only an equal one has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pytest
+from pydantic import Field
+
+from clbench import strategies
+from clbench.spec import RunSpec, SpecError, build, complete, resolve
+
+
+@dataclass
+class Options:
+    """What a component might be set to."""
+
+    size: Annotated[int, Field(ge=1)] = 2
+    rate: float = 0.5
+    tasks: str = "10"
+    is_fast: bool = False
+
+
+@pytest.fixture
+def default() -> RunSpec:
+    return resolve({})
+
+
+def test_nothing_given_is_the_embedded_default(default: RunSpec) -> None:
+    parts = (default.stream, default.strategy, default.petl, default.backbone)
+    assert [part.name for part in parts] == ["split-digits", "lae", "adapter", "vit-micro"]
+    assert default.run.seed == 0
+
+
+def test_every_option_of_every_component_is_in_the_spec(default: RunSpec) -> None:
+    assert default.strategy.options["ema_decay"] == 0.9999
+    assert default.strategy.options["batch_size"] == 24
+    assert default.petl.options == {"rank": 5, "num_blocks": 0}
+    assert set(default.backbone.options) >= {"weights", "image_size"}
+    assert set(default.stream.options) >= {"tasks", "order", "validation_rate"}
+
+
+def test_a_spec_survives_toml(default: RunSpec) -> None:
+    again = RunSpec.from_toml(default.to_toml())
+    assert again == default
+    assert again.id == default.id
+
+
+def test_what_toml_holds_resolves_to_the_same_spec(default: RunSpec) -> None:
+    assert resolve(default.to_dict()).id == default.id
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value"),
+    [("run", "seed", 1), ("strategy", "epochs", 6), ("petl", "rank", 6), ("stream", "order", "1993")],
+)
+def test_a_changed_option_changes_the_id(default: RunSpec, section: str, option: str, value: object) -> None:
+    assert resolve({section: {option: value}}).id != default.id
+
+
+def test_the_id_does_not_depend_on_how_a_value_is_spelled() -> None:
+    spellings: list[Any] = [1, 1.0, "1", "1.0", "1e0"]
+    assert len({resolve({"strategy": {"learning_rate": value}}).id for value in spellings}) == 1
+
+
+def test_a_stream_has_defaults_of_its_own_in_a_strategy() -> None:
+    recipe = strategies.get("lae").recipes["split-imagenet-r"]
+    spec = resolve({"stream": {"name": "split-imagenet-r"}})
+    assert recipe["epochs"] == spec.strategy.options["epochs"] == 50
+
+
+def test_an_option_wins_over_a_streams_defaults() -> None:
+    spec = resolve({"stream": {"name": "split-imagenet-r"}, "strategy": {"epochs": 7}})
+    assert spec.strategy.options["epochs"] == 7
+    assert spec.strategy.options["frozen_epochs"] == 30
+
+
+@pytest.mark.parametrize(
+    ("sections", "strategy", "module"),
+    [
+        ({"strategy": {"name": "lae-lora"}}, "lae", "lora"),
+        ({"petl": {"name": "prefix"}}, "lae", "prefix"),
+        ({"strategy": {"name": "lae-lora"}, "petl": {"name": "lora"}}, "lae", "lora"),
+        ({"strategy": {"name": "naive"}}, "naive", "adapter"),
+    ],
+)
+def test_strategy_and_module_are_named_apart_or_together(
+    sections: dict[str, dict[str, str]], strategy: str, module: str
+) -> None:
+    spec = resolve(sections)
+    assert (spec.strategy.name, spec.petl.name) == (strategy, module)
+
+
+def test_a_module_named_twice_is_named_the_same() -> None:
+    with pytest.raises(SpecError, match="contradict"):
+        resolve({"strategy": {"name": "lae-lora"}, "petl": {"name": "adapter"}})
+
+
+def test_an_argument_of_a_stream_is_an_option() -> None:
+    stream = resolve({"stream": {"name": "npz:images.npz"}}).stream
+    assert stream.name == "npz"
+    assert stream.options["file"] == "images.npz"
+
+
+@pytest.mark.parametrize(
+    ("given", "option", "value"),
+    [
+        ("3", "size", 3),
+        ("0.25", "rate", 0.25),
+        (1, "rate", 1.0),
+        (10, "tasks", "10"),
+        ("true", "is_fast", True),
+    ],
+)
+def test_text_and_numbers_become_what_an_option_is(given: object, option: str, value: object) -> None:
+    built = vars(build(Options, "stream", {option: given}))[option]
+    assert built == value
+    assert type(built) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("size", 0, r"stream.size: 0 is not allowed: input should be greater than or equal to 1"),
+        ("size", "two", r"stream.size: 'two'"),
+        ("size", 1.5, r"stream.size: 1.5"),
+        ("rate", "nan", r"stream.rate: 'nan' is not allowed: input should be a finite number"),
+        ("is_fast", "perhaps", r"stream.is_fast: 'perhaps'"),
+        ("tasks", [10], r"stream.tasks: \[10\]"),
+        ("sise", 3, r"stream has no option 'sise'; did you mean 'size'\? \(allowed: size, rate,"),
+    ],
+)
+def test_what_an_option_cannot_be_is_told(option: str, value: object, told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        build(Options, "stream", {option: value})
+
+
+def test_completing_fills_in_what_was_not_given() -> None:
+    assert complete(Options, "stream", {"size": 3}) == {
+        "size": 3,
+        "rate": 0.5,
+        "tasks": "10",
+        "is_fast": False,
+    }
