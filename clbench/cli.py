@@ -18,7 +18,6 @@ from clbench.errors import UserError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clbench.record import Record
     from clbench.streams import Places
 
 app = typer.Typer(
@@ -31,11 +30,9 @@ app = typer.Typer(
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 # What a file system may refuse through no fault of the program.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
-DataDir = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", envvar="CLBENCH_DATA", help="Where data sets lie."),
-]
 Option = typer.Option
+DataDir = Annotated[Path | None, Option(metavar="DIR", envvar="CLBENCH_DATA", help="Where data sets lie.")]
+Folder = Annotated[Path | None, Option(metavar="DIR", help="Where files go [report, beside the runs].")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,9 +77,7 @@ def run(
     strategy: Annotated[str | None, Option(metavar="NAME", help="How it is learnt [lae-adapter].")] = None,
     backbone: Annotated[str | None, Option(metavar="NAME", help="What sees the images [vit-micro].")] = None,
     petl: Annotated[str | None, Option(metavar="NAME", help="The module trained in the backbone.")] = None,
-    seed: Annotated[
-        str | None, Option(metavar="N[,N...]", help="Several: a run each, and a summary.")
-    ] = None,
+    seed: Annotated[str | None, Option(metavar="N[,N...]", help="Several: a run each, and a mean.")] = None,
     device: Annotated[str | None, Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps [auto].")] = None,
     precision: Annotated[str | None, Option(metavar="NAME", help="fp32 or bf16 [fp32].")] = None,
     data_dir: DataDir = None,
@@ -91,9 +86,7 @@ def run(
     settings: Annotated[
         list[str] | None, Option("--set", metavar="KEY=VALUE", help="An option, as in strategy.epochs=3.")
     ] = None,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Print every option as TOML, and run nothing.")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print all options as TOML; run nothing.")] = False,
 ) -> None:
     """Run a strategy over a stream (without options: a small default)."""
     from clbench.arguments import specs
@@ -110,16 +103,17 @@ def run(
         print("no options: running the embedded default; clbench run --help has others", file=sys.stderr)
     places = _places(data_dir)
     from clbench.live import watched
+    from clbench.outcome import outcome, summary
     from clbench.run import execute
 
     records = []
     for spec in chosen:
         with watched(data_dir) as progress:
             record = execute(spec, out=out, places=places, progress=progress, command=context.obj)
-        _tell(record)
+        _print(outcome(record))
         records.append(record)
     if len(records) > 1:
-        _summarise(records)
+        _print(summary(records))
 
 
 @app.command()
@@ -133,10 +127,11 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="RUN")], data_dir: Dat
     places = _places(data_dir)
     from clbench import run as running
     from clbench.live import watched
+    from clbench.outcome import outcome
 
     with watched(data_dir) as progress:
         record = running.resume(folder, places=places, progress=progress)
-    _tell(record)
+    _print(outcome(record))
 
 
 @app.command("list")
@@ -158,17 +153,12 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...")],
-    out: Annotated[
-        Path | None, Option(metavar="DIR", help="Where files go [report, beside the runs].")
-    ] = None,
+    out: Folder = None,
 ) -> None:
     """Compare runs: a table, CSV, LaTeX, figures."""
-    from clbench.report import report as compare
+    from clbench.outcome import comparison
 
-    comparison = compare(folders, out)
-    _print(comparison)
-    for file in comparison.files:
-        print(f"written: {file}")
+    _print(comparison(folders, out))
 
 
 @app.command()
@@ -192,27 +182,10 @@ def _places(data_dir: Path | None) -> Places:
     return Places(data_dir, user_cache_path("clbench"))
 
 
-def _tell(record: Record) -> None:
-    from clbench.next_steps import next_steps
-    from clbench.report import run_tables
-
-    _print(run_tables(record))
-    print(f"\n{next_steps(record)}")
-
-
-def _summarise(records: list[Record]) -> None:
-    from clbench.report import seed_summary, write_seed_summary
-
-    table, _ = seed_summary(records)
-    _print(table)
-    for file in write_seed_summary(records):
-        print(f"written: {file}")
-
-
 def _print(what: RenderableType) -> None:
     from rich.console import Console
 
-    Console(highlight=False).print(what)
+    Console(highlight=False).print(what, crop=False)
 
 
 def _failed(message: str) -> int:

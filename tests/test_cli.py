@@ -6,22 +6,15 @@ import re
 import signal
 import subprocess
 import sys
-from importlib import resources
-from io import StringIO
 from pathlib import Path
-from typing import Literal
 
 import pytest
-import torch
 import typer
-from pydantic import BaseModel, Field
-from rich.console import Console
 
 import clbench
-from clbench import backbones, cli, petl, strategies, streams
+from clbench import cli
 from clbench.cli import main
-from clbench.live import Live, accuracy_row
-from clbench.options import comments, options, type_in_words
+from clbench.live import Live
 from clbench.spec import RunSpec, resolve, tomllib
 
 SMALL = [
@@ -186,7 +179,7 @@ def test_two_seeds_make_two_records_a_summary_and_a_report(
 
 
 def test_the_suggested_command_drops_what_the_other_strategy_has_not(here: Path) -> None:
-    from clbench.next_steps import another_run
+    from clbench.outcome import another_run
     from clbench.record import Record
 
     settings = "--set strategy.ema_decay=0.9 --set=strategy.epochs=2 --set petl.rank=3"
@@ -218,9 +211,6 @@ def test_a_reader_of_a_pipe_may_leave() -> None:
     assert not done.stderr
 
 
-# listing and showing
-
-
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["run", "--help"], ["--version"]])
 def test_what_is_asked_for_first_imports_nothing_heavy(words: list[str]) -> None:
     code = f"import sys; from clbench.cli import main; main({words}); print(*sys.modules, file=sys.stderr)"
@@ -229,150 +219,8 @@ def test_what_is_asked_for_first_imports_nothing_heavy(words: list[str]) -> None
     assert not HEAVY & set(done.stderr.split())
 
 
-def test_everything_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    from clbench.evaluate import METRICS
-
-    assert main(["list"]) == 0
-    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
-    for kind in (streams.names(), strategies.names(), backbones.names(), petl.names(), METRICS):
-        assert set(kind) <= listed
-
-
-@pytest.mark.parametrize(
-    "name", [*streams.names(), *strategies.names(), *backbones.names(), *petl.names(), "bwt"]
-)
-def test_every_name_can_be_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", name]) == 0
-    assert capsys.readouterr().out.startswith(f"{name}  (")
-
-
-def test_a_network_of_timms_is_shown_with_its_sites(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "vit_tiny_patch16_224"]) == 0
-    printed = capsys.readouterr().out
-    assert "5,524,416" in printed  # 5,717,416 less the head of 1,000 classes: 193,000
-    assert "attn.qkv" in printed
-
-
-def test_an_option_is_shown_with_its_type_default_and_comment(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "lae-lora"]) == 0
-    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert any(row.startswith("ema_decay float >= 0, <= 1 0.9999 a: kept") for row in rows)
-    assert "rank int >= 1 5" in rows
-
-
-class Commented(BaseModel):
-    one: int = 1  # on its line
-    # fmt: off
-    two: int = (
-        2  # inside
-    )  # and after
-    # fmt: on
-    three: str = "# no comment"
-    # of the next one
-    four: int = 4
-
-
-def test_comments_are_those_on_a_fields_own_lines() -> None:
-    assert comments(Commented) == {"one": "on its line", "two": "inside and after", "three": "", "four": ""}
-
-
-@pytest.mark.parametrize(
-    ("hint", "words"),
-    [
-        (int, "int"),
-        (str, "text"),
-        (bool, "true | false"),
-        (Literal["a", "b"], "a | b"),
-        (int | None, "int | none"),
-    ],
-)
-def test_types_are_put_in_words(hint: object, words: str) -> None:
-    assert type_in_words(hint) == words
-
-
-def test_every_option_that_is_not_plain_has_a_comment() -> None:
-    plain = {"optimizer", "learning_rate", "weight_decay", "rank"}
-    components = [
-        *(strategies.get(name) for name in strategies.names()),
-        *(streams.get(name) for name in streams.names()),
-        *(petl.get(name) for name in petl.names()),
-        backbones.BackboneOptions,
-    ]
-    silent = {each.name for component in components for each in options(component) if not each.comment}
-    assert silent <= plain
-
-
 def test_the_version_is_that_of_the_package(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"clbench {clbench.__version__}\n"
     project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["tool"]["hatch"]["version"] == {"path": "clbench/__init__.py"}
-
-
-def test_the_doctor_finds_what_is_essential(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert main(["doctor"]) == 0
-    printed = capsys.readouterr().out
-    for word in ("python", "torch", "vit-micro", "split-cifar100", "cache", "cpu"):
-        assert word in printed
-    monkeypatch.setattr("clbench.doctor.package_version", lambda name: None if name == "timm" else "1")
-    assert main(["doctor"]) == 1
-    assert "pip install timm" in capsys.readouterr().out
-
-
-def test_the_weights_that_the_doctor_looks_for_ship() -> None:
-    assert resources.files("clbench.backbones").joinpath("weights", "vit-micro.safetensors").is_file()
-
-
-# live progress
-
-
-def drawn(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what a run of 2 tasks, of 2 epochs of 4 steps of 10 images, a step a second, draws."""
-    seconds = iter(range(1000))
-    monkeypatch.setattr("clbench.live.time.monotonic", lambda: now)
-    now = 0.0
-    file = StringIO()
-    console = Console(file=file, force_terminal=is_terminal, width=120, color_system=None)
-    with Live(console) as live:
-        live.run_started(resolve({}), Path("runs/one"), 2)
-        for task in range(2):
-            live.task_started(task, ["a", "b"], 40)
-            for epoch in range(2):
-                live.epoch_started(epoch, 2, 0, 4)
-                for _ in range(4):
-                    now = float(next(seconds)) + 1
-                    live.step_done(10, torch.tensor(0.5))
-            live.evaluation_started(20 * (task + 1))
-            live.batch_predicted(20 * (task + 1))
-            live.task_finished(task, [0.5] * (task + 1))
-    return file.getvalue()
-
-
-def test_a_terminal_sees_where_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = drawn(True, monkeypatch)
-    assert "task 1/2 epoch 1/2" in seen
-    assert "loss 0.500 · 10 images/s · 0:15 left" in seen  # 16 steps of a second, after the first
-    assert "loss 0.500 · 10 images/s · 0:08 left" in seen  # one of two tasks is over
-    assert "task 2/2 evaluation" in seen
-    assert "task  2/2  average  50.0 %    50   50" in seen
-
-
-def test_a_file_gets_one_plain_line_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert drawn(False, monkeypatch).splitlines() == [
-        "split-digits · lae · vit-micro · adapter · seed 0 · cpu -> runs/one",
-        "task  1/2  average  50.0 %    50",
-        "task  2/2  average  50.0 %    50   50",
-    ]
-
-
-def test_an_unknown_accuracy_is_no_zero() -> None:
-    assert accuracy_row([float("nan"), 0.5]) == "average  50.0 %     -   50"
-    assert accuracy_row([float("nan")]) == "not evaluated: nothing learnt yet"
-
-
-def test_bounds_are_those_of_the_field() -> None:
-    from typing import Annotated
-
-    assert type_in_words(Annotated[float, Field(ge=0, lt=1)]) == "float >= 0, < 1"

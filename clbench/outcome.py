@@ -1,26 +1,43 @@
-"""Suggest what to type after a run."""
+"""Lay out what came of a run, of several, or of a comparison, and what to type next."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from pathlib import Path
 
-from clbench import strategies
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from clbench import report, strategies
 from clbench.record import Record
 from clbench.spec import option_types
 
 OTHERS = ("naive", "lae-adapter")  # each is a comparison that tells something about any method
 
 
-def next_steps(record: Record) -> str:
-    """Return where the record lies, and three commands with what each is for."""
+def outcome(record: Record) -> RenderableType:
+    """Return the tables of a run, where its record lies, and three commands with what each is for."""
     folder = shlex.quote(str(record.path))
     commands = {
         f"clbench report {folder}": "figures and tables as files; name more runs to compare them",
         another_run(record): "the same with another strategy",
         f"clbench show {record.spec.strategy.name}": "this strategy's paper and options",
     }
-    lines = [f"  {command}\n      {purpose}" for command, purpose in commands.items()]
-    return "\n".join([f"record: {record.path}", "next:", *lines])
+    next_steps = [f"  {command}\n      {purpose}" for command, purpose in commands.items()]
+    return Group(report.run_tables(record), _lines([f"\nrecord: {record.path}", "next:", *next_steps]))
+
+
+def summary(records: Sequence[Record]) -> RenderableType:
+    """Return mean and std over the seeds; write them beside the records."""
+    table, _ = report.seed_summary(records)
+    return Group(table, _written(report.write_seed_summary(records)))
+
+
+def comparison(folders: list[Path], out: Path | None) -> RenderableType:
+    """Return the runs in the folders side by side; write tables and figures."""
+    compared = report.report(folders, out)
+    return Group(compared, _written(compared.files))
 
 
 def another_run(record: Record) -> str:
@@ -40,3 +57,12 @@ def another_run(record: Record) -> str:
         if option == "--set" and (section != "strategy" or name in allowed):
             kept += [option, value]
     return shlex.join([*kept, "--strategy", other])
+
+
+def _written(files: Sequence[Path]) -> Text:
+    return _lines([f"written: {file}" for file in files])
+
+
+def _lines(lines: Sequence[str]) -> Text:
+    """Return lines that are never wrapped, so that they can be copied."""
+    return Text("\n".join(lines), no_wrap=True, overflow="ignore")
