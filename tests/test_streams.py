@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -484,3 +485,45 @@ def test_the_real_cifar100_subset_is_cut_by_pycils_order(data_folder: Path, tmp_
     first = stream.tasks[0]
     assert [len(first.train), len(first.validation), len(first.test)] == [1800, 200, 500]
     assert stream.class_names[:5] == ["road", "palm_tree", "snake", "bicycle", "cloud"]
+
+
+class Broken(Stream):
+    """A stream whose source is spoilt by ``spoil``."""
+
+    spoil: Callable[[Source], Source]
+
+    def load(self, places: Places) -> Source:
+        """Return the digits, spoilt."""
+        return self.spoil(streams.get("split-digits")().load(places))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda source: replace(source, test=source.train), "an image is in two parts"),
+        (
+            lambda source: replace(source, test=replace(source.test, images=source.test.images.copy())),
+            "two image arrays",
+        ),
+        (
+            lambda source: replace(
+                source, train=replace(source.train, labels=source.train.labels.astype(np.int32))
+            ),
+            "are int32, not int64",
+        ),
+        (
+            lambda source: replace(source, train=source.train.select(RANDOM.permutation(len(source.train)))),
+            "a second load gives other labels",
+        ),
+    ],
+)
+def test_the_contract_check_finds_a_broken_stream(
+    spoil: Callable[[Source], Source], said: str, tmp_path: Path
+) -> None:
+    def make(**options: str) -> Stream:
+        stream = Broken(**{"tasks": "5", **options})
+        stream.spoil = spoil
+        return stream
+
+    with pytest.raises(AssertionError, match=said):
+        check_stream(make, in_places(tmp_path))

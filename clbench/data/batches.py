@@ -56,7 +56,7 @@ class Batcher:
         images = self._gather(rows)
         boxes = boxes.to(self.device)
         resized = resample(images, boxes, preprocessing.image_size, preprocessing.interpolation)
-        return resized * self._scale - self._shift
+        return resized.mul_(self._scale).sub_(self._shift)
 
     def _gather(self, rows: NDArray[np.int64]) -> Tensor:
         if self._resident is not None:

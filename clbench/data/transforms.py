@@ -99,8 +99,7 @@ def resample_by_products(images: Tensor, boxes: Boxes, size: int, interpolation:
 
 def resample_each(images: Tensor, boxes: Boxes, size: int, interpolation: str) -> Tensor:
     """Resample one box after another with torch's uint8 resize, rounding to grey levels as PIL does."""
-    shape = (len(images), images.shape[1], size, size)
-    resized = torch.empty(shape, memory_format=torch.channels_last)  # as the resize writes it
+    resized = torch.empty(len(images), images.shape[1], size, size)
     sides, flips = boxes.sides().expand(len(images), 4), boxes.flip.expand(len(images))
     for index, (top, left, height, width) in enumerate(sides.int().tolist()):
         cut = images[index : index + 1, :, top : top + height, left : left + width]
