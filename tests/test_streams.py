@@ -192,6 +192,19 @@ def test_torchvisions_layout_keeps_names_and_pixels(tmp_path: Path, monkeypatch:
     assert source.test.labels.tolist() == theirs.targets
 
 
+def test_a_damaged_torchvision_layout_is_refused_and_never_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = in_places(tmp_path).data_dir
+    assert data is not None
+    make = cifar100(data, monkeypatch)
+    with open(data / "cifar-100-python" / "train", "ab") as file:
+        file.write(b"more")
+    monkeypatch.setattr(pickle, "load", lambda *_, **__: pytest.fail("unpickled"))
+    with pytest.raises(UserError, match="cifar-100-python is incomplete or damaged; remove it"):
+        load(make, tmp_path)
+
+
 def test_tiny_imagenet_is_tested_on_its_annotated_validation_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
