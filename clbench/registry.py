@@ -54,7 +54,8 @@ class Registry(Generic[T]):
         self.kind = kind
         self.package = package
         self.base = base
-        self._classes: dict[str, type[T]] = {}
+        self._classes: dict[str, type[T]] = {}  # by registered name
+        self._addressed: dict[str, type[T]] = {}  # by address
         self._cards: dict[str, Card] = {}
 
     def register(self, name: str, **preset: Literal) -> Callable[[type[T]], type[T]]:
@@ -83,10 +84,9 @@ class Registry(Generic[T]):
 
     def card(self, name: str) -> Card:
         """Return what is known of a name without importing a file of ours for it."""
-        if name in self._cards:
-            return self._cards[name]
-        if name in self._index:
-            return self._index[name]
+        known = self._cards.get(name) or self._index.get(name)
+        if known:
+            return known
         component = self.get(name)
         for own_name, card in self._cards.items():
             if self._classes[own_name] is component:  # an address of a class that is registered
@@ -95,14 +95,15 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> type[T]:
         """Return the class behind a name or an address; UnknownNameError if there is none."""
+        if ":" in name or name.endswith(".py"):
+            self._addressed[name] = self._addressed.get(name) or self._load(name)
+            return self._addressed[name]
         if name in self._classes:
             return self._classes[name]
         if name in self._index:
             importlib.import_module(self._index[name].origin)
         elif name in self._entry_points:
             self._classes.setdefault(name, self._checked(name, self._entry_points[name].load()))
-        elif ":" in name or name.endswith(".py"):
-            self._classes[name] = self._load(name)
         if name not in self._classes:
             near = did_you_mean(name, self.names())
             raise UnknownNameError(f"no {name!r} among the {self.kind}{near} (see: clbench list {self.kind})")
@@ -185,8 +186,7 @@ def _import_file(file: Path, kind: str) -> object:
     name = f"clbench_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
+        assert spec is not None and spec.loader is not None  # noqa: PT018  # only to tell the type-checker
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:

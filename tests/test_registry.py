@@ -102,6 +102,7 @@ def test_third_door_an_address(
     assert animals.get(address).__name__ == "Dog"
     assert animals.get(address) is animals.get(address)
     assert animals.card(address).preset == {"sound": "bark"}
+    assert address not in animals.names()
 
 
 @pytest.mark.parametrize(
