@@ -22,6 +22,7 @@ class SplitDigits(Stream):
     """Ten handwritten digits, grey as RGB; in training they are shifted but never mirrored."""
 
     default_augment: ClassVar[str] = "crop"
+    recipe: ClassVar[dict[str, bool | int | float | str]] = {"epochs": 20}  # a task has few images
 
     tasks: str = "5"
 
