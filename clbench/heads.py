@@ -23,7 +23,9 @@ class GrowingHead(nn.Module):
 
     def grow(self, num_classes: int, generator: torch.Generator, device: torch.device) -> None:
         """Append a layer for new classes: weights N(0, std^2), zero bias."""
-        head = nn.utils.skip_init(nn.Linear, self.width, num_classes)  # draws nothing from a global generator
+        with torch.device("meta"):  # nothing is drawn from a global generator
+            head = nn.Linear(self.width, num_classes)
+        head.to_empty(device="cpu")
         nn.init.normal_(head.weight, std=self.std, generator=generator)
         nn.init.zeros_(head.bias)
         self.tasks.append(head.to(device))

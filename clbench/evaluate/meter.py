@@ -34,8 +34,7 @@ class Meter:
     def flops_per_image(self, phase: str, key: int, num_images: int, once: Callable[[], object]) -> float:
         """Return the FLOPs an image of a call on ``num_images``, counted when a key is first met."""
         if (phase, key) not in self._counted:
-            self.num_trainable = 0  # parameters that the newest task's optimiser was given
-        self._counted[phase, key] = count_flops(once) / num_images
+            self._counted[phase, key] = count_flops(once) / num_images
         self.flops[f"{phase}_per_image"] = self._counted[phase, key]
         return self._counted[phase, key]
 
