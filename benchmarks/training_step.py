@@ -1,6 +1,6 @@
 """Measure what our loop costs over a bare PyTorch loop that does the same arithmetic on the same images.
 
-    python benchmarks/training_step.py
+    python benchmarks/training_step.py [--device cuda --precision bf16 --image-size 224]
 
 Both sides index the same uint8 array and use the same augmentation, optimiser and schedule; the bare side is
 timm's own network with the adapter written into it by hand. The two take turns; medians are compared.
@@ -12,7 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import timm
@@ -84,14 +84,15 @@ def random_stream(case: Case) -> TaskStream:
     return TaskStream("random", tasks, classes, names, augment="rrc-flip")
 
 
-def our_epoch(case: Case) -> tuple[Callable[[], None], Preprocessing]:
+def our_epoch(case: Case, device: torch.device, precision: str) -> tuple[Callable[[], None], Preprocessing]:
     """Return one epoch of our loop, in the state in which every hook has work to do, as a function."""
     backbone = backbones.create(case.backbone, BackboneOptions(weights="none", image_size=case.image_size))
+    backbone.to(device)
     stream = random_stream(case)
     seeds = Seeds(0)
     strategy = strategies.get(case.strategy)(batch_size=case.batch_size)
     strategy.setup(backbone, petl.get(case.module)(), seeds)
-    batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, "rrc-flip", torch.device("cpu"))
+    batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, "rrc-flip", device)
     loop = Loop(
         strategy,
         stream,
@@ -109,7 +110,9 @@ def our_epoch(case: Case) -> tuple[Callable[[], None], Preprocessing]:
     return lambda: (loop._epoch(samples, Position(1, 0, 0)), None)[1], backbone.preprocessing
 
 
-def bare_epoch(case: Case, preprocessing: Preprocessing) -> Callable[[], None]:
+def bare_epoch(
+    case: Case, preprocessing: Preprocessing, device: torch.device, precision: str
+) -> Callable[[], None]:
     """Return the same epoch without clbench's loop, strategy, sites and modules."""
     if case.module == "full":
         model = backbones.get(case.backbone)().build().train()
@@ -122,26 +125,29 @@ def bare_epoch(case: Case, preprocessing: Preprocessing) -> Callable[[], None]:
         trained = [
             p for block in model.blocks[:5] for n, p in block.attn.named_parameters() if "attention" not in n
         ]
-    head = nn.Linear(model.num_features, NUM_CLASSES)
+    model.to(device)
+    head = nn.Linear(model.num_features, NUM_CLASSES).to(device)
     trained += list(head.parameters())
     averaged = [p.detach().clone() for p in trained] if case.strategy == "lae" else []
     optimizer = torch.optim.Adam(trained, lr=0.003, fused=True)
     samples = random_stream(case).tasks[0].train
-    batcher = Batcher(samples.images, preprocessing, "rrc-flip", torch.device("cpu"))
-    labels = torch.from_numpy(samples.labels)
+    batcher = Batcher(samples.images, preprocessing, "rrc-flip", device)
+    labels = torch.from_numpy(samples.labels).to(device)
     generator = torch.Generator().manual_seed(0)
 
     def epoch() -> None:
         order = torch.randperm(len(samples), generator=generator)
         for index in order.split(case.batch_size):
             images = batcher.training_batch(samples.rows[index.numpy()], generator)
-            loss = F.cross_entropy(head(model(images)), labels[index])
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss = F.cross_entropy(head(model(images)), labels[index.to(device, non_blocking=True)])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             with torch.no_grad():
                 for slow, fast in zip(averaged, trained, strict=False):
                     slow.lerp_(fast, 0.0001)
+        float(loss.detach())  # waits for an accelerator, as our loop does at the end of an epoch
 
     return epoch
 
@@ -150,13 +156,20 @@ def main() -> None:
     """Print the milliseconds a step of each side, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=11)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--image-size", type=int, default=0, help="of the ViT, in pixels")
+    options = parser.parse_args()
+    rounds, device, precision = options.rounds, options.device, options.precision
     print(
         f"{'':30s} {'ours, ms':>9s} {'bare, ms':>9s} {'ratio':>6s}   (medians of {rounds} interleaved rounds)"
     )
-    for case in CASES:
-        ours, preprocessing = our_epoch(case)
-        sides = {"ours": ours, "bare": bare_epoch(case, preprocessing)}
+    for each in CASES:
+        case = each
+        if options.image_size and case.module != "full":
+            case = replace(case, image_size=options.image_size)
+        ours, preprocessing = our_epoch(case, device, precision)
+        sides = {"ours": ours, "bare": bare_epoch(case, preprocessing, device, precision)}
         times: dict[str, list[float]] = {side: [] for side in sides}
         for round_number in range(rounds + 2):
             for side, epoch in sides.items():
