@@ -14,13 +14,12 @@ PACKAGES = (
     "avalanche-lib",
     "matplotlib",
     "numpy",
-    "pandas",
+    "pillow",
     "pyarrow",
     "safetensors",
     "scikit-learn",
     "timm",
     "torch",
-    "torchmetrics",
     "torchvision",
 )
 

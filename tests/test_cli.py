@@ -104,7 +104,7 @@ def test_a_dry_run_of_several_seeds_names_each_id(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "epochs", "module"),
     [
-        ([], 5, "adapter"),
+        ([], 20, "adapter"),  # the recipe of split-digits
         (["--stream", "split-imagenet-r"], 50, "adapter"),
         (["--stream", "split-imagenet-r", "--config", "c.toml"], 7, "lora"),
         (["--config", "c.toml"], 7, "lora"),

@@ -197,7 +197,8 @@ def test_the_same_numbers_are_drawn_to_the_same_bytes(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_drawing_leaves_no_global_state(tmp_path: Path) -> None:
+def test_drawing_leaves_no_global_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # another test's import
     write_figures(make_run(tmp_path))
     assert "matplotlib.pyplot" not in sys.modules
 
