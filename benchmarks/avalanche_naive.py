@@ -80,9 +80,7 @@ def avalanche(stream: TaskStream) -> tuple[float, float]:
 
     network = Network(len(stream.class_names))
     expected = network.backbone.preprocessing
-    normalise = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize(expected.mean, expected.std)]
-    )
+    normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize(expected.mean, expected.std)])
     resize = transforms.Resize(expected.image_size, antialias=True)
     train, test = stream.experiences("train"), stream.experiences("test")
     for experience in train + test:

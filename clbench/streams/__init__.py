@@ -93,7 +93,7 @@ class Stream(ABC):
     """Options that every stream has, and the one method that a stream file writes."""
 
     default_augment: ClassVar[str] = "rrc-flip"
-    recipe: ClassVar[dict[str, bool | int | float | str]] = {}  # strategy options that suit the amount of data
+    recipe: ClassVar[dict[str, bool | int | float | str]] = {}  # strategy options that suit its size
 
     tasks: str = (
         "10"  # "10" equal tasks, the field's "B0-Inc10", "B50-Inc10" (B: classes in the first task), "stream"
