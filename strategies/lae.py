@@ -4,9 +4,12 @@ Q. Gao, C. Zhao, Y. Sun, T. Xi, G. Zhang, B. Ghanem, J. Zhang, "A Unified Contin
 General Parameter-Efficient Tuning", ICCV 2023, arXiv 2303.10070.
 
 Differs from the paper:
-- The images are normalised as the backbone was pre-trained; the official script feeds [0, 1]
-  (``--set backbone.normalise=unit``).
-- Where no recipe is given for a stream, CIFAR-100's is used.
+- Images are cropped and normalised as the backbone was pre-trained. The official script feeds [0, 1] and
+  keeps 7/8 of the test image: ``--set backbone.normalise=unit --set backbone.crop=0.875 --set
+  backbone.interpolation=bilinear``.
+- A tenth of the training images is held out for tuning: ``--set stream.validation_rate=0`` trains on all.
+- On streams without a recipe of their own, CIFAR-100's is used.
+- The adapted blocks are the first 5/12 of any backbone, which is what the paper adapts in each of its three.
 """
 
 from __future__ import annotations
