@@ -48,8 +48,9 @@ def test_products_equal_torchvisions_resized_crop(source: int, size: int, interp
 @pytest.mark.parametrize(
     ("interpolation", "tolerance"),
     # The uint8 resize rounds after the rows and after the columns: half a level each, the first of which
-    # the second pass carries on, times the sum of its absolute weights: 1 (bilinear), up to 1.3 (bicubic). A cubic
-    # that overshoots black or white is cut off after the first pass too; grey noise stays clear of that.
+    # the second pass carries on, times the sum of its absolute weights: 1 (bilinear), up to 1.3 (bicubic).
+    # A cubic that overshoots black or white is cut off after the first pass too; grey noise stays clear of
+    # that.
     [("bilinear", 1.01), ("bicubic", 1.2)],
 )
 @pytest.mark.parametrize(("source", "size"), [(32, 32), (32, 48), (96, 64)])
