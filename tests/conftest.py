@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported: on the tests' tiny tensors, threads mostly wait for each other (242 s against 78 s).
+# Before torch is imported: threads would mostly wait for each other on tensors so small (242 s, not 78 s).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
