@@ -40,7 +40,7 @@ class ViTMicro(Architecture):
     def published(self) -> tuple[nn.Module, str]:
         """Return the network with the weights of this package, up-cast from half precision."""
         model = self.build()
-        packed = resources.files("clbench.backbones").joinpath("weights", "vit-micro.safetensors")
+        packed = resources.files("clbench.backbones") / "weights" / "vit-micro.safetensors"
         with resources.as_file(packed) as file:
             load_weights(model, file)
         return model, "clbench vit-micro"
