@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench import backbones, petl, strategies, streams
+from clbench.cards import RegistryError
 from clbench.registry import Registry, UnknownNameError, did_you_mean
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -56,6 +57,11 @@ def showing(name: str) -> RenderableType:
     for kind, registry in REGISTRIES.items():
         if head in registry.names():
             return Group(*_about(kind, head))
+    if head.endswith(".py") or (":" in name and head.isidentifier()):
+        kind = _kind_of(name)
+        return Group(
+            *_heading(name, SECTION_OF[kind], REGISTRIES[kind].card(name).doc), *_options_of(kind, name)
+        )
     if name in _metrics():
         return Group(*_about_metric(name))
     return Group(*_about_timm(name))
@@ -80,12 +86,29 @@ def _metrics() -> dict[str, str]:
 def _about(kind: str, name: str) -> Iterator[RenderableType]:
     registry, section = REGISTRIES[kind], SECTION_OF[kind]
     card = registry.card(name)
-    component = backbones.BackboneOptions if kind == "backbones" else registry.get(name)
     yield from _heading(name, section, card.doc)
     if kind == "backbones":
         yield from _inside(name)
-    yield from _options(component, section)
+    yield from _options_of(kind, name)
     yield from COMBINATIONS[kind](name)
+
+
+def _kind_of(address: str) -> str:
+    """Return the kind of the class at ``file.py:Class`` or ``module:Class``."""
+    refused = None
+    for kind, registry in REGISTRIES.items():
+        try:
+            registry.get(address)
+        except RegistryError as error:  # a class, but of another kind
+            refused = error
+        else:
+            return kind
+    raise UnknownNameError(f"{address} is no stream, strategy, backbone or module") from refused
+
+
+def _options_of(kind: str, name: str) -> Iterator[RenderableType]:
+    component = backbones.BackboneOptions if kind == "backbones" else REGISTRIES[kind].get(name)
+    return _options(component, SECTION_OF[kind])
 
 
 def _about_timm(name: str) -> Iterator[RenderableType]:

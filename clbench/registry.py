@@ -175,7 +175,9 @@ class Registry(Generic[T]):
 
 def _documentation(component: type) -> str:
     module = inspect.getdoc(sys.modules[component.__module__]) or ""
-    return f"{module}\n\n{inspect.getdoc(component) or ''}".strip()
+    own = inspect.getdoc(component) or ""
+    is_signature = own.startswith(f"{component.__name__}(")  # what a dataclass without words says of itself
+    return module if is_signature else f"{module}\n\n{own}".strip()
 
 
 def _import_file(file: Path, kind: str) -> object:

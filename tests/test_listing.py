@@ -108,3 +108,17 @@ def test_the_doctor_finds_what_is_essential(
 
 def test_the_weights_that_the_doctor_looks_for_ship() -> None:
     assert resources.files("clbench.backbones").joinpath("weights", "vit-micro.safetensors").is_file()
+
+
+def test_a_class_in_a_file_is_shown_with_its_own_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "shown.py"
+    file.write_text(
+        '"""Learn in a way of my own."""\n\nfrom dataclasses import dataclass\n\n'
+        "from clbench.strategies import Strategy\n\n\n@dataclass\nclass Mine(Strategy):\n"
+        "    sharpness: float = 4.0  # multiplies the logits\n"
+    )
+    assert main(["show", f"{file}:Mine"]) == 0
+    shown = capsys.readouterr().out
+    assert "Learn in a way of my own" in shown
+    assert "multiplies the logits" in shown
+    assert "Annotated" not in shown
