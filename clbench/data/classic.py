@@ -25,6 +25,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from clbench.data.cache import Decoding, cached
 from clbench.data.decode import CHUNK, LARGEST_NATIVE, fit
+from clbench.data.quietly import import_avalanche
 from clbench.data.sources import DOWNLOAD_TIMEOUT, patience
 from clbench.errors import UserError
 from clbench.registry import did_you_mean
@@ -74,6 +75,7 @@ def read_classic(
 
 def _make(benchmark: str, root: Path, num_experiences: int, seed: int) -> NCScenario:
     """Call the benchmark's function with those of our arguments that it takes."""
+    import_avalanche()
     from avalanche.benchmarks import NCScenario, classic
 
     constructors = {name: make for name, make in vars(classic).items() if inspect.isfunction(make)}

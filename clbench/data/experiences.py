@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clbench.data.quietly import import_avalanche
 from clbench.data.samples import Samples
 from clbench.streams import TaskStream
 
@@ -44,6 +45,7 @@ def as_experiences(stream: TaskStream, split: str) -> list[CLExperience]:
 
     Labels are class numbers in stream order. The images are as stored: transforms are the strategy's matter.
     """
+    import_avalanche()
     from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline, with_task_labels
     from avalanche.benchmarks.utils import DataAttribute, TaskAwareSupervisedClassificationDataset
 
