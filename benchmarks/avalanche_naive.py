@@ -2,9 +2,9 @@
 
     python benchmarks/avalanche_naive.py
 
-Both take turns on the embedded digits, with vit-micro and LAE's adapter, and evaluate on the tasks seen after
-each task. Avalanche gets the images as its experiences hand them out and torchvision's transforms; medians
-are compared.
+Both take turns on the embedded digits, with vit-micro and LAE's adapter, without augmentation, and evaluate
+on the tasks seen after each task. Avalanche gets the images as its experiences hand them out; the network
+resizes and normalises whole batches of them, which is the fastest way that it has. Medians are compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchvision import transforms
+from torch.nn import functional as F
 
 from clbench import backbones, petl, strategies, streams
 from clbench.data.batches import Batcher
@@ -30,7 +30,7 @@ from clbench.progress import Progress
 from clbench.seeds import Seeds
 from clbench.streams import Places, TaskStream
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE, SEED = 1, 24, 0.0028125, 0
+EPOCHS, BATCH_SIZE, LEARNING_RATE, SEED = 5, 24, 0.0028125, 0
 
 
 def ours(stream: TaskStream) -> tuple[float, float]:
@@ -67,8 +67,12 @@ class Network(nn.Module):
         self.head.grow(num_classes, seeds.generator("head", 0), torch.device("cpu"))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logits of all classes."""
-        logits: torch.Tensor = self.head(self.backbone(images))
+        """Return the logits of all classes of images (B, 3, H, W) in [0, 1]."""
+        expected = self.backbone.preprocessing
+        size = (expected.image_size, expected.image_size)
+        resized = F.interpolate(images, size, mode=expected.interpolation, antialias=True)
+        mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (expected.mean, expected.std))
+        logits: torch.Tensor = self.head(self.backbone((resized - mean) / std))
         return logits
 
 
@@ -79,14 +83,7 @@ def avalanche(stream: TaskStream) -> tuple[float, float]:
     from avalanche.training.supervised import Naive
 
     network = Network(len(stream.class_names))
-    expected = network.backbone.preprocessing
-    normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize(expected.mean, expected.std)])
-    resize = transforms.Resize(expected.image_size, antialias=True)
     train, test = stream.experiences("train"), stream.experiences("test")
-    for experience in train + test:
-        experience.dataset = experience.dataset.replace_current_transform_group(
-            transforms.Compose([resize, normalise])
-        )
     trained = [p for p in network.parameters() if p.requires_grad]
     strategy = Naive(
         model=network,

@@ -100,12 +100,13 @@ def resample_by_products(images: Tensor, boxes: Boxes, size: int, interpolation:
 def resample_each(images: Tensor, boxes: Boxes, size: int, interpolation: str) -> Tensor:
     """Resample one box after another with torch's uint8 resize, rounding to grey levels as PIL does."""
     resized = torch.empty(len(images), images.shape[1], size, size)
-    sides, flips = boxes.sides().expand(len(images), 4), boxes.flip.expand(len(images))
-    for index, (top, left, height, width) in enumerate(sides.int().tolist()):
-        cut = images[index : index + 1, :, top : top + height, left : left + width]
+    step = len(images) if len(boxes.top) == 1 else 1  # one box for all is one call
+    for index, (top, left, height, width) in enumerate(boxes.sides().int().tolist()):
+        chosen = slice(index * step, (index + 1) * step)
+        cut = images[chosen, :, top : top + height, left : left + width]
         if (height, width) != (size, size):
             cut = F.interpolate(cut, (size, size), mode=interpolation, antialias=True)
-        resized[index] = cut[0].flip(2) if flips[index] else cut[0]
+        resized[chosen] = cut.flip(3) if boxes.flip[index] else cut
     return resized
 
 
