@@ -46,14 +46,15 @@ def test_a_training_step_never_waits_for_the_device():
     )
     for task in stream.tasks:
         loop._begin(task)
-    index = torch.arange(8).numpy()
+    index, losses = torch.arange(8).numpy(), []
     for step in range(4):
         torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")  # the first steps set things up
         try:
             position = Position(1, 0, step)
-            loop._step(loop._batch(samples, index, position), position)
+            losses.append(loop._step(loop._batch(samples, index, position), position))
         finally:
             torch.cuda.set_sync_debug_mode("default")
+    assert torch.stack(losses).isfinite().all()
 
 
 def test_a_run_in_bf16_ends_with_a_record(tmp_path: Path):
