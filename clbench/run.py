@@ -84,8 +84,9 @@ def resume(folder: Path, *, places: Places, progress: Progress) -> Record:
     if record.is_finished:
         return record
     parts = prepare(record.spec, places)
+    begun_with = record.read_json("hashes.json")
     for name, value in parts.hashes().items():
-        if record.read_json("hashes.json")[name] != value:
+        if begun_with[name] != value:
             raise ChangedError(
                 f"cannot resume {folder}: its {name.replace('_', ' ')} has changed since it was begun"
             )
@@ -106,7 +107,7 @@ def _finish(record: Record, parts: Parts, progress: Progress, checkpoint: Checkp
         parts.seeds,
         meter,
         progress,
-        save=lambda state: _save(record, state),
+        save=lambda state: save_checkpoint(record.path / "checkpoint", state),
         log=lambda task, columns: _log(record, stream, task, columns),
         precision=run.precision,
         eval_batch_size=run.eval_batch_size,
@@ -120,15 +121,10 @@ def _finish(record: Record, parts: Parts, progress: Progress, checkpoint: Checkp
     counts = {"parameters": parameters, "stored_bytes": stored_bytes(held)}
     record.write_json("costs.json", {**counts, **meter.to_dict()})
     write_figures(record)
-    record.write_json(
-        "metrics.json", evaluate.compute(record.results())
-    )  # the last file: it means "finished"
+    metrics = evaluate.compute(record.results())
+    record.write_json("metrics.json", metrics)  # the last file: it means "finished"
     record.event("finished")
     progress.run_finished(record.path)
-
-
-def _save(record: Record, checkpoint: Checkpoint) -> None:
-    save_checkpoint(record.path / "checkpoint", checkpoint)
 
 
 def _log(record: Record, stream: TaskStream, task: int, columns: Columns | None) -> list[float]:

@@ -62,11 +62,6 @@ class Attached(nn.Module):
         """Number of the module's own parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of every tensor that must be kept to have the module again."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
-
     def train(self, mode: bool = True) -> Attached:
         """Set training mode; a backbone whose own tensors are tuned follows, a frozen one does not."""
         super().train(mode)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from clbench.registry import Registry, UnknownNameError, plugin_path
+from clbench.registry import Registry, UnknownNameError, did_you_mean, plugin_path
 from clbench.streams import Task
 
 if TYPE_CHECKING:
@@ -124,8 +124,6 @@ def get(name: str) -> type[Strategy]:
     """Return the class behind a strategy's name, with or without ``-<petl>``."""
     strategy, module = split(name)
     if module is None and ":" not in name and not name.endswith(".py") and name not in registry.names():
-        from clbench.registry import did_you_mean
-
         near = did_you_mean(name, combinations())
         raise UnknownNameError(f"no strategy named {name!r}{near} (see: clbench list strategies)")
     return registry.get(strategy)
