@@ -23,6 +23,7 @@ from clbench.evaluate.evaluator import Columns, predict_all
 from clbench.evaluate.meter import Meter
 from clbench.optimizers import make_optimizer
 from clbench.progress import Progress
+from clbench.schedule import scheduled
 from clbench.seeds import Seeds
 from clbench.strategies import Batch, Strategy
 from clbench.streams import Task, TaskStream
@@ -86,17 +87,22 @@ class Loop:
                 rate = self.strategy.learning_rate
                 raise DivergedError(f"the loss is no number any more; lower strategy.learning_rate ({rate})")
             self._checkpoint(Position(start.task, epoch + 1))
+        for part in scheduled(self.strategy.parts().values()):
+            part.progress = 1.0
 
     def _epoch(self, samples: Samples, start: Position) -> float:
         """Train on the samples once, or on what a stopped epoch left; return the sum of the losses."""
         generator = self.seeds.generator("shuffle", start.task, start.epoch)
         batches = shuffled(len(samples), self.strategy.batch_size, self.strategy.drop_last, generator)
         self.progress.epoch_started(start.epoch, self.strategy.epochs, start.step, len(batches))
+        changing = scheduled(self.strategy.parts().values())
         flops_per_image = self._flops_of_a_step(samples.select(batches[0]), start)
         self._set_training(True)
         total = torch.zeros((), device=self.batcher.device)
         for step in range(start.step, len(batches)):
             position, num_images = Position(start.task, start.epoch, step), len(batches[step])
+            for part in changing:
+                part.progress = (start.epoch + step / len(batches)) / self.strategy.epochs
             with self.meter.phase("train", images=num_images):
                 loss = self._step(self._batch(samples, batches[step], position), position)
                 total += loss

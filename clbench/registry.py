@@ -109,6 +109,13 @@ class Registry(Generic[T]):
             raise UnknownNameError(f"no {name!r} among the {self.kind}{near} (see: clbench list {self.kind})")
         return self._classes[name]
 
+    def name_of(self, component: type[T]) -> str:
+        """Return the name or address that a class was asked for by; UnknownNameError if by none."""
+        for name, known in {**self._addressed, **self._classes}.items():
+            if known is component:
+                return name
+        raise UnknownNameError(f"{component.__name__} is not registered among the {self.kind}")
+
     def plugins(self) -> dict[str, str]:
         """Return the names that installed packages bring as entry points, and where they lie."""
         return {name: point.value for name, point in sorted(self._entry_points.items())}

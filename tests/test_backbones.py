@@ -20,6 +20,8 @@ from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.backbones.opening import resize
 from clbench.backbones.sites import Branch, Switch
+from clbench.backbones.swin import OpenWindowAttention
+from clbench.backbones.vit import OpenAttention
 from clbench.errors import UserError
 
 ViT = partial(timm.models.VisionTransformer, 32, 8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
@@ -48,15 +50,21 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet": partial(ResNet, BasicBlock),
     "resnet of bottlenecks, deep stem": partial(ResNet, Bottleneck, stem_type="deep", stem_width=8),
 }
-VIT_SITES = {
-    *("", "input", "attn", "between", "mlp", "mlp.fc1", "mlp.act", "mlp.fc2"),
+SWIN_SITES = {
+    *("", "norm1", "attn", "attn.residual", "norm2", "mlp", "mlp.residual", "mlp.fc1", "mlp.act", "mlp.fc2"),
     *("attn.qkv", "attn.keys", "attn.values", "attn.logits", "attn.probs", "attn.proj"),
 }
 SITES = {
-    "vit": VIT_SITES,
-    "swin": VIT_SITES - {"input", "between"},
-    "convnext": {"", "mlp", "mlp.fc1", "mlp.act", "mlp.fc2"},
-    "resnet": {""},
+    "vit": {*SWIN_SITES, "input", "between"},
+    "swin": SWIN_SITES,
+    "convnext": {"", "conv", "norm", "mlp", "mlp.fc1", "mlp.act", "mlp.fc2"},
+    "resnet": {"", "conv1", "norm1", "conv2", "norm2"},
+}
+OUTSIDE = {
+    "vit": {"patches", "embed", "norm", "pooled"},
+    "swin": {"patches", "embed", "norm", "pooled"},
+    "convnext": {"embed", "norm", "pooled"},
+    "resnet": {"embed", "pooled"},
 }
 
 
@@ -127,8 +135,9 @@ def test_opened_swin_equals_timm_with_fused_attention() -> None:
 @torch.no_grad()
 def test_explicit_attention_agrees_with_fused_attention(name: str, site: str) -> None:
     backbone = opened(made(name))
-    for block in backbone.blocks:
-        block["attn"].layer.fused = True
+    for module in backbone.modules():
+        if isinstance(module, (OpenAttention, OpenWindowAttention)):
+            module.fused = True
     images = pictures(name)
     fused = backbone(images)
     kept, switch = Kept(), Switch()
@@ -152,7 +161,7 @@ def test_every_block_has_the_sites_of_its_family(name: str) -> None:
         assert all(
             backbone.sites[f"{prefix}.{site}" if site else prefix] is block[site] for site in block.sites
         )
-    assert {"embed", "pooled"} < set(backbone.sites)
+    assert {site for site in backbone.sites if not site.startswith("block[")} == OUTSIDE[name]
 
 
 @pytest.mark.parametrize("name", SITES)

@@ -14,7 +14,7 @@ from clbench import backbones, petl
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
-from clbench.backbones.sites import BlockSites, NoSuchSiteError
+from clbench.backbones.sites import BlockSites, Branch, NoSuchSiteError
 from clbench.backbones.vit import OpenAttention
 from clbench.errors import UserError
 from clbench.petl.attached import Attached, swapped
@@ -170,15 +170,17 @@ def test_compensated_prefix_is_the_closed_form_of_the_paper() -> None:
 
 def test_prefix_on_a_shifted_swin_block_is_neither_masked_nor_biased() -> None:
     backbone = small_swin()
-    attention = backbone.blocks[1]["attn"].layer  # shifted: four windows an image
-    width = backbone.blocks[1].width
+    block = backbone.blocks[1]  # shifted: four windows an image
+    width = block.width
     with torch.no_grad():
-        attention.relative_position_bias_table.fill_(10)
+        for name, parameter in backbone.named_parameters():
+            if name.endswith("relative_position_bias_table"):
+                parameter.fill_(10)
     keys = Prefix(2, width, generator())
-    attention.keys.attached.append((_on(), keys))
-    attention.values.attached.append((_on(), Prefix(2, width, generator(1))))
+    block["attn.keys"].attached.append((_on(), keys))
+    block["attn.values"].attached.append((_on(), Prefix(2, width, generator(1))))
     seen: list[torch.Tensor] = []
-    attention.logits.attached.append((_on(), _Recorder(seen)))
+    block["attn.logits"].attached.append((_on(), _Recorder(seen)))
     backbone(torch.randn(1, 3, 32, 32, generator=generator()))
     (logits,) = seen
     heads = backbone.blocks[1].heads
@@ -295,7 +297,7 @@ def _on() -> object:
     return Switch()
 
 
-class _Recorder(nn.Module):
+class _Recorder(Branch):
     def __init__(self, seen: list[torch.Tensor]) -> None:
         super().__init__()
         self.seen = seen

@@ -23,7 +23,7 @@ PUBLIC = {
         "resume",
     ],
     "clbench.backbones": ["BackboneOptions", "create", "get", "names", "register"],
-    "clbench.petl": ["Petl", "get", "names", "register"],
+    "clbench.petl": ["Petl", "attach", "get", "load", "names", "register"],
     "clbench.strategies": ["Batch", "Strategy", "Task", "combinations", "get", "names", "register", "split"],
     "clbench.streams": [
         "DataNotFoundError",

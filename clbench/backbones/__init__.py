@@ -26,6 +26,7 @@ class BackboneOptions:
     normalise: Literal["model", "unit", "half", "imagenet"] = "model"  # whose mean and std; unit: [0, 1]
     crop: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a test image's side kept; 0: the model's own
     interpolation: Literal["model", "bilinear", "bicubic"] = "model"  # of resizing
+    dtype: Literal["fp32", "bf16"] = "fp32"  # what the frozen weights are held in and computed with
 
 
 def create(name: str, options: BackboneOptions | None = None, *, seed: int = 0) -> Backbone:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clbench.backbones.sites import BlockSites, NoSuchSiteError, Site
+from clbench.backbones.sites import HALF, BlockSites, NoSuchSiteError, Site
 from clbench.registry import did_you_mean
 
 
@@ -59,6 +59,11 @@ class Backbone(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are held in."""
+        return next(self.parameters()).dtype
+
     def site(self, name: str) -> Site:
         """Return a site by its full name, such as ``block[3].attn.qkv``."""
         if name not in self.sites:
@@ -66,6 +71,7 @@ class Backbone(nn.Module):
         return self.sites[name]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features (B, width) of a normalised batch."""
-        features: Tensor = self.pooled(self.model(images))
-        return features
+        """Return the features (B, width) of a normalised batch, in float32 but for autocast."""
+        maps = self.model.forward_features(images.to(self.dtype))  # type: ignore[operator]  # every timm model's
+        features: Tensor = self.pooled(self.model.forward_head(maps, pre_logits=True))  # type: ignore[operator]  # too
+        return features.float() if self.dtype in HALF else features

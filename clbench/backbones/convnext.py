@@ -18,17 +18,21 @@ from clbench.backbones.vit import open_mlp
 @opened.register
 def open_convnext(model: ConvNeXt) -> Opened:
     """Open every block of every stage; its MLP sees (B, rows, columns, D), or maps if convolutional."""
-    embed = Site("embed", None, model.stages[0].blocks[0].conv_dw.in_channels, channels_first=True)
+    stem = model.stages[0].blocks[0].conv_dw.in_channels
+    embed = Site("embed", None, stem, channels_first=True)
     model.stem = nn.Sequential(model.stem, embed)
+    norm = model.head.norm = Site("norm", model.head.norm, model.head_hidden_size, channels_first=True)
     blocks: list[BlockSites] = []
     for stage in model.stages:
         for place, block in enumerate(stage.blocks):
-            index = len(blocks)
+            index, maps = len(blocks), block.use_conv_mlp
             name, width = f"block[{index}]", block.conv_dw.out_channels
-            inner = open_mlp(block.mlp, f"{name}.mlp", channels_first=block.use_conv_mlp)
-            block.mlp = Site(f"{name}.mlp", block.mlp, width, channels_first=block.use_conv_mlp)
-            stage.blocks[place] = Site(name, block, width, channels_first=True)
-            sites = {"": stage.blocks[place], "mlp": block.mlp, **inner}
             keeps_shape = isinstance(block.shortcut, nn.Identity)
+            inner = open_mlp(block.mlp, f"{name}.mlp", channels_first=maps)
+            block.conv_dw = Site(f"{name}.conv", block.conv_dw, width, channels_first=True)
+            block.norm = Site(f"{name}.norm", block.norm, width, channels_first=maps)
+            block.mlp = Site(f"{name}.mlp", block.mlp, width, channels_first=maps)
+            whole = stage.blocks[place] = Site(name, block, width, channels_first=True)
+            sites = {"": whole, "conv": block.conv_dw, "norm": block.norm, "mlp": block.mlp, **inner}
             blocks.append(BlockSites(index, width, heads=0, sites=sites, keeps_shape=keeps_shape))
-    return Opened(blocks, width=model.head_hidden_size, sites={"embed": embed})
+    return Opened(blocks, width=model.head_hidden_size, sites={"embed": embed, "norm": norm})

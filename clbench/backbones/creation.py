@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
@@ -13,8 +15,9 @@ from torch import nn
 from clbench.backbones import BackboneOptions, convnext, registry, resnet, swin, vit
 from clbench.backbones.architecture import Architecture
 from clbench.backbones.backbone import Backbone, Preprocessing
-from clbench.backbones.hub import TimmArchitecture
-from clbench.backbones.opening import opened, resize
+from clbench.backbones.hub import TimmArchitecture, expected_images
+from clbench.backbones.opening import CannotOpenError, opened, resize
+from clbench.backbones.sites import Site
 from clbench.backbones.weights import load_weights, weights_digest
 from clbench.seeds import forked
 
@@ -25,6 +28,7 @@ NORMALISATIONS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
 }
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def create_backbone(name: str, options: BackboneOptions, *, seed: int) -> Backbone:
@@ -47,13 +51,27 @@ def create_backbone(name: str, options: BackboneOptions, *, seed: int) -> Backbo
         if options.weights not in ("default", "none"):
             load_weights(model, Path(options.weights))
             source = Path(options.weights).name
-    return open_model(name, model, preprocessing, source=source, digest=weights_digest(model))
+    digest = weights_digest(model)
+    return open_model(name, model.to(DTYPES[options.dtype]), preprocessing, source=source, digest=digest)
+
+
+def open_in_place(model: nn.Module) -> Backbone:
+    """Return a backbone around a timm model with its classifier, which alone stays trainable.
+
+    Calling ``model`` gives its logits as before; calling the backbone gives features.
+    """
+    if any(isinstance(module, Site) for module in model.modules()):
+        raise CannotOpenError("this model was opened before; attach to the backbone of its first module")
+    name = type(model).__name__
+    backbone = open_model(name, model, expected_images(model), source="given", digest="")
+    cast("nn.Module", model.get_classifier()).requires_grad_(True)  # type: ignore[operator]  # every timm model's
+    return backbone
 
 
 def open_model(
     name: str, model: nn.Module, preprocessing: Preprocessing, *, source: str, digest: str
 ) -> Backbone:
-    """Return a frozen backbone around a timm model without classifier; the model is opened in place."""
+    """Return a frozen backbone around a timm model, which is opened in place."""
     model.requires_grad_(False).eval()
     sites = opened(model)
     backbone = Backbone(

@@ -56,15 +56,20 @@ class TimmArchitecture(Architecture):
 
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         """Return what the weights were trained with, by timm's account."""
-        config = timm.data.resolve_model_data_config(model)
-        is_bilinear = config["interpolation"] == "bilinear"
-        return Preprocessing(
-            image_size=config["input_size"][-1],
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            crop=config["crop_pct"],
-            interpolation="bilinear" if is_bilinear else "bicubic",
-        )
+        return expected_images(model)
+
+
+def expected_images(model: nn.Module) -> Preprocessing:
+    """Return what a model of timm's was trained with, by timm's account."""
+    config = timm.data.resolve_model_data_config(model)
+    is_bilinear = config["interpolation"] == "bilinear"
+    return Preprocessing(
+        image_size=config["input_size"][-1],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop=config["crop_pct"],
+        interpolation="bilinear" if is_bilinear else "bicubic",
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Open timm's ResNet and its relatives (ResNeXt, SE, ...): the same arithmetic, with a site a block.
+"""Open timm's ResNet and its relatives (ResNeXt, SE, ...): the same arithmetic, with named sites.
 
 K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385. The blocks of all
 stages are numbered through; the first of a stage usually changes the shape of its input.
@@ -23,8 +23,21 @@ def open_resnet(model: ResNet) -> Opened:
     for layer, width in zip((model.layer1, model.layer2, model.layer3, model.layer4), stages, strict=True):
         for place, block in enumerate(layer):
             index = len(blocks)
+            inner = open_layers(block, f"block[{index}]")
             layer[place] = Site(f"block[{index}]", block, width, channels_first=True)
-            sites = {"": layer[place]}
+            sites = {"": layer[place], **inner}
             keeps_shape = block.downsample is None
             blocks.append(BlockSites(index, width, heads=0, sites=sites, keeps_shape=keeps_shape))
     return Opened(blocks, width=model.head_hidden_size, sites={"embed": embed})
+
+
+def open_layers(block: nn.Module, name: str) -> dict[str, Site]:
+    """Put sites at the convolutions (conv1, ...) and batch norms (norm1, ...) of a block, in place."""
+    sites: dict[str, Site] = {}
+    for attribute, layer in list(block.named_children()):
+        if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
+            short = attribute.replace("bn", "norm")
+            width = layer.weight.shape[0]
+            sites[short] = Site(f"{name}.{short}", layer, width, channels_first=True)
+            setattr(block, attribute, sites[short])
+    return sites

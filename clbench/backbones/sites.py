@@ -1,31 +1,48 @@
 """Define a site: a named place of a backbone where modules attach.
 
 A site wraps a layer (or nothing, for a value such as the keys of an attention). With nothing attached it *is*
-the layer. A branch is attached as a function of the site's input and of its output so far, so parallel
-(``output + f(input)``), sequential (``f(output)``) and replacing branches are one thing, and several compose
-in the order attached.
+the layer. A branch may change what goes into the layer, the layer's weight, and what comes out of it, so
+parallel (``output + f(input)``), sequential (``f(output)``) and reparametrising branches are one thing, and
+several compose in the order attached.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clbench.errors import UserError
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 class Branch(nn.Module):
-    """What attaches to a site. Subclasses implement ``forward(inputs, output) -> output``."""
+    """What attaches to a site: subclasses implement one or more of the three hooks.
+
+    ``before`` changes the layer's input, ``merged`` together with ``reweights`` the layer's weight, and
+    ``forward`` the layer's output. Parameters are float32; where the backbone computes in half precision
+    without autocast, the branch sees float32 copies.
+    """
+
+    reweights: ClassVar[bool] = False  # whether the layer is to compute with the weight that merged() gives
+    unmergeable: ClassVar[str] = "it is not linear in the layer's input"  # why, where merged() is not given
+    shared: tuple[nn.Module, ...] = ()  # modules that other branches use too; saved and counted once
+
+    def before(self, inputs: Tensor) -> Tensor:
+        """Return what the layer, and every branch after this one, gets for input."""
+        return inputs
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Return the site's new output; both tensors have the shapes of the site."""
-        raise TypeError(f"{type(self).__name__} has no forward(inputs, output)")
+        return output
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the weight and bias that make the layer do what it and this branch do together."""
-        raise TypeError(f"{type(self).__name__} cannot be merged into a layer")
+        raise TypeError(f"{type(self).__name__} cannot be merged into a layer: {self.unmergeable}")
 
 
 class Switch:
@@ -60,12 +77,34 @@ class Site(nn.Module):
         return bool(self.attached) and any(switch.on for switch, _ in self.attached)
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Apply the layer, then every branch that is switched on."""
-        output = inputs if self.layer is None else self.layer(inputs, *args, **kwargs)
-        for switch, branch in self.attached:
-            if switch.on:
-                output = branch(inputs, output)
+        """Apply the layer with every branch that is switched on, in the order attached."""
+        branches = [branch for switch, branch in self.attached if switch.on]
+        for branch in branches:
+            inputs = branch.before(_wide(inputs)).to(inputs.dtype)
+        if any(branch.reweights for branch in branches):
+            output = self._reweighted(branches, inputs)
+        else:
+            output = inputs if self.layer is None else self.layer(inputs, *args, **kwargs)
+        for branch in branches:
+            output = branch(_wide(inputs), _wide(output)).to(output.dtype)
         return output
+
+    def _reweighted(self, branches: list[Branch], inputs: Tensor) -> Tensor:
+        """Apply the Linear layer with the weight that the branches make of it, one after another."""
+        layer = cast("nn.Linear", self.layer)
+        weight: Tensor = _wide(layer.weight)
+        bias: Tensor | None = layer.bias
+        for branch in branches:
+            if branch.reweights:
+                weight, bias = branch.merged(weight, bias)
+        return F.linear(inputs, weight.to(inputs.dtype), bias)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return a half-precision tensor in float32, except under autocast, which converts by itself."""
+    if tensor.dtype in HALF and not torch.is_autocast_enabled(tensor.device.type):
+        return tensor.float()
+    return tensor
 
 
 class NoSuchSiteError(UserError, ValueError):
@@ -81,6 +120,8 @@ class BlockSites:
     heads: int  # attention heads; 0 without attention
     sites: dict[str, Site] = field(repr=False)
     keeps_shape: bool = True  # whether the block's output has the shape of its input
+    grid: tuple[int, int] | None = None  # rows and columns of the patches, where they are a sequence
+    num_prefix: int = 0  # class and register tokens in front of the patches
 
     def has(self, name: str) -> bool:
         """Tell whether there is such a site."""

@@ -1,8 +1,9 @@
 """Open timm's Swin Transformer: the same weights and the same arithmetic, with named sites.
 
 Z. Liu et al., "Swin Transformer", ICCV 2021, arXiv 2103.14030. The blocks of all stages are numbered through.
-``attn`` is the attention inside windows: its input are the window-partitioned tokens (B times windows, tokens
-of a window, D). The features are timm's pre-logits, the mean of all tokens after the final norm. (LAE's
+``attn`` and ``mlp`` see all tokens of an image (B, rows, columns, D), which ``attn`` shifts and cuts into
+windows; the sites inside ``attn`` see windows. ``attn.residual`` and ``mlp.residual`` are as in a ViT. The
+features are timm's pre-logits, the mean of all tokens after the final norm. (LAE's
 published code leaves the last token out.)
 
 With nothing attached the opened network equals timm's bit for bit. A branch at ``attn.logits`` or
@@ -16,7 +17,7 @@ of a head, M keys (N, or more with a prefix).
 from __future__ import annotations
 
 import torch.nn.functional as F
-from timm.models.swin_transformer import SwinTransformer, WindowAttention
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 
 from clbench.backbones.opening import Opened, check_patches, opened, resize
@@ -82,25 +83,66 @@ class OpenWindowAttention(nn.Module):
         return bias.permute(2, 0, 1).contiguous()[None]
 
 
+class ShiftedWindows(nn.Module):
+    """The attention of one of timm's Swin blocks, with the cutting into windows and the shift around it."""
+
+    def __init__(self, block: SwinTransformerBlock, name: str) -> None:
+        """Take the block over, its attention opened; what is not attention is left to others."""
+        super().__init__()
+        self.attention = block.attn = OpenWindowAttention(block.attn, f"{name}.attn")
+        block.norm1 = block.norm2 = block.mlp = block.drop_path1 = block.drop_path2 = nn.Identity()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend among the tokens x (B, rows, columns, D) of each window."""
+        attended: Tensor = self.block._attn(x)
+        return attended
+
+
+class OpenSwinBlock(nn.Module):
+    """timm's Swin block with sites at its two sub-layers."""
+
+    def __init__(self, block: SwinTransformerBlock, name: str) -> None:
+        """Share every weight of ``block``."""
+        super().__init__()
+        width, mlp_layer, drop_path1, drop_path2 = block.dim, block.mlp, block.drop_path1, block.drop_path2
+        in_mlp = open_mlp(mlp_layer, f"{name}.mlp")
+        norm1, norm2 = Site(f"{name}.norm1", block.norm1, width), Site(f"{name}.norm2", block.norm2, width)
+        windows = ShiftedWindows(block, name)
+        attn = Site(f"{name}.attn", nn.Sequential(windows, drop_path1), width)
+        mlp = Site(f"{name}.mlp", nn.Sequential(mlp_layer, drop_path2), width)
+        self.attn_residual = Site(f"{name}.attn.residual", nn.Sequential(norm1, attn), width)
+        self.mlp_residual = Site(f"{name}.mlp.residual", nn.Sequential(norm2, mlp), width)
+        first = {"norm1": norm1, "attn": attn, "attn.residual": self.attn_residual}
+        second = {"norm2": norm2, "mlp": mlp, "mlp.residual": self.mlp_residual}
+        self.sites = {**first, **attention_sites(windows.attention), **second, **in_mlp}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform the tokens x (B, rows, columns, D)."""
+        x = x + self.attn_residual(x)
+        transformed: Tensor = x + self.mlp_residual(x)
+        return transformed
+
+
 @opened.register
 def open_swin(model: SwinTransformer) -> Opened:
     """Open every block of every stage."""
     embed = Site("embed", None, model.layers[0].dim)  # (B, rows, columns, D)
+    patches = Site("patches", model.patch_embed.proj, model.layers[0].dim, channels_first=True)
+    model.patch_embed.proj = patches
     model.patch_embed = nn.Sequential(model.patch_embed, embed)
+    norm = model.norm = Site("norm", model.norm, model.head_hidden_size)
     blocks: list[BlockSites] = []
     for stage in model.layers:
         for place, block in enumerate(stage.blocks):
             index = len(blocks)
             name, width, heads = f"block[{index}]", block.dim, block.attn.num_heads
-            attention = OpenWindowAttention(block.attn, f"{name}.attn")
-            block.attn = Site(f"{name}.attn", attention, width)
-            inner = {**attention_sites(attention), **open_mlp(block.mlp, f"{name}.mlp")}
-            block.mlp = Site(f"{name}.mlp", block.mlp, width)
+            block = OpenSwinBlock(block, name)
             stage.blocks[place] = Site(name, block, width)
-            sites = {"": stage.blocks[place], "attn": block.attn, "mlp": block.mlp, **inner}
-            blocks.append(BlockSites(index, width, heads, sites))
+            blocks.append(BlockSites(index, width, heads, {"": stage.blocks[place], **block.sites}))
     grid = tuple(model.layers[-1].output_resolution)
-    return Opened(blocks, width=model.head_hidden_size, sites={"embed": embed}, grid=grid)
+    outside = {"patches": patches, "embed": embed, "norm": norm}
+    return Opened(blocks, width=model.head_hidden_size, sites=outside, grid=grid)
 
 
 @resize.register

@@ -3,6 +3,10 @@
 With nothing attached the opened network equals timm's bit for bit, fused attention included. A branch at
 ``attn.logits`` or ``attn.probs`` makes its block compute the attention matrix explicitly.
 
+The sub-layers of a block are sites at two depths: ``attn.residual`` from the residual stream to what is added
+to it, and inside that ``attn`` from the normalised tokens to the same (LayerScale and DropPath included, so
+that a branch beside ``attn`` is not scaled by them). ``mlp.residual`` and ``mlp`` likewise.
+
 Shape letters: B batch, N tokens, D width, H heads, E width of a head, M keys (N, or more with a prefix).
 """
 
@@ -61,29 +65,28 @@ class OpenBlock(nn.Module):
     def __init__(self, block: Block, name: str, width: int) -> None:
         """Share every weight of ``block``."""
         super().__init__()
-        self.input = Site(f"{name}.input", None, width)
-        self.norm1, self.ls1, self.drop_path1 = block.norm1, block.ls1, block.drop_path1
         plain = type(block.attn) is Attention
         attention = OpenAttention(block.attn, f"{name}.attn") if plain else block.attn
-        self.attn = Site(f"{name}.attn", attention, width)
+        in_mlp = open_mlp(block.mlp, f"{name}.mlp") if type(block.mlp) is Mlp else {}
+        norm1, norm2 = Site(f"{name}.norm1", block.norm1, width), Site(f"{name}.norm2", block.norm2, width)
+        attn = Site(f"{name}.attn", nn.Sequential(attention, block.ls1, block.drop_path1), width)
+        mlp = Site(f"{name}.mlp", nn.Sequential(block.mlp, block.ls2, block.drop_path2), width)
+        self.input = Site(f"{name}.input", None, width)
+        self.attn_residual = Site(f"{name}.attn.residual", nn.Sequential(norm1, attn), width)
         self.between = Site(f"{name}.between", None, width)
-        self.norm2, self.ls2, self.drop_path2 = block.norm2, block.ls2, block.drop_path2
-        self.mlp_sites = open_mlp(block.mlp, f"{name}.mlp") if type(block.mlp) is Mlp else {}
-        self.mlp = Site(f"{name}.mlp", block.mlp, width)
+        self.mlp_residual = Site(f"{name}.mlp.residual", nn.Sequential(norm2, mlp), width)
+        first = {"input": self.input, "norm1": norm1, "attn": attn, "attn.residual": self.attn_residual}
+        second = {"between": self.between, "norm2": norm2, "mlp": mlp, "mlp.residual": self.mlp_residual}
+        in_attention = attention_sites(attention) if plain else {}
+        self.sites = {**first, **in_attention, **second, **in_mlp}  # by their short names
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the tokens x (B, N, D)."""
         x = self.input(x)
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        x = x + self.attn_residual(x)
         x = self.between(x)
-        transformed: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        transformed: Tensor = x + self.mlp_residual(x)
         return transformed
-
-    def sites(self) -> dict[str, Site]:
-        """Return the sites by their short names."""
-        inner = attention_sites(self.attn.layer) if isinstance(self.attn.layer, OpenAttention) else {}
-        outer = {"input": self.input, "attn": self.attn, "between": self.between, "mlp": self.mlp}
-        return {**outer, **inner, **self.mlp_sites}
 
 
 def attention_sites(attention: nn.Module) -> dict[str, Site]:
@@ -107,21 +110,26 @@ def open_mlp(mlp: nn.Module, name: str, *, channels_first: bool = False) -> dict
 @opened.register
 def open_vit(model: VisionTransformer) -> Opened:
     """Open every plain pre-norm block; a block of another kind gets the site "" and no inner ones."""
-    width = model.embed_dim
-    model.norm_pre = Site("embed", model.norm_pre, width)
+    width, grid = model.embed_dim, tuple(model.patch_embed.grid_size)
+    patches = model.patch_embed.proj = Site("patches", model.patch_embed.proj, width, channels_first=True)
+    embed = model.norm_pre = Site("embed", model.norm_pre, width)
+    final = "fc_norm" if isinstance(model.norm, nn.Identity) else "norm"
+    norm = Site("norm", model.get_submodule(final), width)
+    setattr(model, final, norm)
     blocks = []
     for index, block in enumerate(model.blocks):
         name = f"block[{index}]"
         if type(block) is Block:
             heads = block.attn.num_heads
             block = OpenBlock(block, name, width)
-            inner = block.sites()
+            inner = block.sites
         else:
             heads, inner = 0, {}
         model.blocks[index] = Site(name, block, width)
-        blocks.append(BlockSites(index, width, heads, {"": model.blocks[index], **inner}))
-    grid = tuple(model.patch_embed.grid_size)
-    return Opened(blocks, width=model.head_hidden_size, sites={"embed": model.norm_pre}, grid=grid)
+        sites = {"": model.blocks[index], **inner}
+        blocks.append(BlockSites(index, width, heads, sites, grid=grid, num_prefix=model.num_prefix_tokens))
+    outside = {"patches": patches, "embed": embed, "norm": norm}
+    return Opened(blocks, width=model.head_hidden_size, sites=outside, grid=grid)
 
 
 @resize.register

@@ -3,19 +3,29 @@
 A module file holds a dataclass of hyper-parameters with one method, ``branches``, that says which branch goes
 to which site. Everything else (attach, detach, switch, merge, copy, count, save) is the same for all and done
 by ``Attached``.
+
+On a timm model, without the rest of clbench:
+
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=True, num_classes=10)
+    module = clbench.petl.attach(model, "fact-tk", rank=16)
+
+Then ``module.parameters()`` and the classifier's are what an optimiser gets, ``model(images)`` feels the
+module, ``module.save(file)`` keeps it alone and ``clbench.petl.load(model, file)`` attaches it again.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from clbench.registry import Registry
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from clbench.backbones.backbone import Backbone
     from clbench.backbones.sites import Branch, Site
@@ -26,26 +36,47 @@ if TYPE_CHECKING:
 class Petl(ABC):
     """A parameter-efficient module's hyper-parameters, and where its branches go."""
 
-    identity_at_start: ClassVar[bool] = True  # whether attaching leaves the backbone's output bit-unchanged
+    identity_at_start: ClassVar[bool] = True  # whether attaching leaves the backbone's output unchanged
     mergeable: ClassVar[bool] = False  # whether the branches can be folded into the backbone's own weights
+    trains_backbone: ClassVar[bool] = False  # whether the backbone is put in training mode with the module
+    recipe: ClassVar[dict[str, Any]] = {}  # how its paper trains it: options of a strategy, by their names
 
     @abstractmethod
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Yield each branch, initialised from ``generator``, with the site that it attaches to."""
 
-    def tuned(self, backbone: Backbone) -> list[str]:
+    def tuned(self, backbone: Backbone) -> Sequence[str]:
         """Return the names of the backbone's own tensors that are trained too; usually none."""
-        return []
+        return ()
 
     def attach(self, backbone: Backbone, generator: torch.Generator) -> Attached:
         """Attach to a backbone and return the attached module, switched on."""
         from clbench.petl.attached import Attached, trained_copies
 
-        tuned = trained_copies(backbone, self.tuned(backbone))
-        return Attached(backbone, list(self.branches(backbone, generator)), tuned)
+        branches = list(self.branches(backbone, generator))
+        return Attached(backbone, self, branches, trained_copies(backbone, self.tuned(backbone)))
+
+
+def attach(model: nn.Module | Backbone, name: str, *, seed: int = 0, **options: Any) -> Attached:
+    """Attach the named module to a timm model or to a backbone, and return it, switched on.
+
+    A timm model is opened in place, and frozen but for its classifier, the first time; for a second module
+    give the ``backbone`` of the first. SpecError for an option that is none, CannotOpenError for a model of a
+    family that has no sites, NoSuchSiteError where the module does not fit.
+    """
+    from clbench.petl.saved import attach_by_name
+
+    return attach_by_name(model, name, options, seed)
+
+
+def load(model: nn.Module | Backbone, file: str | Path) -> Attached:
+    """Attach the module that ``Attached.save`` wrote to a file; PetlFileError where it holds none."""
+    from clbench.petl.saved import load_attached
+
+    return load_attached(model, Path(file))
 
 
 registry: Registry[Petl] = Registry("petl", __name__, Petl)
 register, get, names = registry.register, registry.get, registry.names
 
-__all__ = ["Petl", "get", "names", "register"]
+__all__ = ["Petl", "attach", "get", "load", "names", "register"]

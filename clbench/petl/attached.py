@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site, Switch
+from clbench.petl import Petl
+
+WITH_WEIGHTS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)  # the layers that can be merged into
 
 
 class Attached(nn.Module):
@@ -22,15 +27,22 @@ class Attached(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, branches: list[tuple[Site, Branch]], tuned: dict[str, Tensor]
+        self,
+        backbone: Backbone,
+        petl: Petl,
+        branches: list[tuple[Site, Branch]],
+        tuned: dict[str, Tensor],
     ) -> None:
         """Attach the branches; ``tuned`` maps names of backbone tensors to what takes their place."""
         super().__init__()
+        self.petl = petl  # what this was made by
         self.branches = nn.ModuleList([branch for _, branch in branches]).to(backbone.device)
+        shared = {id(module): module for _, branch in branches for module in branch.shared}
+        self.shared = nn.ModuleList(shared.values()).to(backbone.device)
         self._sites = [site for site, _ in branches]
         self._switch = Switch()
         self._switch.on = False  # until everything is in its place
-        self._backbone = [backbone]  # in a list, so that the backbone is no part of this module
+        self._backbone = (backbone,)  # in a tuple, so that the backbone is no part of this module
         for site, branch in branches:
             site.attached.append((self._switch, branch))
         self._base: dict[str, Tensor] = {name: _tensor(backbone, name) for name in tuned}
@@ -41,8 +53,13 @@ class Attached(nn.Module):
                 self.register_parameter(key, tensor)
             else:
                 self.register_buffer(key, tensor)
-        self._unmerged: list[tuple[nn.Linear, nn.Parameter, nn.Parameter | None]] = []
+        self._unmerged: list[tuple[nn.Module, Tensor, Tensor | None]] = []
         self.enabled = True
+
+    @property
+    def backbone(self) -> Backbone:
+        """What the module is attached to."""
+        return self._backbone[0]
 
     @property
     def enabled(self) -> bool:
@@ -55,7 +72,7 @@ class Attached(nn.Module):
             return  # another module may have its own tensors in the backbone now
         self._switch.on = on
         for name, tensor in (self._own if on else self._base).items():
-            _install(self._backbone[0], name, tensor)
+            _install(self.backbone, name, tensor)
 
     @property
     def num_parameters(self) -> int:
@@ -63,21 +80,27 @@ class Attached(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def train(self, mode: bool = True) -> Attached:
-        """Set training mode; a backbone whose own tensors are tuned follows, a frozen one does not."""
+        """Set training mode; a backbone that is trained itself follows, any other does not."""
         super().train(mode)
-        if self._own:
-            self._backbone[0].train(mode)
+        if self.petl.trains_backbone:
+            self.backbone.train(mode)
         return self
 
     def copy(self) -> Attached:
         """Return an independent copy on the same backbone, switched off."""
-        branches = [cast("Branch", branch) for branch in copy.deepcopy(self.branches)]
-        twin = Attached(
-            self._backbone[0], list(zip(self._sites, branches, strict=True)), copy.deepcopy(self._own)
-        )
+        memo = {id(module): module for module in self.backbone.modules()}  # referred to, never copied
+        branches = [cast("Branch", branch) for branch in copy.deepcopy(self.branches, memo)]
+        pairs = list(zip(self._sites, branches, strict=True))
+        twin = Attached(self.backbone, self.petl, pairs, copy.deepcopy(self._own))
         twin.enabled = False
         twin._base = dict(self._base)
         return twin
+
+    def save(self, file: str | Path) -> None:
+        """Write the module alone, with its name and options, as safetensors."""
+        from clbench.petl.saved import save_attached
+
+        save_attached(self, Path(file))
 
     def detach(self) -> None:
         """Take every branch off its site and give the backbone its own tensors back."""
@@ -89,39 +112,43 @@ class Attached(nn.Module):
             ]
 
     def merge(self) -> None:
-        """Fold the branches into Linear layers, so that they cost nothing; TypeError if impossible."""
+        """Fold the branches into the backbone's layers, so that they cost nothing; TypeError says why not.
+
+        Tensors of the backbone that are trained themselves are in their place already.
+        """
         if self._unmerged:
             return
-        if self._own or not self._sites:
-            raise TypeError("only a module that consists of branches can be merged")
-        merged = []
+        merged: dict[int, tuple[nn.Module, Tensor, Tensor | None]] = {}
         for site, branch in zip(self._sites, self.branches, strict=True):
-            if not isinstance(site.layer, nn.Linear):
-                raise TypeError(
-                    f"{type(branch).__name__} cannot be merged: {site.name} is not one Linear layer"
-                )
-            merged.append(
-                (site.layer, cast("Branch", branch).merged(site.layer.weight.detach(), site.layer.bias))
-            )
-        for layer, (weight, bias) in merged:
-            self._unmerged.append(
-                (layer, cast("nn.Parameter", layer.weight), cast("nn.Parameter | None", layer.bias))
-            )
-            layer.weight = nn.Parameter(weight, requires_grad=False)
-            layer.register_parameter(
-                "bias", None if bias is None else nn.Parameter(bias, requires_grad=False)
-            )
-        self.enabled = False
+            layer = self._mergeable_layer(site, cast("Branch", branch))
+            _, weight, bias = merged.get(id(layer), (layer, *_weights(layer)))
+            with torch.no_grad():
+                merged[id(layer)] = (layer, *cast("Branch", branch).merged(weight, bias))
+        self.enabled = self.enabled and not merged
+        for layer, weight, bias in merged.values():
+            self._unmerged.append((layer, cast("Tensor", layer.weight), cast("Tensor | None", layer.bias)))
+            _put(layer, weight, bias)
 
     def unmerge(self) -> None:
         """Put the backbone's own weights back, bit for bit, and switch the branches on again."""
         if not self._unmerged:
             return
-        for layer, weight, bias in reversed(self._unmerged):
-            layer.weight = weight
-            layer.register_parameter("bias", bias)
+        for layer, weight, bias in self._unmerged:
+            layer.register_parameter("weight", cast("nn.Parameter", weight))
+            layer.register_parameter("bias", cast("nn.Parameter | None", bias))
         self._unmerged.clear()
         self.enabled = True
+
+    def _mergeable_layer(self, site: Site, branch: Branch) -> nn.Module:
+        layer = site.layer
+        if any(switch.on and switch is not self._switch for switch, _ in site.attached):
+            raise TypeError(f"at {site.name} there is another module, too; switch it off or merge it first")
+        if not isinstance(layer, WITH_WEIGHTS):
+            raise TypeError(
+                f"{type(branch).__name__} cannot be merged: {site.name} is not one layer with a weight;"
+                f" {branch.unmergeable}"
+            )
+        return layer
 
 
 @contextmanager
@@ -136,7 +163,7 @@ def swapped(off: Attached, on: Attached) -> Iterator[None]:
         off.enabled = True
 
 
-def trained_copies(backbone: Backbone, names: list[str]) -> dict[str, Tensor]:
+def trained_copies(backbone: Backbone, names: Sequence[str]) -> dict[str, Tensor]:
     """Return trainable copies of the backbone's named parameters, and plain copies of its named buffers."""
     copies: dict[str, Tensor] = {}
     for name in names:
@@ -156,3 +183,16 @@ def _install(backbone: Backbone, name: str, tensor: Tensor) -> None:
     owner = backbone.get_submodule(path)
     slots = owner._parameters if attribute in owner._parameters else owner._buffers
     cast("dict[str, Tensor | None]", slots)[attribute] = tensor
+
+
+def _weights(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    weight, bias = cast("Tensor", layer.weight), cast("Tensor | None", layer.bias)
+    return weight.detach().float(), None if bias is None else bias.detach().float()
+
+
+def _put(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    dtype = cast("Tensor", layer.weight).dtype
+    layer.register_parameter("weight", nn.Parameter(weight.to(dtype), requires_grad=False))
+    layer.register_parameter(
+        "bias", None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)
+    )

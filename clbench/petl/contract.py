@@ -12,8 +12,10 @@ from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
 from clbench.petl import Petl
 from clbench.petl.attached import Attached, swapped
+from clbench.petl.ssf import SSF
 
 CLOSE = 1e-5  # what two orders of the same float32 sums may differ by, relative to the features' size
+HALF_CLOSE = 0.2  # what the 8 bits of bfloat16 may add up to in a few layers of random weights
 
 
 def check_petl(petl: Petl, backbone_name: str = "vit-micro") -> None:
@@ -29,7 +31,7 @@ def check_petl(petl: Petl, backbone_name: str = "vit-micro") -> None:
     images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
     base, state = _features(backbone, images), _snapshot(backbone)
     attached = _attach(petl, backbone, seed=1)
-    is_identity = torch.equal(_features(backbone, images), base)
+    is_identity = _gap(_features(backbone, images), base) < CLOSE
     assert is_identity == petl.identity_at_start, "identity at the start is not what identity_at_start says"
     _train(backbone, attached, images)
     trained = _features(backbone, images)
@@ -43,13 +45,17 @@ def check_petl(petl: Petl, backbone_name: str = "vit-micro") -> None:
     _check_copy(backbone, attached, images)
     _check_saved_state(petl, backbone, attached, images)
     _check_batch_mates(backbone, images)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert _features(backbone, images).isfinite().all(), "under bf16 autocast a feature is not finite"
+    _check_company(backbone, attached, images)
+    _check_half_precision(backbone, images)
     attached.detach()
     assert not any(site.attached for site in backbone.sites.values()), "detached, a branch is left at a site"
     assert torch.equal(_features(backbone, images), base), "detached, the module still has an effect"
     after = _snapshot(backbone)
     assert all(torch.equal(after[name], state[name]) for name in state), "the backbone's own tensors changed"
+
+
+def _gap(features: Tensor, reference: Tensor) -> float:
+    return float((features - reference).abs().max() / reference.abs().max())
 
 
 @torch.no_grad()
@@ -102,8 +108,7 @@ def _check_merge(petl: Petl, backbone: Backbone, attached: Attached, images: Ten
             return
         raise AssertionError("merge() raises no TypeError although mergeable is False")
     attached.merge()
-    merged = _features(backbone, images)
-    gap = (merged - unmerged).abs().max() / unmerged.abs().max()
+    gap = _gap(_features(backbone, images), unmerged)
     assert gap < CLOSE, f"merged and unmerged features differ by {gap:.1e}"
     attached.unmerge()
     assert torch.equal(_features(backbone, images), unmerged), "unmerged again, the features have changed"
@@ -137,8 +142,36 @@ def _check_saved_state(petl: Petl, backbone: Backbone, attached: Attached, image
     attached.enabled = True
 
 
+def _check_company(backbone: Backbone, attached: Attached, images: Tensor) -> None:
+    """Put another module on the same backbone: both are felt, and each goes without the other."""
+    alone = _features(backbone, images)
+    other = _attach(SSF(), backbone, seed=4)
+    assert not torch.equal(_features(backbone, images), alone), "a second module is not felt beside this one"
+    attached.enabled = False
+    without = _features(backbone, images)
+    attached.enabled = True
+    if attached.num_parameters:
+        both = _features(backbone, images)
+        assert not torch.equal(both, without), "the module is not felt beside a second one"
+    other.detach()
+    assert torch.equal(_features(backbone, images), alone), "a second module leaves traces in this one"
+
+
+def _check_half_precision(backbone: Backbone, images: Tensor) -> None:
+    """Compute under autocast, and on a backbone that is held in bf16 itself."""
+    full = _features(backbone, images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert _features(backbone, images).isfinite().all(), "under bf16 autocast a feature is not finite"
+    frozen = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    backbone.model.bfloat16()
+    gap = _gap(_features(backbone, images), full)
+    backbone.model.float()
+    backbone.load_state_dict(frozen)
+    assert gap < HALF_CLOSE, f"over a bf16 backbone the features differ by {gap:.1e}"
+
+
 def _check_batch_mates(backbone: Backbone, images: Tensor) -> None:
     together = _features(backbone, images)
     alone = torch.cat([_features(backbone, image[None]) for image in images])
-    gap = (together - alone).abs().max() / together.abs().max()
+    gap = _gap(alone, together)
     assert gap < CLOSE, f"a feature depends on the other images of its batch: {gap:.1e}"

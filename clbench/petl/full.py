@@ -7,8 +7,9 @@ off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -22,10 +23,13 @@ from clbench.petl import Petl, register
 class Full(Petl):
     """Every tensor of the backbone is trained."""
 
+    mergeable: ClassVar[bool] = True
+    trains_backbone: ClassVar[bool] = True
+
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Attach nothing."""
         return iter(())
 
-    def tuned(self, backbone: Backbone) -> list[str]:
+    def tuned(self, backbone: Backbone) -> Sequence[str]:
         """Return the names of all parameters and saved buffers."""
         return list(backbone.state_dict())

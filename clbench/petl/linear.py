@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -16,6 +17,8 @@ from clbench.petl import Petl, register
 @dataclass(frozen=True)
 class Linear(Petl):
     """The backbone stays as it is."""
+
+    mergeable: ClassVar[bool] = True
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Attach nothing."""
