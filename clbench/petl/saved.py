@@ -17,7 +17,7 @@ from clbench.backbones.creation import open_in_place
 from clbench.errors import UserError
 from clbench.files import write_bytes
 from clbench.petl.attached import Attached
-from clbench.petl.packed import packed_state, unpack
+from clbench.quant.packed import packed_state, unpack
 from clbench.seeds import Seeds
 from clbench.spec import build
 
