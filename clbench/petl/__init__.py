@@ -39,6 +39,7 @@ class Petl(ABC):
     identity_at_start: ClassVar[bool] = True  # whether attaching leaves the backbone's output unchanged
     mergeable: ClassVar[bool] = False  # whether the branches can be folded into the backbone's own weights
     trains_backbone: ClassVar[bool] = False  # whether the backbone is put in training mode with the module
+    steps_to_reach_all: ClassVar[int] = 2  # training steps after which every trained tensor got a gradient
     recipe: ClassVar[dict[str, Any]] = {}  # how its paper trains it: options of a strategy, by their names
 
     @abstractmethod

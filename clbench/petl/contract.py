@@ -13,6 +13,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.petl import Petl
 from clbench.petl.attached import Attached, swapped
 from clbench.petl.ssf import SSF
+from clbench.seeds import forked
 
 CLOSE = 1e-5  # what two orders of the same float32 sums may differ by, relative to the features' size
 HALF_CLOSE = 0.2  # what the 8 bits of bfloat16 may add up to in a few layers of random weights
@@ -21,10 +22,10 @@ HALF_CLOSE = 0.2  # what the 8 bits of bfloat16 may add up to in a few layers of
 def check_petl(petl: Petl, backbone_name: str = "vit-micro") -> None:
     """Attach, train, switch, merge, copy, save, load and detach a module on a small random backbone.
 
-    Checked: identity at the start exactly where declared; two training steps reach every trained tensor and
-    no frozen one; disabled, the backbone is bit for bit what it was; merged equals unmerged, or merging is
-    refused; a copy is independent; a saved state restores the output; a feature depends on its own image
-    alone; it works under bf16 autocast; detached, nothing of it is left.
+    Checked: identity at the start exactly where declared; training steps, two unless declared, reach every
+    trained tensor and no frozen one; disabled, the backbone is bit for bit what it was; merged equals
+    unmerged, or merging is refused; a copy is independent; a saved state restores the output; a feature
+    depends on its own image alone; it works under bf16 autocast; detached, nothing of it is left.
     """
     backbone = backbones.create(backbone_name, BackboneOptions(weights="none"))
     size = backbone.preprocessing.image_size
@@ -33,7 +34,8 @@ def check_petl(petl: Petl, backbone_name: str = "vit-micro") -> None:
     attached = _attach(petl, backbone, seed=1)
     is_identity = _gap(_features(backbone, images), base) < CLOSE
     assert is_identity == petl.identity_at_start, "identity at the start is not what identity_at_start says"
-    _train(backbone, attached, images)
+    with forked(5):  # dropout and sampled architectures draw from the global generator
+        _train(petl, backbone, attached, images)
     trained = _features(backbone, images)
     if attached.num_parameters:
         assert not torch.equal(trained, base), "training the module changes no feature"
@@ -75,8 +77,8 @@ def _attach(petl: Petl, backbone: Backbone, *, seed: int) -> Attached:
     return attached
 
 
-def _train(backbone: Backbone, attached: Attached, images: Tensor) -> None:
-    """Take two steps of gradient descent towards random features."""
+def _train(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor) -> None:
+    """Take a few steps of gradient descent towards random features."""
     parameters = dict(attached.named_parameters())
     if not parameters:
         return
@@ -84,14 +86,15 @@ def _train(backbone: Backbone, attached: Attached, images: Tensor) -> None:
     target = torch.randn(len(images), backbone.width, generator=generator)
     attached.train()
     optimizer = torch.optim.Adam(parameters.values(), lr=0.01)
-    for _ in range(2):
+    reached: set[str] = set()
+    for _ in range(petl.steps_to_reach_all):
         optimizer.zero_grad()
         torch.autograd.backward(F.mse_loss(backbone(images), target))
+        reached |= {name for name, p in parameters.items() if p.grad is not None and p.grad.any()}
         optimizer.step()
     attached.eval()
-    for name, parameter in parameters.items():
-        reached = parameter.grad is not None and bool(parameter.grad.any())
-        assert reached, f"no gradient reaches {name} in two steps"
+    unreached = [name for name in parameters if name not in reached]
+    assert not unreached, f"no gradient reaches {unreached[0]} in {petl.steps_to_reach_all} steps"
     attached.enabled = False
     frozen = [name for name, parameter in backbone.named_parameters() if parameter.grad is not None]
     attached.enabled = True
