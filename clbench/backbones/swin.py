@@ -89,7 +89,7 @@ class ShiftedWindows(nn.Module):
     def __init__(self, block: SwinTransformerBlock, name: str) -> None:
         """Take the block over, its attention opened; what is not attention is left to others."""
         super().__init__()
-        self.attention = block.attn = OpenWindowAttention(block.attn, f"{name}.attn")
+        block.attn = OpenWindowAttention(block.attn, f"{name}.attn")
         block.norm1 = block.norm2 = block.mlp = block.drop_path1 = block.drop_path2 = nn.Identity()
         self.block = block
 
@@ -115,7 +115,7 @@ class OpenSwinBlock(nn.Module):
         self.mlp_residual = Site(f"{name}.mlp.residual", nn.Sequential(norm2, mlp), width)
         first = {"norm1": norm1, "attn": attn, "attn.residual": self.attn_residual}
         second = {"norm2": norm2, "mlp": mlp, "mlp.residual": self.mlp_residual}
-        self.sites = {**first, **attention_sites(windows.attention), **second, **in_mlp}
+        self.sites = {**first, **attention_sites(windows.block.attn), **second, **in_mlp}
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform the tokens x (B, rows, columns, D)."""

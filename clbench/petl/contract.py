@@ -19,15 +19,17 @@ CLOSE = 1e-5  # what two orders of the same float32 sums may differ by, relative
 HALF_CLOSE = 0.2  # what the 8 bits of bfloat16 may add up to in a few layers of random weights
 
 
-def check_petl(petl: Petl, backbone_name: str = "vit-micro") -> None:
-    """Attach, train, switch, merge, copy, save, load and detach a module on a small random backbone.
+def check_petl(petl: Petl, on: str | Backbone = "vit-micro") -> None:
+    """Attach, train, switch, merge, copy, save, load and detach a module on a small backbone.
+
+    ``on`` is a backbone, or the name of one that gets random weights.
 
     Checked: identity at the start exactly where declared; training steps, two unless declared, reach every
     trained tensor and no frozen one; disabled, the backbone is bit for bit what it was; merged equals
     unmerged, or merging is refused; a copy is independent; a saved state restores the output; a feature
     depends on its own image alone; it works under bf16 autocast; detached, nothing of it is left.
     """
-    backbone = backbones.create(backbone_name, BackboneOptions(weights="none"))
+    backbone = on if isinstance(on, Backbone) else backbones.create(on, BackboneOptions(weights="none"))
     size = backbone.preprocessing.image_size
     images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
     base, state = _features(backbone, images), _snapshot(backbone)
