@@ -64,6 +64,12 @@ class Backbone(nn.Module):
         """What the weights are held in."""
         return next(self.parameters()).dtype
 
+    @property
+    def classifier(self) -> list[nn.Module]:
+        """The layers of a classifier that the model may still have; no feature depends on them."""
+        layers = self.model.get_classifier()  # type: ignore[operator]  # every timm model's
+        return list(layers) if isinstance(layers, tuple) else [layers]
+
     def site(self, name: str) -> Site:
         """Return a site by its full name, such as ``block[3].attn.qkv``."""
         if name not in self.sites:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -64,7 +63,8 @@ def open_in_place(model: nn.Module) -> Backbone:
         raise CannotOpenError("this model was opened before; attach to the backbone of its first module")
     name = type(model).__name__
     backbone = open_model(name, model, expected_images(model), source="given", digest="")
-    cast("nn.Module", model.get_classifier()).requires_grad_(True)  # type: ignore[operator]  # every timm model's
+    for layer in backbone.classifier:
+        layer.requires_grad_(True)
     return backbone
 
 

@@ -54,6 +54,7 @@ class Attached(nn.Module):
             else:
                 self.register_buffer(key, tensor)
         self._unmerged: list[tuple[nn.Module, Tensor, Tensor | None]] = []
+        super().train(False)  # as the backbone is, whose own mode stays what it was: dropout starts off
         self.enabled = True
 
     @property
