@@ -88,7 +88,7 @@ class Loop:
                 raise DivergedError(f"the loss is no number any more; lower strategy.learning_rate ({rate})")
             self._checkpoint(Position(start.task, epoch + 1))
         for part in scheduled(self.strategy.parts().values()):
-            part.progress = 1.0
+            part.progress.fill_(1)
 
     def _epoch(self, samples: Samples, start: Position) -> float:
         """Train on the samples once, or on what a stopped epoch left; return the sum of the losses."""
@@ -102,7 +102,7 @@ class Loop:
         for step in range(start.step, len(batches)):
             position, num_images = Position(start.task, start.epoch, step), len(batches[step])
             for part in changing:
-                part.progress = (start.epoch + step / len(batches)) / self.strategy.epochs
+                part.progress.fill_((start.epoch + step / len(batches)) / self.strategy.epochs)
             with self.meter.phase("train", images=num_images):
                 loss = self._step(self._batch(samples, batches[step], position), position)
                 total += loss

@@ -13,6 +13,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.petl import Petl
 from clbench.petl.attached import Attached, swapped
 from clbench.petl.ssf import SSF
+from clbench.schedule import scheduled
 from clbench.seeds import forked
 
 CLOSE = 1e-5  # what two orders of the same float32 sums may differ by, relative to the features' size
@@ -95,6 +96,8 @@ def _train(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor) -
         reached |= {name for name, p in parameters.items() if p.grad is not None and p.grad.any()}
         optimizer.step()
     attached.eval()
+    for part in scheduled([attached]):
+        part.progress.fill_(1)  # as the loop does when a task's training has ended
     unreached = [name for name in parameters if name not in reached]
     assert not unreached, f"no gradient reaches {unreached[0]} in {petl.steps_to_reach_all} steps"
     attached.enabled = False
