@@ -7,8 +7,11 @@ at 1,
 
     out = (1 - lam) softmax(q K^T / sqrt(d)) V + softmax(q (s_k P_k)^T / sqrt(d)) (s_v P_v).
 
+``compensated=false`` is plain prefix tuning, softmax(q [P_k; K]^T / sqrt(d)) [P_v; V], in all blocks and
+without scales; it leaves the attention fused.
+
 Not the identity at the start. Parameters a block of width D: 2 L D + 2; 76,810 for ViT-B/16 with the
-defaults.
+defaults; plain 2 L D, 184,320.
 
 Shape letters: B batch, H heads, N tokens, E width of a head, L length of the prefix.
 """
@@ -32,11 +35,11 @@ from clbench.petl.initialise import first_blocks
 class Prefix(Branch):
     """Scaled learned rows in front of the keys, or of the values (B, H, N, E) -> (B, H, L + N, E)."""
 
-    def __init__(self, length: int, width: int, generator: torch.Generator) -> None:
-        """Draw the rows from U(0, 0.01)."""
+    def __init__(self, length: int, width: int, generator: torch.Generator, *, scaled: bool = True) -> None:
+        """Draw the rows from U(0, 0.01); ``scaled`` gives them a learnable scale."""
         super().__init__()
         self.rows = nn.Parameter(torch.empty(length, width).uniform_(0, 0.01, generator=generator))
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale = nn.Parameter(torch.ones(())) if scaled else 1.0
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Split the rows among the heads and prepend them."""
@@ -62,17 +65,20 @@ class Compensation(Branch):
 
 @register("prefix")
 @dataclass(frozen=True)
-class CompensatedPrefix(Petl):
-    """LAE's prefix: not the identity at the start, not mergeable."""
+class PrefixTuning(Petl):
+    """LAE's prefix, or the plain one: not the identity at the start, not mergeable."""
 
     identity_at_start: ClassVar[bool] = False
 
     length: Annotated[int, Field(ge=1)] = 10  # prefix rows, L
-    num_blocks: Annotated[int, Field(ge=0)] = 0  # the first blocks to adapt; 0: 5/12 of them, as in the paper
+    num_blocks: Annotated[int, Field(ge=0)] = 0  # the first blocks to adapt; 0: 5/12 of them, plain: all
+    compensated: bool = True  # LAE's calibration and scales; false: plain prefix tuning
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Put a prefix before the keys and values of each of the first blocks, and compensate it."""
-        for block in first_blocks(backbone, self.num_blocks):
-            yield block["attn.keys"], Prefix(self.length, block["attn.keys"].width, generator)
-            yield block["attn.values"], Prefix(self.length, block["attn.values"].width, generator)
-            yield block["attn.probs"], Compensation(self.length)
+        default = 0 if self.compensated else len(backbone.blocks)
+        for block in first_blocks(backbone, self.num_blocks or default):
+            for site in (block["attn.keys"], block["attn.values"]):
+                yield site, Prefix(self.length, site.width, generator, scaled=self.compensated)
+            if self.compensated:
+                yield block["attn.probs"], Compensation(self.length)

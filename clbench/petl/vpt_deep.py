@@ -1,0 +1,42 @@
+"""Learn a few tokens for each block that it gets beside the image's.
+
+M. Jia et al., "Visual Prompt Tuning", ECCV 2022, arXiv 2203.12119, VPT-deep: before each block p prompts of
+its own are inserted after the class token, and what the block makes of them is dropped after it.
+
+Differs from the paper: learning rate 0.25 and no weight decay, one point of the grid that it searches; and
+our classifiers start in their own way, not with a bias of -log 99.
+
+Not the identity at the start. Parameters of a ViT of L blocks of width D: L p D; 460,800 for ViT-B/16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from clbench.backbones.backbone import Backbone
+from clbench.backbones.sites import Branch, Site
+from clbench.petl import Petl, register
+from clbench.petl.prompts import Insertion, Removal, drawn_prompts
+
+
+@register("vpt-deep")
+@dataclass(frozen=True)
+class DeepPrompts(Petl):
+    """Not the identity at the start, not mergeable; for ViTs."""
+
+    identity_at_start: ClassVar[bool] = False
+    recipe: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "learning_rate": 0.25, "momentum": 0.9}
+
+    length: Annotated[int, Field(ge=1)] = 50  # prompts a block, p
+
+    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
+        """Insert prompts before every block and take them out after it."""
+        for block in backbone.blocks:
+            prompts = drawn_prompts(backbone, self.length, generator)
+            yield block[""], Insertion(prompts, block.num_prefix)
+            yield block[""], Removal(self.length, block.num_prefix)
