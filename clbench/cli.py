@@ -138,11 +138,24 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="RUN")], data_dir: Dat
 
 
 @app.command("list")
-def list_names(kind: Annotated[str | None, typer.Argument(metavar="[KIND]")] = None) -> None:
+def list_names(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]")] = None,
+    backbone: Annotated[str | None, Option(metavar="NAME", help="Of petl: measure each on this one.")] = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=VALUE", help="Its options: backbone.image_size=96.")
+    ] = None,
+) -> None:
     """List streams, strategies, backbones, petl, metrics, or all."""
-    from clbench.listing import listing
+    if backbone is None and not settings:
+        from clbench.listing import listing
 
-    _print(listing(kind))
+        _print(listing(kind))
+        return
+    if kind != "petl":
+        raise UsageError("--backbone and --set go with: clbench list petl")
+    from clbench.zoo import measured
+
+    _print(measured(backbone or "vit-micro", settings or []))
 
 
 @app.command()

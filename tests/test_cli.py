@@ -42,7 +42,7 @@ COMMANDS = {
         "--dry-run",
     ],
     "resume": ["RUN", "--data-dir"],
-    "list": ["[KIND]"],
+    "list": ["[KIND]", "--backbone", "--set"],
     "show": ["NAME"],
     "report": ["RUN...", "--out"],
     "doctor": ["--data-dir"],
