@@ -1,0 +1,42 @@
+"""Train every bias of the backbone, and nothing else.
+
+E. Ben Zaken, S. Ravfogel, Y. Goldberg, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based
+Masked Language-models", ACL 2022, arXiv 2106.10199. The biases of norms count as biases. The statistics of a
+batch norm stay frozen.
+
+Parameters of a ViT of L blocks of width D: 11 L D + 2 D; 102,912 for ViT-B/16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from clbench.backbones.backbone import Backbone
+from clbench.backbones.sites import Branch, Site
+from clbench.petl import Petl, register
+
+
+@register("bitfit")
+@dataclass(frozen=True)
+class BitFit(Petl):
+    """Identity at the start; there is nothing to merge."""
+
+    mergeable: ClassVar[bool] = True
+    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+
+    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
+        """Attach nothing."""
+        return iter(())
+
+    def tuned(self, backbone: Backbone) -> Sequence[str]:
+        """Return the names of all biases but a classifier's."""
+        classifier = {id(bias) for layer in backbone.classifier for bias in layer.parameters()}
+        return [
+            name
+            for name, parameter in backbone.named_parameters()
+            if name.endswith(".bias") and id(parameter) not in classifier
+        ]

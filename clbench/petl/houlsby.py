@@ -1,0 +1,41 @@
+"""Put a bottleneck after the attention and after the MLP of every block.
+
+N. Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019, arXiv 1902.00751:
+``z <- z + Up(gelu(Down(z)))`` on what each sub-layer is about to add to the residual stream.
+
+Differs from the paper: Up starts at zero, not near it, and the layer norms stay frozen, as in the baselines
+that vision papers report under this name.
+Parameters of a ViT of L blocks of width D: 2 L (2 r D + r + D); 313,536 for ViT-B/16 with the defaults.
+
+A ConvNeXt block has one sub-layer, which ends with its MLP: there it is the same as ``pfeiffer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from clbench.backbones.backbone import Backbone
+from clbench.backbones.sites import Branch, Site
+from clbench.petl import Petl, register
+from clbench.petl.output_adapter import OutputAdapter
+
+
+@register("houlsby")
+@dataclass(frozen=True)
+class Houlsby(Petl):
+    """Two adapters a block: identity at the start, not mergeable."""
+
+    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+
+    rank: Annotated[int, Field(ge=1)] = 8  # width of the bottleneck
+
+    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
+        """Put one bottleneck after each sub-layer of every block."""
+        for block in backbone.blocks:
+            for site in [block["attn"], block["mlp"]] if block.heads else [block["mlp"]]:
+                yield site, OutputAdapter(site, self.rank, generator)

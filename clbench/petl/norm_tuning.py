@@ -1,0 +1,40 @@
+"""Train the scale and shift of every normalisation layer of the backbone, and nothing else.
+
+B. Zhao et al., "Tuning LayerNorm in Attention", ICLR 2024, arXiv 2312.11420; here the final norm is trained,
+too. The norms of single queries and keys that some ViTs have stay frozen, and so do the statistics of a batch
+norm.
+
+Parameters of a ViT of L blocks of width D: 4 L D + 2 D; 38,400 for ViT-B/16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from clbench.backbones.backbone import Backbone
+from clbench.backbones.sites import Branch, Site
+from clbench.petl import Petl, register
+from clbench.petl.norms import norm_parameters
+
+IN_HEADS = ("q_norm", "k_norm")  # timm's names
+
+
+@register("norm-tuning")
+@dataclass(frozen=True)
+class NormTuning(Petl):
+    """Identity at the start; there is nothing to merge."""
+
+    mergeable: ClassVar[bool] = True
+    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+
+    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
+        """Attach nothing."""
+        return iter(())
+
+    def tuned(self, backbone: Backbone) -> Sequence[str]:
+        """Return the names of the parameters of every norm between layers."""
+        return [name for name in norm_parameters(backbone) if name.split(".")[-2] not in IN_HEADS]
