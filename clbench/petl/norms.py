@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from timm.layers import RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d
 from torch import nn
 
 from clbench.backbones.backbone import Backbone
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)  # timm's own norms derive from these
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d)
 
 
 def norm_parameters(backbone: Backbone) -> list[str]:
