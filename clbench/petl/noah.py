@@ -1,6 +1,6 @@
 """Let a search choose prompts, a LoRA rank and an adapter width for every block.
 
-Y. Zhang, K. Zhou, Z. Liu, "Neural Prompt Search" (NOAH), TPAMI 2024, arXiv 2206.04673. Three steps: train a
+Y. Zhang, K. Zhou, Z. Liu, "Neural Prompt Search" (NOAH), 2022, arXiv 2206.04673. Three steps: train a
 super-net whose modules have the largest sizes, each step with an architecture drawn at random that uses the
 first p prompts, r ranks and h hidden units of a block; search the architecture that scores best under a limit
 of parameters (``clbench.petl.noah_search``); train that one anew, ``architecture="p=.../r=.../h=..."``.

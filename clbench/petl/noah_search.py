@@ -1,6 +1,6 @@
 """Search the best architecture of a trained NOAH super-net under a limit of parameters, by evolution.
 
-Y. Zhang, K. Zhou, Z. Liu, "Neural Prompt Search" (NOAH), TPAMI 2024, arXiv 2206.04673:
+Y. Zhang, K. Zhou, Z. Liu, "Neural Prompt Search" (NOAH), 2022, arXiv 2206.04673:
 
     module = clbench.petl.attach(model, "noah")
     ...                                                   # train the super-net
@@ -53,20 +53,12 @@ def search(
 
     Each generation breeds ``mutation`` and ``crossover`` new architectures from the ``top`` best so far and
     fills up to ``population`` with random ones. A mutation draws every size anew with probability
-    ``p_mutation`` and every depth with ``p_depth``. No architecture is scored twice, and none above the limit.
-    The module computes as before when the search is over.
+    ``p_mutation`` and every depth with ``p_depth``. None is scored twice, and none above the limit.
     """
-    choice = choice_of(attached)
-    space, before, was_training = choice.space, choice.chosen, attached.training
+    space = choice_of(attached).space
     candidates = [space.largest(max_parameters)]
     best = list(candidates)
     scores: dict[Subnet, float] = {}
-
-    def mutant() -> Subnet:
-        return mutated(pick(best, generator), space, p_mutation, p_depth, generator)
-
-    def child() -> Subnet:
-        return crossed(pick(best, generator), pick(best, generator), generator)
 
     def fill(number: int, draw: Callable[[], Subnet]) -> None:
         """Draw candidates until there are ``number``, or too many draws were in vain."""
@@ -76,20 +68,38 @@ def search(
                 if subnet not in scores and subnet not in candidates and space.fits(subnet, max_parameters):
                     candidates.append(subnet)
 
+    def mutant() -> Subnet:
+        return mutated(pick(best, generator), space, p_mutation, p_depth, generator)
+
+    def child() -> Subnet:
+        return crossed(pick(best, generator), pick(best, generator), generator)
+
+    for _ in range(generations):
+        fill(population, lambda: space.sample(generator))
+        scores |= scored(attached, candidates, score)
+        best = sorted(scores, key=scores.__getitem__, reverse=True)[:top]
+        candidates = []
+        fill(mutation, mutant)
+        fill(mutation + crossover, child)
+    return str(best[0])
+
+
+def scored(
+    attached: Attached, candidates: list[Subnet], score: Callable[[Attached], float]
+) -> dict[Subnet, float]:
+    """Return the score of every candidate; the module computes as before afterwards."""
+    choice = choice_of(attached)
+    before, was_training = choice.chosen, attached.training
+    scores = {}
     attached.eval()
     try:
-        for _ in range(generations):
-            fill(population, lambda: space.sample(generator))
-            for choice.chosen in candidates:
-                scores[choice.chosen] = score(attached)
-            best = sorted(scores, key=scores.__getitem__, reverse=True)[:top]
-            candidates = []
-            fill(mutation, mutant)
-            fill(mutation + crossover, child)
+        for subnet in candidates:
+            choice.chosen = subnet
+            scores[subnet] = score(attached)
     finally:
         choice.chosen = before
         attached.train(was_training)
-    return str(best[0])
+    return scores
 
 
 def choice_of(attached: Attached) -> Choice:
