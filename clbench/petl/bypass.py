@@ -5,9 +5,9 @@ S. Jie, Z.-H. Deng, "Convolutional Bypasses Are Better Vision Transformer Adapte
 
     out = sublayer(u) + s (W2 q(K * q(W1 u + b1)) + b2),  q(t) = t sigmoid(1.702 t)
 
-with u the normalised tokens, h = rank channels in the bottleneck and ``K *`` a zero-padded 3 x 3 convolution
-with bias over the grid of patches. A class or register token is an image of one pixel to the same convolution:
-only the central tap sees it. W2, b2 start at zero.
+with u the normalised tokens, h channels in the bottleneck and ``K *`` a zero-padded 3 x 3 convolution with
+bias over the grid of patches. To the same convolution a class or register token is an image of one pixel:
+only the central tap sees it. W2 and b2 start at zero.
 
 Differs from the paper:
 - q and the dropout before W2 are those of the published code; the figure says GELU, the text no dropout.
@@ -114,16 +114,17 @@ class Bypass(Branch):
 
     def _sequence(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
         """Convolve the patches among each other and each prefix token alone: (B, N, h)."""
-        num_tokens, (rows, columns) = hidden.shape[1], grid
+        batch, num_tokens, rank = hidden.shape
+        rows, columns = grid
         if num_tokens != self.num_prefix + rows * columns:
             raise TokenGridError(
-                f"Convpass convolves {rows} x {columns} patches behind {self.num_prefix} other tokens, but got"
-                f" {num_tokens} tokens: it does not combine with prompts (vpt) or token merging before it"
+                f"Convpass got {num_tokens} tokens, not {self.num_prefix} and {rows} x {columns} patches; it does"
+                " not combine with prompts (vpt) or with token merging before it"
             )
         prefix, patches = hidden[:, : self.num_prefix], hidden[:, self.num_prefix :]
         central_tap = self.conv.weight[:, :, self.centre, self.centre]
         prefix = F.linear(prefix, central_tap, self.conv.bias)
-        patches = self._maps(patches.reshape(-1, rows, columns, len(central_tap))).flatten(1, 2)
+        patches = self._maps(patches.reshape(batch, rows, columns, rank)).flatten(1, 2)
         return torch.cat((prefix, patches), dim=1)
 
 

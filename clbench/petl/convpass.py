@@ -7,8 +7,9 @@ bias that it lacks where images are few.
 Parameters of a ViT of L blocks of width D: 2 L ((2 h + 1) D + 9 h^2 + 2 h); 327,552 for ViT-B/16 with the
 defaults.
 
-On a Swin the convolution crosses the borders of the windows. A ConvNeXt has no attention and gets the bypass of
-the MLP alone, inside what its LayerScale scales (our choice). A ResNet has neither: NoSuchSiteError.
+On a Swin the convolution crosses the borders of the windows. A ConvNeXt has no attention: it gets the bypass
+of the MLP alone, where its LayerScale scales the bypass, too (our choice). A ResNet has neither sub-layer and
+is refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Put a small convolutional bottleneck beside the attention of every block: ``convpass`` at half the price.
 
 S. Jie, Z.-H. Deng, "Convolutional Bypasses Are Better Vision Transformer Adapters", 2022, arXiv 2207.07039;
-``bypass.py`` has the formula. A ConvNet has no attention: NoSuchSiteError.
+``bypass.py`` has the formula. A ConvNet has no attention and is refused.
 
 Parameters of a ViT of L blocks of width D: L ((2 h + 1) D + 9 h^2 + 2 h); 163,776 for ViT-B/16 with the
 defaults.

@@ -4,17 +4,20 @@ S. Jie, Z.-H. Deng, "FacT: Factor-Tuning for Lightweight Adaptation on Vision Tr
 2212.03145, FacT-TK: the increment of slice k is ``s U M_k V`` with ``M_k[a, b] = sum_c C[a, b, c] P[c, k]``.
 ``factors.py`` says what is a slice.
 
-Differs from the paper: in the published code, and by default here, the numbers of the MLP's slices are
-permuted. It reshapes M (R, R, m) of fc1 to (R, m R), where the formula moves the last dimension first, and
-takes the transpose of the like for fc2. ``layout="slices"`` is the formula. Ranks, counts and what can be
-learnt are the same, but one layout's trained factors are of no use in the other.
+Differs from the paper: the published code, and so the default, permutes the numbers of an MLP's cores. It
+reads the array M (R, R, m) of fc1 as (R, m R), where the formula puts the m slices side by side, and uses the
+transpose of the same for fc2. ``layout="slices"`` is the formula. Ranks, counts and what can be learnt are
+alike, but what one layout has learnt is of no use in the other.
 
 Parameters of a ViT of L blocks of width D and MLP ratio 4: 2 D r + 12 L r + r^3; 30,976 for ViT-B/16 with the
 defaults.
+
+Shape letters: R rank, I and O input and output slices of a layer, K = I O its slices.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -52,12 +55,11 @@ class Tucker(Increment):
         scale: float,
         dropout: float,
         layout: Layout,
-        mixtures: Tensor,
     ) -> None:
-        """Take this layer's columns of P (R, K), the ``mixtures``, over."""
+        """Share C, too; P are this layer's columns of the published P (R, 12 L)."""
         super().__init__(layer, factors, scale=scale, dropout=dropout)
         self.shared = (factors, core)
-        self.P = nn.Parameter(mixtures.clone())
+        self.P = nn.Parameter(torch.empty(len(core.C), layer.num_slices))
         self.arrangement = layer.name if layout == "official" else "slices"
 
     def core(self) -> Tensor:
@@ -83,19 +85,11 @@ class FacTTucker(FactorTuning):
         """Put an increment on every linear layer; those of one width share U, V and C."""
         for width, layers in sliced_layers(backbone).items():
             factors, core = Factors(width, self.rank, generator), TuckerCore(self.rank, generator)
-            num_slices = [layer.num_inputs * layer.num_outputs for layer in layers]
-            mixtures = torch.empty(self.rank, sum(num_slices))  # P
-            nn.init.xavier_uniform_(mixtures, generator=generator)
-            for layer, columns in zip(layers, torch.split(mixtures, num_slices, dim=1), strict=True):
-                yield (
-                    layer.site,
-                    Tucker(
-                        layer,
-                        factors,
-                        core,
-                        scale=self.scale,
-                        dropout=self.dropout,
-                        layout=self.layout,
-                        mixtures=columns,
-                    ),
+            num_slices = sum(layer.num_slices for layer in layers)
+            bound = math.sqrt(6 / (self.rank + num_slices))  # Xavier's, of the P of all layers together
+            for layer in layers:
+                increment = Tucker(
+                    layer, factors, core, scale=self.scale, dropout=self.dropout, layout=self.layout
                 )
+                nn.init.uniform_(increment.P, -bound, bound, generator=generator)
+                yield layer.site, increment

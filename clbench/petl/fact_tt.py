@@ -25,20 +25,11 @@ from clbench.petl.initialise import kaiming_uniform
 class TensorTrain(Increment):
     """An increment whose cores are free."""
 
-    def __init__(
-        self,
-        layer: SlicedLayer,
-        factors: Factors,
-        *,
-        scale: float,
-        dropout: float,
-        generator: torch.Generator,
-    ) -> None:
-        """Draw the cores as a linear layer with I R inputs draws its weight."""
+    def __init__(self, layer: SlicedLayer, factors: Factors, *, scale: float, dropout: float) -> None:
+        """Allocate the cores; those of the layer's slices are one matrix (I R, O R)."""
         super().__init__(layer, factors, scale=scale, dropout=dropout)
         rank = len(factors.V)
         self.cores = nn.Parameter(torch.empty(layer.num_inputs * rank, layer.num_outputs * rank))
-        kaiming_uniform(self.cores.T, generator)
 
     def core(self) -> Tensor:
         """Return the cores as they are."""
@@ -51,11 +42,10 @@ class FacTTensorTrain(FactorTuning):
     """Identity at the start, mergeable."""
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
-        """Put an increment on every linear layer; those of one width share U and V."""
+        """Put an increment on every linear layer; cores start as a linear layer's weight does."""
         for width, layers in sliced_layers(backbone).items():
             factors = Factors(width, self.rank, generator)
             for layer in layers:
-                yield (
-                    layer.site,
-                    TensorTrain(layer, factors, scale=self.scale, dropout=self.dropout, generator=generator),
-                )
+                increment = TensorTrain(layer, factors, scale=self.scale, dropout=self.dropout)
+                kaiming_uniform(increment.cores.T, generator)
+                yield layer.site, increment

@@ -1,9 +1,8 @@
 """Hold what ``fact-tt`` and ``fact-tk`` share: a factored increment of every linear layer of a transformer.
 
 S. Jie, Z.-H. Deng, "FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer", AAAI 2023, arXiv
-2212.03145. The increments of all linear layers, cut into D x D slices, are stacked into one tensor (K, D, D)
-and factored. Two factors serve all slices, U and V; between them is a small core for each, and a row of
-inputs x gives
+2212.03145. The increments of all linear layers, cut into D x D slices, are stacked into one tensor, which is
+factored: U and V serve all slices, and each has a small core of its own between them. Inputs x, as rows, give
 
     y = x W + s x U core V.
 
@@ -14,7 +13,7 @@ whatever its number of slices.
 Differs from the paper: the dropout in the low-rank path is that of the published code.
 On a Swin, whose widths differ, there is one tensor for each width (our choice).
 
-Shape letters: D width, R rank, I and O input and output slices of a layer, K slices of the tensor.
+Shape letters: D width, R rank, I and O input and output slices of a layer.
 """
 
 from __future__ import annotations
@@ -72,6 +71,11 @@ class SlicedLayer:
     site: Site
     num_inputs: int  # I
     num_outputs: int  # O
+
+    @property
+    def num_slices(self) -> int:
+        """I O."""
+        return self.num_inputs * self.num_outputs
 
 
 def sliced_layers(backbone: Backbone) -> dict[int, list[SlicedLayer]]:
