@@ -37,18 +37,14 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, NoSuchSiteError, Site
-from clbench.errors import UserError
 from clbench.petl import Petl, register
+from clbench.petl.divisors import check_divides
 
 LAYERS = {
     "all": ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"),
     "attn": ("attn.qkv", "attn.proj"),
     "mlp": ("mlp.fc1", "mlp.fc2"),
 }
-
-
-class BlockSizeError(UserError, ValueError):
-    """Blocks that do not tile a weight."""
 
 
 class BlockAffine(Branch):
@@ -122,19 +118,19 @@ class Bone(Petl):
 
 
 def _by_rows_of_blocks(bone: Bone, site: str, outputs: int, inputs: int) -> Branch:
-    _check_divides(f"the widths of {site}", "rank", bone.rank, outputs, inputs)
+    check_divides("rank", bone.rank, f"the widths of {site}", outputs, inputs)
     return BlockAffine(outputs // bone.rank, 1, bone.rank)
 
 
 def _by_columns_of_blocks(bone: Bone, site: str, outputs: int, inputs: int) -> Branch:
-    _check_divides(f"the widths of {site}", "rank", bone.rank, outputs, inputs)
+    check_divides("rank", bone.rank, f"the widths of {site}", outputs, inputs)
     return BlockAffine(1, inputs // bone.rank, bone.rank)
 
 
 def _by_rectangle(bone: Bone, site: str, outputs: int, inputs: int) -> Branch:
-    _check_divides(f"the widths of {site}", "rank", bone.rank, outputs, inputs)
-    _check_divides(f"the blocks down {site}", "blocks_down", bone.blocks_down, outputs // bone.rank)
-    _check_divides(f"the blocks across {site}", "blocks_across", bone.blocks_across, inputs // bone.rank)
+    check_divides("rank", bone.rank, f"the widths of {site}", outputs, inputs)
+    check_divides("blocks_down", bone.blocks_down, f"the blocks down {site}", outputs // bone.rank)
+    check_divides("blocks_across", bone.blocks_across, f"the blocks across {site}", inputs // bone.rank)
     return BlockAffine(bone.blocks_down, bone.blocks_across, bone.rank)
 
 
@@ -143,7 +139,7 @@ def _shared(bone: Bone, site: str, outputs: int, inputs: int) -> Branch:
 
 
 def _shared_twice(bone: Bone, site: str, outputs: int, inputs: int) -> Branch:
-    _check_divides(f"the outputs of {site}", "columns", bone.columns, outputs)
+    check_divides("columns", bone.columns, f"the outputs of {site}", outputs)
     return SharedShard(bone.rank, bone.columns)
 
 
@@ -154,14 +150,3 @@ FORMS: dict[str, Callable[[Bone, str, int, int], Branch]] = {
     "miss": _shared,
     "miss-mini": _shared_twice,
 }
-
-
-def _check_divides(what: str, option: str, given: int, *numbers: int) -> None:
-    """Raise BlockSizeError, naming the nearest values that would do, unless all numbers are multiples."""
-    common = math.gcd(*numbers)
-    if common % given:
-        fitting = [number for number in range(1, common + 1) if common % number == 0]
-        below, above = [n for n in fitting if n < given], [n for n in fitting if n > given]
-        near = " or ".join(str(number) for number in below[-1:] + above[:1])
-        these = " and ".join(str(number) for number in dict.fromkeys(numbers))
-        raise BlockSizeError(f"petl.{option}: {given} does not divide {these}, {what}; use {near}")
