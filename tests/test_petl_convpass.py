@@ -283,7 +283,7 @@ def test_tokens_that_are_no_grid_are_one_clear_line() -> None:
     attach(backbone)
     backbone.blocks[0]["input"].attached.append((Switch(), Prompt()))
     with pytest.raises(
-        TokenGridError, match=r"^Convpass got 19 tokens, not 1 and 4 x 4 patches; .*\(vpt\)"
+        TokenGridError, match=r"^Convpass got 19 tokens, not 1 and 4 x 4 patches: .*\(vpt\)"
     ) as caught:
         backbone(torch.zeros(1, 3, 16, 16))
     assert "\n" not in str(caught.value)

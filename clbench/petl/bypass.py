@@ -118,8 +118,8 @@ class Bypass(Branch):
         rows, columns = grid
         if num_tokens != self.num_prefix + rows * columns:
             raise TokenGridError(
-                f"Convpass got {num_tokens} tokens, not {self.num_prefix} and {rows} x {columns} patches; it does"
-                " not combine with prompts (vpt) or with token merging before it"
+                f"Convpass got {num_tokens} tokens, not {self.num_prefix} and {rows} x {columns} patches: it"
+                " does not combine with prompts (vpt) or with token merging before it"
             )
         prefix, patches = hidden[:, : self.num_prefix], hidden[:, self.num_prefix :]
         central_tap = self.conv.weight[:, :, self.centre, self.centre]
