@@ -11,7 +11,8 @@ def pack(indices: Tensor, bits: int) -> Tensor:
     """Return uint8 indices (n,), each below 2^bits, as ceil(n bits / 8) bytes; the last is filled with 0."""
     in_a_byte = 8 // bits
     padded = F.pad(indices, (0, -len(indices) % in_a_byte)).view(-1, in_a_byte)
-    return (padded << _shifts(bits, padded)).sum(dim=1).to(torch.uint8)
+    packed: Tensor = (padded << _shifts(bits, padded)).sum(dim=1)
+    return packed.to(torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int, num_indices: int) -> Tensor:
@@ -19,7 +20,7 @@ def unpack(packed: Tensor, bits: int, num_indices: int) -> Tensor:
     num_bytes = -(-num_indices * bits // 8)
     if packed.shape != (num_bytes,):
         raise ValueError(f"{num_indices} indices of {bits} bits are {num_bytes} bytes, not {packed.numel()}")
-    indices = (packed[:, None] >> _shifts(bits, packed)) & (2**bits - 1)
+    indices: Tensor = (packed[:, None] >> _shifts(bits, packed)) & (2**bits - 1)
     return indices.flatten()[:num_indices]
 
 

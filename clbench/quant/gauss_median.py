@@ -57,7 +57,8 @@ def encode(weight: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 def decode(indices: Tensor, statistics: Tensor, codes: Tensor) -> Tensor:
     """Return the values (n,) that indices stand for: bit for bit those that ``quantise`` computes with."""
     mu, sigma = statistics
-    return sigma * codes[indices.long()] + mu
+    values: Tensor = sigma * codes[indices.long()] + mu
+    return values
 
 
 def _cells(z: Tensor, codes: Tensor) -> Tensor:
