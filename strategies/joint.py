@@ -37,7 +37,7 @@ class Joint(Strategy):
         self.petl = petl
         self.seeds = seeds
         self.module = petl.attach(backbone, seeds.generator("petl"))
-        self.head = GrowingHead(backbone.width)
+        self.head = GrowingHead(backbone.width, bits=self.head_bits)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the module and the head."""
@@ -54,7 +54,7 @@ class Joint(Strategy):
         self.module.detach()
         self.module = self.petl.attach(self.backbone, self.seeds.generator("petl"))
         num_classes = self.head.num_classes + len(task.new_classes)
-        self.head = GrowingHead(self.backbone.width)
+        self.head = GrowingHead(self.backbone.width, bits=self.head_bits)
         self.head.grow(num_classes, self.seeds.generator("head", task.index), self.backbone.device)
 
     def loss(self, batch: Batch) -> Tensor:

@@ -52,7 +52,7 @@ class LAE(Strategy):
         self.seeds = seeds
         self.online = petl.attach(backbone, seeds.generator("petl"))
         self.offline: Attached | None = None
-        self.head = GrowingHead(backbone.width)
+        self.head = GrowingHead(backbone.width, bits=self.head_bits)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the online and offline modules and the head that they share."""

@@ -29,7 +29,7 @@ class Naive(Strategy):
         self.backbone = backbone
         self.seeds = seeds
         self.module = petl.attach(backbone, seeds.generator("petl"))
-        self.head = GrowingHead(backbone.width)
+        self.head = GrowingHead(backbone.width, bits=self.head_bits)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the module and the head."""

@@ -14,3 +14,8 @@ QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01}
 def test_strategy_keeps_its_contract(name: str):
     options = QUICK | ({"frozen_epochs": 1} if name == "lae" else {})
     check_strategy(lambda: strategies.get(name)(**options))
+
+
+def test_lae_keeps_its_contract_with_a_module_and_a_head_of_one_bit():
+    options = QUICK | {"frozen_epochs": 1, "head_bits": 1}
+    check_strategy(lambda: strategies.get("lae")(**options), "bi-adapter")
