@@ -16,7 +16,7 @@ from clbench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clbench.data.batches import Batcher
 from clbench.environment import environment
 from clbench.errors import UserError
-from clbench.evaluate.costs import count_parameters, stored_bytes
+from clbench.evaluate.costs import count_parameters, packed_bytes, stored_bytes
 from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
 from clbench.loop import Loop
@@ -118,8 +118,8 @@ def _finish(record: Record, parts: Parts, progress: Progress, checkpoint: Checkp
     held = parts.strategy.parts()
     # a module that happens to be frozen when the run ends was trainable all the same
     parameters = {**count_parameters(parts.backbone, held), "trainable": meter.num_trainable}
-    counts = {"parameters": parameters, "stored_bytes": stored_bytes(held)}
-    record.write_json("costs.json", {**counts, **meter.to_dict()})
+    sizes = {"stored_bytes": stored_bytes(held), "packed_bytes": packed_bytes(held)}
+    record.write_json("costs.json", {"parameters": parameters, **sizes, **meter.to_dict()})
     write_figures(record)
     metrics = evaluate.compute(record.results())
     record.write_json("metrics.json", metrics)  # the last file: it means "finished"

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from clbench.evaluate import memory
-from clbench.evaluate.costs import PhaseClock, count_parameters, stored_bytes
+from clbench.evaluate.costs import PhaseClock, count_parameters, packed_bytes, stored_bytes
 from clbench.evaluate.flops import count_flops
 from clbench.evaluate.memory import PeakMemory
+from clbench.quant.low_bit_linear import LowBitLinear
 
 CPU = torch.device("cpu")
 MEBIBYTE = 2**20
@@ -53,6 +54,15 @@ def test_shared_storage_is_counted_once():
     view.register_buffer("rows", first.weight.detach()[1:3])
     parts = {"first": first, "second": second, "view": view}
     assert stored_bytes(parts) == {"first": 64, "second": 0, "view": 0, "total": 64}
+
+
+def test_packed_bytes_count_the_bits_of_quantised_layers_and_all_of_the_others():
+    low = LowBitLinear(10, 4, bits=1)
+    nn.init.normal_(low.weight, generator=torch.Generator().manual_seed(0))
+    plain = nn.Linear(10, 2)
+    parts = {"petl": nn.Sequential(low, plain), "copy": nn.Sequential(plain)}
+    assert stored_bytes(parts) == {"petl": 160 + 88, "copy": 0, "total": 248}
+    assert packed_bytes(parts) == {"petl": 5 + 8 + 88, "copy": 0, "total": 101}
 
 
 def test_flops_of_a_product_forward_and_backward():

@@ -52,6 +52,7 @@ def make_run(
     costs = {
         "parameters": {"total": 1_012_345, "trainable": 12_345},
         "stored_bytes": {"heads": 1_000, "petl": 164_000, "total": 165_000},
+        "packed_bytes": {"heads": 1_000, "petl": 5_250, "total": 6_250},
         "flops": {"train": 1.2e12, "train_per_image": 3.5e7, "evaluate": 3e10, "evaluate_per_image": 1.2e7},
         "memory": {"process": {"peak": 345_000_000}, "accelerator": {"peak": None}},
         "time": {
@@ -133,7 +134,8 @@ def test_report_groups_seeds_and_shows_the_table_within_80_columns(tmp_path: Pat
         ("naive-adapter", [0, 1]),
     ]
     text = shown(comparison)
-    for expected in ("55.0±7.1", "20.0±0.0", "n/a", "12.3 k", "165 kB", "1.20 TFLOP", "57.0±7.1 s"):
+    costs = ("12.3 k", "165 kB", "6.25 kB", "1.20 TFLOP", "57.0±7.1 s")
+    for expected in ("55.0±7.1", "20.0±0.0", "n/a", *costs):
         assert expected in text
     assert max(map(len, text.splitlines())) <= 80
     assert comparison.notes == []
@@ -167,8 +169,8 @@ def test_report_writes_latex_with_the_best_in_bold(tmp_path: Path) -> None:
     best, other = (line for line in lines if line.startswith("lae-adapter"))
     assert best.startswith(r"lae-adapter ema\_decay=0.9 & 2 & $\mathbf{55.0} \pm 7.1$ & ")
     assert other.startswith(r"lae-adapter ema\_decay=0.99 & 2 & $20.0 \pm 0.0$ & ")
-    assert r"& $12.3$\,k & $165$\,kB & $1.20$\,TFLOP & $345$\,MB & $57.0 \pm 7.1$\,s \\" in best
-    assert best.count("&") == other.count("&") == 12
+    assert r"& $12.3$\,k & $165$\,kB & $6.25$\,kB & $1.20$\,TFLOP & $345$\,MB & $57.0 \pm 7.1$\,s \\" in best
+    assert best.count("&") == other.count("&") == 13
     assert "$0.0 \\pm 0.0$" in best  # forgetting ties: nobody is best
     assert "masked accuracy (\\%)" in text
 

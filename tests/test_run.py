@@ -57,6 +57,7 @@ def test_a_record_holds_everything_that_was_promised(tmp_path: Path):
         costs["parameters"]["added"] > costs["parameters"]["trainable"] > 0
     )  # the offline copy does not learn
     assert set(costs["stored_bytes"]) == {"petl online", "petl offline", "head", "total"}
+    assert costs["packed_bytes"] == costs["stored_bytes"]  # nothing is quantised
     assert costs["time"]["train"]["images"] == 2 * 32  # two tasks, four batches of eight
 
 
@@ -102,6 +103,21 @@ def test_old_heads_stay_bit_for_bit_what_they_were(tmp_path: Path):
 
     finished(small("lae-adapter"), tmp_path, Watching())
     assert torch.equal(heads[0], heads[1])
+
+
+def test_a_quantised_head_and_module_are_stored_in_their_bits(tmp_path: Path):
+    record = finished(small("lae-bi-adapter", head_bits=1), tmp_path)
+    costs = record.read_json("costs.json")
+    width, classes, tasks = 128, 10, 2
+    module = 12 * (32 * width // 8 + 8)  # six blocks, two matrices each
+    head = classes * width // 8 + tasks * 8
+    assert costs["packed_bytes"] == {
+        "petl online": module,
+        "petl offline": module,
+        "head": head,
+        "total": 2 * module + head,
+    }
+    assert costs["stored_bytes"]["head"] == 4 * classes * width  # it learns in float32, without bias
 
 
 def test_bf16_runs_on_the_cpu(tmp_path: Path):

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from clbench.quant.packed import packed_state
+
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def count_parameters(backbone: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, int]:
@@ -39,11 +41,20 @@ def stored_bytes(parts: Mapping[str, nn.Module]) -> dict[str, int]:
     Counted is the memory behind the tensors of ``state_dict``; what two tensors share is counted once, for
     the part that comes first.
     """
+    return _bytes({kind: part.state_dict() for kind, part in parts.items()})
+
+
+def packed_bytes(parts: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Return the same with every layer that quantises packed: enough to predict, not to train further."""
+    return _bytes({kind: packed_state(part) for kind, part in parts.items()})
+
+
+def _bytes(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
     counted: set[tuple[str, int]] = set()
     sizes = {}
-    for kind, part in parts.items():
+    for kind, state in states.items():
         sizes[kind] = 0
-        for tensor in part.state_dict().values():
+        for tensor in state.values():
             storage = tensor.untyped_storage()
             place = (str(tensor.device), storage.data_ptr())
             if place not in counted:

@@ -39,6 +39,7 @@ QUALITY = (
 COST = (
     Column("parameters.trainable", "trainable parameters", quantity),
     Column("stored_bytes.total", "stored", partial(quantity, unit="B")),
+    Column("packed_bytes.total", "packed", partial(quantity, unit="B")),
     Column("flops.train", "training", partial(quantity, unit="FLOP")),
     Column("memory.process.peak", "peak memory", partial(quantity, unit="B")),
     Column("seconds", "time", seconds),
