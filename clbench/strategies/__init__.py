@@ -50,9 +50,7 @@ class Strategy(ABC):
     learning_rate: Annotated[float, Field(gt=0)] = 0.0028125
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of sgd
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    head_bits: Literal[1, 2, 4, 8, 32] = (
-        32  # a weight of the classifier; below 32 it is quantised, without bias
-    )
+    head_bits: Literal[1, 2, 4, 8, 32] = 32  # a weight of the head; below 32 quantised, without bias
 
     @abstractmethod
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
