@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -24,6 +24,7 @@ class Full(Petl):
     """Every tensor of the backbone is trained."""
 
     mergeable: ClassVar[bool] = True
+    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-4}
     trains_backbone: ClassVar[bool] = True
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:

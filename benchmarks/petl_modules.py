@@ -1,0 +1,225 @@
+"""Tabulate accuracy, bytes and time of every module against linear probing, on ten classes of CIFAR-100.
+
+    python benchmarks/petl_modules.py --data-dir DIR --weights vit_tiny_patch16_224.safetensors --out zoo
+
+DIR holds CIFAR-100. Every module gets the same images and epochs and its own recipe: optimiser, learning rate
+and weight decay, from its paper where that gives them. A row may set a module's options, as in ``--rows
+bone:form=row,rank=8``. Rows that the CSV in ``--out`` has are kept, so a stopped table goes on. Times are
+medians of pairs, a step with the module and a step of linear probing in turns; nothing is chosen on the test
+images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from platformdirs import user_cache_path
+from torch.nn import functional as F
+
+from clbench import backbones, petl, strategies, streams
+from clbench.backbones import BackboneOptions
+from clbench.backbones.backbone import Backbone
+from clbench.data.batches import Batcher
+from clbench.errors import UserError
+from clbench.evaluate.costs import stored_bytes
+from clbench.evaluate.evaluator import Columns
+from clbench.evaluate.meter import Meter
+from clbench.files import write_bytes, write_text
+from clbench.loop import Loop
+from clbench.petl import Petl
+from clbench.petl.attached import Attached
+from clbench.petl.survey import slowdown
+from clbench.progress import Progress
+from clbench.quant.packed import packed_bytes
+from clbench.seeds import Seeds
+from clbench.spec import build
+from clbench.streams import Places, TaskStream
+
+FORMS = [  # beside every module with its defaults
+    *("prefix:compensated=false", "fact-tt:rank=4", "fact-tk:layout=slices", "convpass:conv_init=xavier"),
+    *("bi-adapter:bits=8", "bi-adapter:bits=32", "bi-lora:bits=8", "bone:form=row", "bone:form=miss"),
+    *("vl-pet:variant=middle-x", "vl-pet:variant=middle-y", "vl-pet:variant=small"),
+]
+FIELDS = ("row", "accuracy", "parameters", "trained_bytes", "stored_bytes", "training", "inference", "merged")
+COLOUR, FAINT = "#0072b2", "#8a8a8a"
+
+
+def main() -> None:
+    """Fill the table row by row, then draw it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--weights", default="default", help="file of vit_tiny_patch16_224's weights")
+    parser.add_argument("--out", type=Path, default=Path("zoo"))
+    parser.add_argument("--rows", nargs="*", help="modules, as NAME or NAME:option=value,...")
+    parser.add_argument("--backbone", default="vit_tiny_patch16_224")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--train-per-class", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    table = options.out / "modules.csv"
+    done = list(csv.DictReader(table.open())) if table.exists() else []
+    seeds = Seeds(options.seed)
+    stream = ten_classes(options.data_dir, options.train_per_class, seeds)
+    backbone = backbones.create(
+        options.backbone, BackboneOptions(weights=options.weights, image_size=options.image_size)
+    )
+    for row in options.rows or [*petl.names(), *FORMS]:
+        if row in (each["row"] for each in done):
+            continue
+        started = time.perf_counter()
+        try:
+            done.append(measured(row, backbone, stream, seeds, options.epochs))
+        except UserError as reason:
+            print(f"{row}: {reason}")
+            continue
+        write_text(table, as_csv(done))
+        print(*done[-1].values(), f"({time.perf_counter() - started:.0f} s)", flush=True)
+    write_bytes(options.out / "accuracy_over_bytes.png", plotted(done, options.epochs))
+
+
+def ten_classes(data_dir: Path, train_per_class: int, seeds: Seeds) -> TaskStream:
+    """Return the first ten classes of CIFAR-100 as a stream of one task."""
+    loader = streams.get("split-cifar100")(train_per_class=train_per_class, augment="none")
+    stream = loader.build("split-cifar100", Places(data_dir, user_cache_path("clbench")), seeds)
+    return dataclasses.replace(stream, tasks=stream.tasks[:1])
+
+
+def measured(
+    row: str, backbone: Backbone, stream: TaskStream, seeds: Seeds, epochs: int
+) -> dict[str, object]:
+    """Train one row from the pre-trained backbone and return what the table says of it."""
+    name, _, settings = row.partition(":")
+    chosen = dict(item.split("=") for item in settings.split(",") if item)
+    recipe = build(petl.get(name), "petl", chosen)
+    batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, "none", torch.device("cpu"))
+    accuracy, attached = trained(recipe, backbone, stream, batcher, seeds, epochs)
+    images = batcher.test_batch(stream.tasks[0].test.rows[:32])
+    facts = {
+        "row": row,
+        "accuracy": round(100 * accuracy, 1),
+        "parameters": attached.num_parameters,
+        "trained_bytes": stored_bytes({"petl": attached})["petl"],
+        "stored_bytes": packed_bytes(attached),
+        "training": round(slower_training(attached, images), 2),
+        "inference": round(slowdown(attached, images, rounds=7), 2),
+        "merged": merged_slowdown(attached, images),
+    }
+    attached.detach()
+    return facts
+
+
+def trained(
+    recipe: Petl, backbone: Backbone, stream: TaskStream, batcher: Batcher, seeds: Seeds, epochs: int
+) -> tuple[float, Attached]:
+    """Return the test accuracy after the epochs, and the trained module."""
+    strategy = build(
+        strategies.get("naive"), "strategy", {"epochs": epochs, "batch_size": 64, **recipe.recipe}
+    )
+    strategy.setup(backbone, recipe, seeds)
+    accuracies: list[float] = []
+
+    def log(_: int, columns: Columns | None) -> list[float]:
+        assert columns is not None
+        accuracies.append(float((columns["prediction"] == columns["label"]).mean()))
+        return accuracies
+
+    loop = Loop(
+        strategy,
+        stream,
+        batcher,
+        seeds,
+        Meter(batcher.device),
+        Progress(),
+        save=lambda state: None,
+        log=log,
+    )
+    loop.run()
+    (attached,) = (part for part in strategy.parts().values() if isinstance(part, Attached))
+    return accuracies[-1], attached
+
+
+def slower_training(attached: Attached, images: torch.Tensor, rounds: int = 7) -> float:
+    """Return the time of forward and backward by that of linear probing on the same images."""
+    head = torch.nn.Linear(attached.backbone.width, 10)
+    labels = torch.zeros(len(images), dtype=torch.long)
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(rounds + 1):
+        for on in (True, False) if number % 2 else (False, True):
+            attached.enabled = on
+            attached.train(on)
+            start = time.perf_counter()
+            F.cross_entropy(head(attached.backbone(images)), labels).backward()
+            if number:
+                times[on].append(time.perf_counter() - start)
+    attached.enabled = True
+    attached.eval()
+    return statistics.median(on / off for on, off in zip(times[True], times[False], strict=True))
+
+
+def merged_slowdown(attached: Attached, images: torch.Tensor) -> float | str:
+    """Return the time of inference, merged, by the bare backbone's; empty if the module cannot merge."""
+    if not attached.petl.mergeable:
+        return ""
+    times: dict[bool, list[float]] = {True: [], False: []}
+    with torch.inference_mode():
+        for number in range(15):
+            for merged in (True, False) if number % 2 else (False, True):
+                attached.merge() if merged else attached.unmerge()
+                attached.enabled = attached.enabled and merged
+                start = time.perf_counter()
+                float(attached.backbone(images).sum())
+                if number:
+                    times[merged].append(time.perf_counter() - start)
+    attached.unmerge()
+    attached.enabled = True
+    return round(statistics.median(on / off for on, off in zip(times[True], times[False], strict=True)), 2)
+
+
+def as_csv(rows: list[dict[str, object]]) -> str:
+    """Return the table as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def plotted(rows: list[dict[str, object]], epochs: int) -> bytes:
+    """Draw accuracy over the bytes that a module is stored in, with a name at each point, as a PNG."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.add_subplot()
+    shown = [row for row in rows if float(row["stored_bytes"]) > 0]
+    for row in rows:
+        if float(row["stored_bytes"]) == 0:
+            axes.axhline(float(row["accuracy"]), color=FAINT, linestyle=":", linewidth=1.2)
+            where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            height = float(row["accuracy"])
+            axes.annotate(row["row"], (1, height), (0, 2), fontsize=7, color=FAINT, ha="right", **where)
+    for row in shown:
+        place = float(row["stored_bytes"]), float(row["accuracy"])
+        axes.scatter(*place, s=16, c=COLOUR)
+        axes.annotate(row["row"], place, (3, 2), textcoords="offset points", fontsize=6.5)
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes that the module is stored in, without the head")
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_title(f"Ten classes of CIFAR-100, {epochs} epochs, each module with its own recipe", loc="left")
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=160)
+    return picture.getvalue()
+
+
+if __name__ == "__main__":
+    main()
