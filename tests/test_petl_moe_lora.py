@@ -283,7 +283,7 @@ def test_a_number_of_experts_that_does_not_divide_the_neurons_is_a_clear_error(
 ) -> None:
     backbone = micro()
     with pytest.raises(
-        UserError, match=f"{num_experts} experts cannot share the 512 neurons of .* evenly; {near} can"
+        UserError, match=f"petl.num_experts: {num_experts} does not divide 512, the neurons of .*; use {near}"
     ):
         MoELoRA(num_experts=num_experts).attach(backbone, generator())
     assert not any(site.attached for site in backbone.sites.values())
