@@ -78,6 +78,8 @@ class Site(nn.Module):
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Apply the layer with every branch that is switched on, in the order attached."""
+        if not self.is_active:
+            return inputs if self.layer is None else self.layer(inputs, *args, **kwargs)
         branches = [branch for switch, branch in self.attached if switch.on]
         for branch in branches:
             inputs = branch.before(_wide(inputs)).to(inputs.dtype)
@@ -97,7 +99,7 @@ class Site(nn.Module):
         for branch in branches:
             if branch.reweights:
                 weight, bias = branch.merged(weight, bias)
-        return F.linear(inputs, weight.to(inputs.dtype), bias)
+        return F.linear(inputs, weight.to(inputs.dtype), None if bias is None else bias.to(inputs.dtype))
 
 
 def _wide(tensor: Tensor) -> Tensor:
