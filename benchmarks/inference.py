@@ -3,8 +3,8 @@
     python benchmarks/inference.py [--backbone vit_tiny_patch16_224 --image-size 224]
 
 Each line is the time of a batch divided by that of timm's network, unopened, in the same process; the two
-take turns and the median of the pairs is given. ``attn.logits`` and ``attn.probs`` carry a branch that changes
-nothing, which makes every block compute its attention matrix explicitly instead of by the fused kernel.
+take turns and the median of the pairs is given. ``attn.logits`` and ``attn.probs`` carry a branch that
+changes nothing, which makes every block compute its attention matrix explicitly, not by the fused kernel.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from clbench.spec import SpecError, build
 
 COLUMNS = ("parameters", "as trained", "as stored", "identity\nat start", "merges", "added\nFLOPs", "time")
 NOTE = (
-    "As trained and as stored: bytes of the module's tensors in training, and in a saved file, where quantised"
-    " weights are packed. Added FLOPs and time: of inference, relative to the bare backbone, measured here and"
-    " now in turns with it, unmerged; a module that merges costs nothing once merged."
+    "As trained and as stored: bytes of the module's tensors in training, and in a saved file, where"
+    " quantised weights are packed. Added FLOPs and time: of inference, relative to the bare backbone,"
+    " measured here and now in turns with it, unmerged; a module that merges costs nothing once merged."
 )
 
 
