@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -268,6 +269,23 @@ def test_queries_and_values_have_a_down_matrix_each_and_the_fused_form_has_one()
 def test_lora_is_scaled_by_alpha_over_rank(alpha: float, scale: float) -> None:
     for module in ("lora-qv", "lora-fused"):
         assert attach(module, small_vit(), alpha=alpha).branches[0].scale == scale
+
+
+def test_fused_lora_is_what_peft_computes() -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    vit = timm.models.VisionTransformer
+    model = vit(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3).eval()
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["qkv"])
+    theirs = inject_adapter_in_model(config, copy.deepcopy(model)).eval()
+    ours = petl.attach(model, "lora-fused", rank=4, alpha=8.0)
+    randomise(ours)
+    with torch.no_grad():
+        for block, branch in zip(theirs.blocks, ours.branches, strict=True):
+            block.attn.qkv.lora_A["default"].weight.copy_(branch.down[0])
+            block.attn.qkv.lora_B["default"].weight.copy_(branch.up[0])
+    images = torch.randn(2, 3, 32, 32, generator=generator())
+    torch.testing.assert_close(model(images), theirs(images))
 
 
 def test_ia3_scales_keys_values_and_hidden_channels() -> None:
