@@ -54,6 +54,15 @@ def test_only_the_module_and_the_classifier_are_trainable() -> None:
     assert all(parameter.requires_grad for parameter in module.parameters())
 
 
+@pytest.mark.parametrize("name", ["full", "bitfit"])
+def test_the_classifier_is_no_part_of_a_module(name: str) -> None:
+    network = model()
+    module = petl.attach(network, name)
+    tensors = {id(parameter) for parameter in module.parameters()}
+    assert not any(id(parameter) in tensors for parameter in network.head.parameters())
+    assert not any("head" in key for key in module.state_dict())
+
+
 def test_a_saved_module_is_a_safetensors_file_of_its_own_tensors_and_its_options(tmp_path: Path) -> None:
     network = model()
     module = petl.attach(network, "lora", rank=3, num_blocks=2)

@@ -70,6 +70,12 @@ class Backbone(nn.Module):
         layers = self.model.get_classifier()  # type: ignore[operator]  # every timm model's
         return list(layers) if isinstance(layers, tuple) else [layers]
 
+    def tensor_names(self) -> list[str]:
+        """Return the names of all parameters and saved buffers but a classifier's."""
+        layers = {id(layer) for layer in self.classifier}
+        classifier = tuple(f"{name}." for name, module in self.named_modules() if id(module) in layers)
+        return [name for name in self.state_dict() if not name.startswith(classifier)]
+
     def site(self, name: str) -> Site:
         """Return a site by its full name, such as ``block[3].attn.qkv``."""
         if name not in self.sites:

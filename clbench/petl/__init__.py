@@ -9,8 +9,9 @@ On a timm model, without the rest of clbench:
     model = timm.create_model("vit_tiny_patch16_224", pretrained=True, num_classes=10)
     module = clbench.petl.attach(model, "fact-tk", rank=16)
 
-Then ``module.parameters()`` and the classifier's are what an optimiser gets, ``model(images)`` feels the
-module, ``module.save(file)`` keeps it alone and ``clbench.petl.load(model, file)`` attaches it again.
+Then ``module.parameters()`` and the classifier's are what an optimiser gets, ``module.train()`` turns its
+dropout on, ``model(images)`` feels it, ``module.save(file)`` keeps it alone and ``clbench.petl.load(model,
+file)`` attaches it again.
 """
 
 from __future__ import annotations

@@ -34,9 +34,4 @@ class BitFit(Petl):
 
     def tuned(self, backbone: Backbone) -> Sequence[str]:
         """Return the names of all biases but a classifier's."""
-        classifier = {id(bias) for layer in backbone.classifier for bias in layer.parameters()}
-        return [
-            name
-            for name, parameter in backbone.named_parameters()
-            if name.endswith(".bias") and id(parameter) not in classifier
-        ]
+        return [name for name in backbone.tensor_names() if name.endswith(".bias")]

@@ -32,5 +32,5 @@ class Full(Petl):
         return iter(())
 
     def tuned(self, backbone: Backbone) -> Sequence[str]:
-        """Return the names of all parameters and saved buffers."""
-        return list(backbone.state_dict())
+        """Return the names of all parameters and saved buffers but a classifier's."""
+        return backbone.tensor_names()
