@@ -12,7 +12,8 @@ Differs from the published code:
 - LoRA with an A of its own for q and for v, as its paper has it, instead of one A for q, k and v.
 - The prompts start like VPT's. Evaluated without a search, the super-net uses its largest architecture of
   one size a module that keeps to ``max_parameters``.
-- The recipe is the super-net's; a chosen architecture is published with learning rate 0.001.
+- The recipe is that of a chosen architecture; a super-net has half its learning rate there, and 500 epochs.
+  After few epochs a super-net may stay behind linear probing: every step trains another architecture.
 
 Not the identity at the start: prompts, and Xavier in both layers of the adapter. Parameters of a ViT of width
 D, summed over its blocks: p D + 4 r D + h (2 D + 1) + D, the last D only if h > 0; the super-net takes
@@ -141,7 +142,7 @@ class NOAH(Petl):
 
     identity_at_start: ClassVar[bool] = False
     steps_to_reach_all: ClassVar[int] = 20  # a step trains the last block's modules one time in four
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
 
     architecture: str = (
         ""  # to train alone, such as p=10,5,1/r=5,5/h=1, from the first block on; "": the super-net

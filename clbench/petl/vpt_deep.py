@@ -3,8 +3,8 @@
 M. Jia et al., "Visual Prompt Tuning", ECCV 2022, arXiv 2203.12119, VPT-deep: before each block p prompts of
 its own are inserted after the class token, and what the block makes of them is dropped after it.
 
-Differs from the paper: learning rate 0.25 and no weight decay, one point of the grid that it searches; and
-our classifiers start in their own way, not with a bias of -log 99.
+Differs from the paper: one learning rate of the grid that it searches, 0.25 / 256 for each image of a batch
+of 24, and no weight decay; and our classifiers start in their own way, not with a bias of -log 99.
 
 Not the identity at the start. Parameters of a ViT of L blocks of width D: L p D; 460,800 for ViT-B/16.
 """
@@ -30,7 +30,7 @@ class DeepPrompts(Petl):
     """Not the identity at the start, not mergeable; for ViTs."""
 
     identity_at_start: ClassVar[bool] = False
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "learning_rate": 0.25, "momentum": 0.9}
+    recipe: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "learning_rate": 0.025, "momentum": 0.9}
 
     length: Annotated[int, Field(ge=1)] = 50  # prompts a block, p
 
