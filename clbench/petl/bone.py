@@ -13,8 +13,8 @@ after another each work on the weight that the one before has made, so they do n
 The later forms only add, D being trained: ``miss`` W[o, i] <- W[o, i] + D[i mod r, o], whose update has rank
 r, and ``miss-mini``, which also repeats a D of m columns along o.
 
-Differs from the paper: the rectangle of ``free`` is our choice, as the paper only pictures it. Merging keeps
-the old weight, so the inverse (W - B)(I + B)^-1 is not needed and not here.
+Differs from the paper: the rectangle of ``free``, which has to tile the weight, is our choice, as the paper
+only pictures one. Merging keeps the old weight, so the inverse (W - B)(I + B)^-1 is not needed and not here.
 
 Parameters a layer: O r (col, miss), I r (row), r m (miss-mini), r^2 times the blocks of the rectangle (free).
 In a ViT of L blocks of width D: 9 L D r (col, miss), 7 L D r (row); 1,327,104 for ViT-B/16 with the defaults.
