@@ -9,6 +9,7 @@ since another machine may compute other signs; what a seed gives is drawn again,
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -78,8 +79,7 @@ def _subtract_start(layer: Any) -> None:
     layer.scaling[START] = -layer.scaling[ADAPTER]
     layer.set_adapter([ADAPTER, START])
     for factors in (layer.lora_A, layer.lora_B):
-        factors[START].load_state_dict(factors[ADAPTER].state_dict())
-        factors[START].requires_grad_(False)
+        factors[START] = copy.deepcopy(factors[ADAPTER]).requires_grad_(False)
 
 
 def _check_untouched(layer: Any, place: Place, method: str) -> None:
