@@ -20,7 +20,7 @@ class Card:
     """What is known of a name without running its code."""
 
     name: str
-    doc: str  # the file's docstring, then the class's
+    doc: str  # the file's docstring, then the class's; the other way round where a file has several
     origin: str  # the module, entry point or file it comes from
     preset: dict[str, Literal] = field(default_factory=dict)  # the keywords of @register
 
@@ -36,19 +36,26 @@ def read_cards(file: Path, module: str) -> list[Card]:
         tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise not_python(file, error) from error
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    calls = [
+        (node, call)
+        for node in classes
+        for call in node.decorator_list
+        if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] == "register"
+    ]
     cards = []
-    for node in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
-        for call in node.decorator_list:
-            if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] == "register":
-                try:
-                    name = ast.literal_eval(call.args[0])
-                    preset = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
-                except (IndexError, ValueError) as error:
-                    raise RegistryError(
-                        f"{file}:{call.lineno}: @register takes a quoted name and literals"
-                    ) from error
-                doc = f"{ast.get_docstring(tree) or ''}\n\n{ast.get_docstring(node) or ''}".strip()
-                cards.append(Card(name, doc, module, preset))
+    for node, call in calls:
+        try:
+            name = ast.literal_eval(call.args[0])
+            preset = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+        except (IndexError, ValueError) as error:
+            raise RegistryError(
+                f"{file}:{call.lineno}: @register takes a quoted name and literals"
+            ) from error
+        docs = [ast.get_docstring(tree) or "", ast.get_docstring(node) or ""]
+        if len(calls) > 1:  # what sets the classes of a file apart comes first
+            docs.reverse()
+        cards.append(Card(name, "\n\n".join(docs).strip(), module, preset))
     return cards
 
 

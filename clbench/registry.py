@@ -84,7 +84,7 @@ class Registry(Generic[T]):
 
     def card(self, name: str) -> Card:
         """Return what is known of a name without importing a file of ours for it."""
-        known = self._cards.get(name) or self._index.get(name)
+        known = self._index.get(name) or self._cards.get(name)
         if known:
             return known
         component = self.get(name)
