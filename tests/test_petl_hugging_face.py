@@ -91,6 +91,13 @@ def test_listing_leaves_peft_alone() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_listing_says_what_sets_each_method_apart() -> None:
+    summary = petl.registry.card("peft.vera").summary
+    assert summary == "VeRA: trained scales of frozen random LoRA factors that all layers share"
+    petl.get("peft.vera")
+    assert petl.registry.card("peft.vera").summary == summary
+
+
 @dataclass
 class Family:
     backbone: Backbone

@@ -70,9 +70,7 @@ class PeftMethod(Petl):
     keywords: ClassVar[dict[str, str]] = {}  # the options, and what peft calls them
     fixed: ClassVar[dict[str, Any]] = {}  # what else peft is told
     stored: ClassVar[tuple[str, ...]] = ()  # what it computes from the weights and holds frozen
-    subtracts_start: ClassVar[bool] = (
-        False  # whether the factors that it starts from are taken off the weight
-    )
+    subtracts_start: ClassVar[bool] = False  # whether the weight loses the factors that it starts from
     in_place: ClassVar[bool] = False  # whether peft adds to the layer's output in place
     recomputes: ClassVar[bool] = False  # whether peft computes the layer anew instead of asking it
 
@@ -125,7 +123,7 @@ class LoRA(PeftMethod):
     keywords: ClassVar[dict[str, str]] = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 
     rank: Count = 8
-    alpha: Positive = 8
+    alpha: Positive = 8  # the update is scaled by alpha / r
     dropout: Rate = 0.0  # of the input of B A
 
 
@@ -143,7 +141,7 @@ class RankStabilised(PeftMethod):
     fixed: ClassVar[dict[str, Any]] = {"use_rslora": True}
 
     rank: Count = 8
-    alpha: Positive = 8
+    alpha: Positive = 8  # the update is scaled by alpha / sqrt(r)
     dropout: Rate = 0.0  # of the input of B A
 
 
@@ -160,7 +158,7 @@ class DoRA(PeftMethod):
     fixed: ClassVar[dict[str, Any]] = {"use_dora": True}
 
     rank: Count = 8
-    alpha: Positive = 8
+    alpha: Positive = 8  # the update is scaled by alpha / r
     dropout: Rate = 0.0  # of the input of B A
 
 
@@ -183,10 +181,9 @@ class PiSSA(PeftMethod):
     subtracts_start: ClassVar[bool] = True
 
     rank: Count = 8
-    alpha: Positive = 8
-    decomposition: Literal["pissa", "pissa_niter_4", "pissa_niter_16"] = (
-        "pissa"  # exact, or randomised with so many iterations
-    )
+    alpha: Positive = 8  # the update is scaled by alpha / r
+    # exact, or randomised with so many iterations
+    decomposition: Literal["pissa", "pissa_niter_4", "pissa_niter_16"] = "pissa"
 
 
 @register("peft.olora")
@@ -205,7 +202,7 @@ class OLoRA(PeftMethod):
     subtracts_start: ClassVar[bool] = True
 
     rank: Count = 8
-    alpha: Positive = 8
+    alpha: Positive = 8  # the update is scaled by alpha / r
 
 
 @register("peft.lora-ga")
@@ -224,7 +221,7 @@ class LoRAGA(PeftMethod):
     subtracts_start: ClassVar[bool] = True
 
     rank: Count = 8
-    alpha: Positive = 8
+    alpha: Positive = 8  # the update is scaled by alpha / r
     gamma: Positive = 16  # the vectors of both factors start with the length O^(1/4) / sqrt(gamma)
 
 
@@ -241,7 +238,7 @@ class OrthogonalLoRA(PeftMethod):
     fixed: ClassVar[dict[str, Any]] = {"init_lora_weights": "orthogonal"}
 
     rank: Count = 8
-    alpha: Positive = 8
+    alpha: Positive = 8  # the update is scaled by alpha / r
 
 
 @register("peft.mica")
@@ -258,7 +255,7 @@ class MiCA(PeftMethod):
     stored: ClassVar[tuple[str, ...]] = ("lora_B",)
 
     rank: Count = 8
-    alpha: Positive = 8
+    alpha: Positive = 8  # the update is scaled by alpha / r
 
 
 @register("peft.adalora")
@@ -276,7 +273,7 @@ class AdaLoRA(PeftMethod):
     in_place: ClassVar[bool] = True
 
     rank: Count = 12
-    alpha: Positive = 8
+    alpha: Positive = 8  # the update is scaled by alpha / r
 
 
 @register("peft.adamss")
@@ -298,8 +295,8 @@ class AdaMSS(PeftMethod):
     stored: ClassVar[tuple[str, ...]] = ("adamss_newB", "scatter_index")
 
     rank: Count = 100  # of the decomposition that is segmented
-    num_subspaces: Count = 5
-    subspace_rank: Count = 1
+    num_subspaces: Count = 5  # that the rows are clustered into
+    subspace_rank: Count = 1  # of the update in each
     frozen_seed: Seed = 0  # of what is random and frozen, and so not stored
 
 
@@ -396,7 +393,7 @@ class FourierFT(PeftMethod):
     identity_at_start: ClassVar[bool] = False
 
     num_frequencies: Count = 1000  # a layer
-    scale: Positive = 150
+    scale: Positive = 150  # of the update
     frozen_seed: Seed = 0  # of what is random and frozen, and so not stored
 
 
@@ -430,7 +427,7 @@ class GraLoRA(PeftMethod):
     in_place: ClassVar[bool] = True
 
     rank: Count = 8
-    alpha: Positive = 16
+    alpha: Positive = 16  # the update is scaled by alpha / r
     num_blocks: Count = 2  # a side; k divides the rank, O and I
 
 
@@ -491,7 +488,7 @@ class LoHa(PeftMethod):
     keywords: ClassVar[dict[str, str]] = {"rank": "r", "alpha": "alpha"}
 
     rank: Count = 8
-    alpha: Positive = 8
+    alpha: Positive = 8  # the update is scaled by alpha / r
 
 
 @register("peft.lokr")
@@ -507,7 +504,7 @@ class LoKr(PeftMethod):
     keywords: ClassVar[dict[str, str]] = {"rank": "r", "alpha": "alpha", "factor": "decompose_factor"}
 
     rank: Count = 8
-    alpha: Positive = 8
+    alpha: Positive = 8  # the update is scaled by alpha / r
     factor: int = -1  # rows and columns of the small matrix at most; -1: near the square roots
 
 
@@ -524,7 +521,7 @@ class MiSS(PeftMethod):
     keywords: ClassVar[dict[str, str]] = {"rank": "r", "form": "init_weights", "mini_columns": "mini_r"}
 
     rank: Count = 64
-    form: Literal["miss", "mini"] = "miss"
+    form: Literal["miss", "mini"] = "miss"  # the whole shard, or a shorter one
     mini_columns: Count = 64  # columns of the shard of "mini"; divides O
 
 
@@ -624,7 +621,7 @@ class RandLoRA(PeftMethod):
     }
 
     rank: Count = 32
-    alpha: Positive = 640
+    alpha: Positive = 640  # the update is scaled by alpha / r
     frozen_seed: Seed = 0  # of what is random and frozen, and so not stored
 
 
@@ -737,7 +734,7 @@ class VBLoRA(PeftMethod):
     identity_at_start: ClassVar[bool] = False
 
     rank: Count = 4
-    num_vectors: Count = 256
+    num_vectors: Count = 256  # in the bank
     vector_size: Count = 64  # divides O and I
     num_mixed: Count = 2  # vectors that a part of a factor is mixed from
 
@@ -780,5 +777,5 @@ class WaveFT(PeftMethod):
     }
 
     num_entries: Count = 1000  # a layer
-    scale: Positive = 25
+    scale: Positive = 25  # of the update
     frozen_seed: Seed = 0  # of what is random and frozen, and so not stored
