@@ -182,8 +182,7 @@ class PiSSA(PeftMethod):
 
     rank: Count = 8
     alpha: Positive = 8  # the update is scaled by alpha / r
-    # exact, or randomised with so many iterations
-    decomposition: Literal["pissa", "pissa_niter_4", "pissa_niter_16"] = "pissa"
+    decomposition: Literal["pissa", "pissa_niter_4", "pissa_niter_16"] = "pissa"  # exact, or random
 
 
 @register("peft.olora")
