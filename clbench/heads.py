@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clbench.petl.initialise import kaiming_uniform
+from clbench.petl.parts.initialise import kaiming_uniform
 from clbench.quant.low_bit_linear import FULL, LowBitLinear
 
 

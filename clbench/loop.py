@@ -156,8 +156,8 @@ class Loop:
             columns = predict_all(self._predict, seen, self.batcher, self.eval_batch_size, heard)
         self.meter.memory.lap("evaluate")
         one = self.batcher.test_batch(seen[-1].test.rows[:1])
-        with torch.inference_mode():
-            per_image = self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self._predict(one))
+        # With gradients, because torch's counter asks what has some for its node of the graph.
+        per_image = self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self._predict(one))
         self.meter.flops["evaluate"] += per_image * num_images
         return columns
 

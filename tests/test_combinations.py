@@ -19,6 +19,10 @@ from clbench.progress import Progress
 from clbench.seeds import Seeds
 from clbench.testing import generated_stream
 
+# All of peft go one way through the strategies, so that one of them is enough for the quick tests.
+QUICK = [name for name in petl.names() if not name.startswith("peft.") or name == "peft.lora"]
+MODULES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in petl.names()]
+
 
 def tiny() -> Backbone:
     with torch.random.fork_rng():
@@ -33,7 +37,7 @@ def state_of(part: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in part.state_dict().items()}
 
 
-@pytest.mark.parametrize("module", petl.names())
+@pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize("strategy", strategies.names())
 def test_every_strategy_learns_with_every_module(strategy: str, module: str) -> None:
     backbone, stream, seeds = tiny(), generated_stream(), Seeds(0)

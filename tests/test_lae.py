@@ -37,6 +37,20 @@ class ShiftPetl(Petl):
         yield backbone.site("block[0]"), Shift(backbone.width)
 
 
+class Encoder(nn.Module):
+    """A network of one layer, called as timm's are."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.site = site
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return self.site(images)
+
+    def forward_head(self, maps: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+        return maps
+
+
 def identity_backbone(width: int) -> Backbone:
     """A backbone whose features are its input."""
     layer = nn.Linear(width, width, bias=False)
@@ -44,7 +58,7 @@ def identity_backbone(width: int) -> Backbone:
     site = Site("block[0]", layer.requires_grad_(False), width)
     return Backbone(
         "identity",
-        site,
+        Encoder(site),
         width=width,
         blocks=[BlockSites(0, width, 0, {"": site})],
         grid=None,

@@ -230,7 +230,7 @@ def test_more_blocks_than_there_are_is_a_clear_error() -> None:
 
 @pytest.mark.parametrize(("depth", "adapted"), [(12, 5), (24, 10), (36, 15), (6, 3)])
 def test_five_twelfths_of_the_blocks_are_adapted(depth: int, adapted: int) -> None:
-    from clbench.petl.initialise import first_blocks
+    from clbench.petl.parts.initialise import first_blocks
 
     @dataclass
     class Deep:

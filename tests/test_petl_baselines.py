@@ -19,8 +19,8 @@ from clbench.backbones.sites import NoSuchSiteError, Site
 from clbench.petl.adaptformer import ParallelAdapter
 from clbench.petl.attached import Attached
 from clbench.petl.ia3 import InputScale, KeyValueScale
-from clbench.petl.low_rank import LowRankUpdate
-from clbench.petl.output_adapter import OutputAdapter
+from clbench.petl.parts.low_rank import LowRankUpdate
+from clbench.petl.parts.output_adapter import OutputAdapter
 from clbench.petl.repadapter import LinearBottleneck
 from clbench.petl.ssf import ScaleShift
 from clbench.spec import SpecError

@@ -13,9 +13,9 @@ from clbench import petl
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.backbones.sites import Branch, NoSuchSiteError, Site, Switch
-from clbench.petl import bypass
 from clbench.petl.attached import Attached
-from clbench.petl.bypass import Bypass, TokenGridError, quick_gelu
+from clbench.petl.parts import bypass
+from clbench.petl.parts.bypass import Bypass, TokenGridError, quick_gelu
 
 ViT = timm.models.VisionTransformer
 

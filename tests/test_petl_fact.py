@@ -16,7 +16,7 @@ from clbench.backbones.sites import NoSuchSiteError, Site
 from clbench.petl.attached import Attached
 from clbench.petl.fact_tk import Layout, Tucker, TuckerCore
 from clbench.petl.fact_tt import TensorTrain
-from clbench.petl.factors import Factors, Increment, UnevenLayerError, sliced
+from clbench.petl.parts.factors import Factors, Increment, UnevenLayerError, sliced
 
 BOTH = pytest.mark.parametrize("name", ["fact-tt", "fact-tk"])
 WIDTH = 6

@@ -32,6 +32,10 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "resnet": partial(timm.models.ResNet, BasicBlock, (1, 1, 1, 1), channels=(64, 64, 64, 64)),
 }
 
+# All of peft attach in one way, so that one of them is enough for the quick tests.
+QUICK = [name for name in petl.names() if not name.startswith("peft.") or name == "peft.lora"]
+MODULES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in petl.names()]
+
 
 def small(family: str) -> Backbone:
     """A small network of the family, its weights far from the near-zeros they start with."""
@@ -46,7 +50,7 @@ def small(family: str) -> Backbone:
     return open_model(family, model, images, source="", digest="")
 
 
-@pytest.mark.parametrize("name", petl.names())
+@pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_module_keeps_the_contract_or_says_why_it_does_not_fit(family: str, name: str) -> None:
     backbone = small(family)

@@ -24,8 +24,8 @@ from clbench.errors import UserError
 from clbench.petl import lora_ga
 from clbench.petl.attached import Attached
 from clbench.petl.hugging_face import REFUSED, PeftMethod
-from clbench.petl.peft_branch import PeftBranch, Place, StandIn, adapt
-from clbench.petl.peft_layers import ADAPTER, START, PeftError, peft_layers
+from clbench.petl.parts.peft_branch import PeftBranch, Place, StandIn, adapt
+from clbench.petl.parts.peft_layers import ADAPTER, START, PeftError, peft_layers
 from clbench.spec import SpecError, build
 from clbench.testing import check_petl
 

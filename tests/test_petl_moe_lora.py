@@ -19,8 +19,8 @@ from clbench.backbones.creation import open_model
 from clbench.backbones.sites import NoSuchSiteError
 from clbench.errors import UserError
 from clbench.petl.attached import Attached
-from clbench.petl.balanced_kmeans import balanced_kmeans
 from clbench.petl.moe_lora import FADES, Fade, MoELoRA, Router
+from clbench.petl.parts.balanced_kmeans import balanced_kmeans
 from clbench.schedule import scheduled
 
 

@@ -17,7 +17,7 @@ from clbench.backbones.sites import NoSuchSiteError
 from clbench.petl.attached import Attached
 from clbench.petl.noah import NOAH, ChosenAdapter, ChosenPrompts, ChosenUpdate
 from clbench.petl.noah_search import NoSuperNetError, choice_of, search
-from clbench.petl.noah_space import ArchitectureError, Space, Subnet
+from clbench.petl.parts.noah_space import ArchitectureError, Space, Subnet
 from clbench.seeds import forked
 from clbench.spec import SpecError
 from clbench.testing import check_petl

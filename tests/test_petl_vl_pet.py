@@ -17,8 +17,8 @@ from clbench.backbones.creation import open_in_place
 from clbench.backbones.sites import NoSuchSiteError
 from clbench.errors import UserError
 from clbench.petl.attached import Attached
-from clbench.petl.gates import ChannelGate, ElementGate, Gate, ImageGate, Start, TokenGate
-from clbench.petl.norms import norm_parameters
+from clbench.petl.parts.gates import ChannelGate, ElementGate, Gate, ImageGate, Start, TokenGate
+from clbench.petl.parts.norms import norm_parameters
 from clbench.petl.vl_pet import GatedAdapter
 from clbench.testing import check_petl
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class Petl(ABC):
     """A parameter-efficient module's hyper-parameters, and where its branches go."""
 
-    identity_at_start: ClassVar[bool] = True  # whether attaching leaves the backbone's output unchanged
+    # Whether attaching leaves the backbone's output unchanged, with the default options.
+    identity_at_start: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False  # whether the branches can be folded into the backbone's own weights
     trains_backbone: ClassVar[bool] = False  # whether the backbone is put in training mode with the module
     steps_to_reach_all: ClassVar[int] = 2  # training steps after which every trained tensor got a gradient

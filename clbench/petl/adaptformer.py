@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.bottleneck import down_and_up
+from clbench.petl.parts.bottleneck import down_and_up
 
 
 class ParallelAdapter(Branch):

@@ -29,8 +29,7 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.low_bit import Bits, low_bit_pair
-from clbench.quant.low_bit_linear import FULL
+from clbench.petl.parts.low_bit import Bits, low_bit_pair
 
 
 class LowBitBottleneck(Branch):
@@ -64,10 +63,6 @@ class BiAdapter(Petl):
     bits: Bits = 1  # a weight; 32: not quantised
     scale: Annotated[float, Field(gt=0)] = 1.0  # s, which multiplies what is added; not learnt
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the bottleneck's activations
-
-    def __post_init__(self) -> None:
-        """Say of this one whether it is the identity at the start."""
-        object.__setattr__(self, "identity_at_start", self.bits == FULL)
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Put one bottleneck beside the MLP, or the whole, of every block."""

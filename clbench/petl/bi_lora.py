@@ -28,8 +28,7 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.low_bit import Bits, low_bit_pair
-from clbench.quant.low_bit_linear import FULL
+from clbench.petl.parts.low_bit import Bits, low_bit_pair
 
 
 class QueryValueUpdate(Branch):
@@ -71,10 +70,6 @@ class BiLoRA(Petl):
     bits: Bits = 1  # a weight; 32: not quantised
     scale: Annotated[float, Field(gt=0)] = 1.0  # s, which multiplies what is added; not learnt
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # between Down and Up
-
-    def __post_init__(self) -> None:
-        """Say of this one whether it is the identity at the start."""
-        object.__setattr__(self, "identity_at_start", self.bits == FULL)
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Put one update on the fused qkv layer of every block."""

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, NoSuchSiteError, Site
 from clbench.petl import Petl, register
-from clbench.petl.divisors import check_divides
+from clbench.petl.parts.divisors import check_divides
 
 LAYERS = {
     "all": ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"),

@@ -19,8 +19,8 @@ from pydantic import Field
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.bottleneck import Bottleneck
-from clbench.petl.initialise import first_blocks
+from clbench.petl.parts.bottleneck import Bottleneck
+from clbench.petl.parts.initialise import first_blocks
 
 
 @register("conv-adapter")

@@ -23,7 +23,7 @@ import torch
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import register
-from clbench.petl.bypass import ConvolutionalBypass
+from clbench.petl.parts.bypass import ConvolutionalBypass
 
 
 @register("convpass")

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import register
-from clbench.petl.factors import Factors, FactorTuning, Increment, SlicedLayer, sliced_layers
+from clbench.petl.parts.factors import Factors, FactorTuning, Increment, SlicedLayer, sliced_layers
 
 Layout = Literal["official", "slices"]
 

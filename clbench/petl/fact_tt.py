@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import register
-from clbench.petl.factors import Factors, FactorTuning, Increment, SlicedLayer, sliced_layers
-from clbench.petl.initialise import kaiming_uniform
+from clbench.petl.parts.factors import Factors, FactorTuning, Increment, SlicedLayer, sliced_layers
+from clbench.petl.parts.initialise import kaiming_uniform
 
 
 class TensorTrain(Increment):

@@ -22,8 +22,8 @@ from torch import nn
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import BlockSites, Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.peft_branch import PeftBranch, Place
-from clbench.petl.peft_layers import PeftError, peft_layers
+from clbench.petl.parts.peft_branch import PeftBranch, Place
+from clbench.petl.parts.peft_layers import PeftError, peft_layers
 from clbench.registry import did_you_mean
 from clbench.seeds import forked
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from clbench.petl.attached import Attached
 from clbench.petl.hugging_face import LoRAGA
-from clbench.petl.peft_branch import PeftBranch, Place
-from clbench.petl.peft_layers import ADAPTER, START, PeftError
+from clbench.petl.parts.peft_branch import PeftBranch, Place
+from clbench.petl.parts.peft_layers import ADAPTER, START, PeftError
 from clbench.seeds import forked
 
 Batch = TypeVar("Batch")

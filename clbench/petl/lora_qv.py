@@ -19,7 +19,7 @@ from pydantic import Field
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.low_rank import LowRankUpdate
+from clbench.petl.parts.low_rank import LowRankUpdate
 
 QUERY, VALUE = 0, 2  # which third of the rows of a fused qkv layer
 

@@ -44,8 +44,8 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import BlockSites, Branch, NoSuchSiteError, Site
 from clbench.petl import Petl, register
-from clbench.petl.balanced_kmeans import balanced_kmeans
-from clbench.petl.divisors import check_divides
+from clbench.petl.parts.balanced_kmeans import balanced_kmeans
+from clbench.petl.parts.divisors import check_divides
 from clbench.schedule import Scheduled
 
 STD = 0.02  # of the values drawn for A and R, and for B where it is drawn

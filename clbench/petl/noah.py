@@ -35,9 +35,9 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.initialise import kaiming_uniform
-from clbench.petl.noah_space import SIZES, ArchitectureError, Space, Subnet
-from clbench.petl.prompts import TOKENS, drawn_prompts, with_prompts, without_prompts
+from clbench.petl.parts.initialise import kaiming_uniform
+from clbench.petl.parts.noah_space import SIZES, ArchitectureError, Space, Subnet
+from clbench.petl.parts.prompts import TOKENS, drawn_prompts, with_prompts, without_prompts
 
 
 class Choice(nn.Module):

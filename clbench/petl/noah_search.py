@@ -26,7 +26,7 @@ import torch
 from clbench.errors import UserError
 from clbench.petl.attached import Attached
 from clbench.petl.noah import NOAH, Choice
-from clbench.petl.noah_space import SIZES, Space, Subnet, drawn_sizes, pick
+from clbench.petl.parts.noah_space import SIZES, Space, Subnet, drawn_sizes, pick
 
 DRAWS = 10  # for each architecture wanted, before fewer are taken
 

@@ -18,7 +18,7 @@ import torch
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.norms import norm_parameters
+from clbench.petl.parts.norms import norm_parameters
 
 IN_HEADS = ("q_norm", "k_norm")  # timm's names
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.output_adapter import OutputAdapter
+from clbench.petl.parts.output_adapter import OutputAdapter
 
 
 @register("pfeiffer")

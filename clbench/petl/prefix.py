@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.initialise import first_blocks
+from clbench.petl.parts.initialise import first_blocks
 
 
 class Prefix(Branch):

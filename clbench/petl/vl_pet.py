@@ -35,9 +35,9 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.divisors import check_divides
-from clbench.petl.gates import ChannelGate, ElementGate, Gate, ImageGate, Start, TokenGate
-from clbench.petl.norms import norm_parameters
+from clbench.petl.parts.divisors import check_divides
+from clbench.petl.parts.gates import ChannelGate, ElementGate, Gate, ImageGate, Start, TokenGate
+from clbench.petl.parts.norms import norm_parameters
 
 
 class GatedAdapter(Branch):

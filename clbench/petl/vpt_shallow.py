@@ -21,7 +21,7 @@ from pydantic import Field
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import Petl, register
-from clbench.petl.prompts import Insertion, Removal, drawn_prompts
+from clbench.petl.parts.prompts import Insertion, Removal, drawn_prompts
 
 
 @register("vpt-shallow")

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.backbones.sites import Branch, Site
-from clbench.petl.bottleneck import down_and_up
+from clbench.petl.parts.bottleneck import down_and_up
 
 
 class OutputAdapter(Branch):

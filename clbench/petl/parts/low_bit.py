@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from clbench.petl.initialise import kaiming_uniform
+from clbench.petl.parts.initialise import kaiming_uniform
 from clbench.quant.low_bit_linear import FULL, LowBitLinear, bias_free
 
 Bits: TypeAlias = Literal[1, 2, 4, 8, 32]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-from clbench.petl.initialise import kaiming_uniform
+from clbench.petl.parts.initialise import kaiming_uniform
 
 
 class Start:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from clbench.backbones.sites import Branch, Site
-from clbench.petl.initialise import kaiming_uniform
+from clbench.petl.parts.initialise import kaiming_uniform
 
 
 class Bottleneck(Branch):

@@ -31,7 +31,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.errors import UserError
 from clbench.petl import Petl
-from clbench.petl.initialise import kaiming_uniform
+from clbench.petl.parts.initialise import kaiming_uniform
 
 SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import UserError
-from clbench.petl.peft_branch import Place
+from clbench.petl.parts.peft_branch import Place
 
 if TYPE_CHECKING:
     from clbench.petl.hugging_face import PeftMethod

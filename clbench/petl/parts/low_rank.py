@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.backbones.sites import Branch
-from clbench.petl.initialise import kaiming_uniform
+from clbench.petl.parts.initialise import kaiming_uniform
 
 
 class LowRankUpdate(Branch):
