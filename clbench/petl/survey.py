@@ -20,9 +20,7 @@ from clbench.petl.attached import Attached
 from clbench.quant.packed import packed_bytes
 from clbench.seeds import Seeds
 
-PIXELS = 32 * 32 * 32  # that a timed batch holds, about: enough for the clock, few enough for a minute in all
-    128 * 32 * 32
-)  # that a timed batch holds, about: enough for the clock, few enough for a minute in all
+PIXELS = 32 * 32 * 32  # that a timed batch holds, about
 
 
 @dataclass(frozen=True)
