@@ -188,6 +188,10 @@ def _with_stream(name: str) -> Iterator[RenderableType]:
 
 
 def _with_petl(name: str) -> Iterator[RenderableType]:
+    recipe = petl.get(name).recipe.items()
+    if recipe:
+        settings = " ".join(f"--set strategy.{option}={value}" for option, value in recipe)
+        yield Text(f"its own recipe: {settings}")
     written = ", ".join(f"{strategy}-{name}" for strategy in strategies.names())
     yield Text(f"combines with every strategy: {written}")
 

@@ -19,7 +19,7 @@ from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.backbones.opening import resize
-from clbench.backbones.sites import Branch, Switch
+from clbench.backbones.sites import Branch, Site, Switch
 from clbench.backbones.swin import OpenWindowAttention
 from clbench.backbones.vit import OpenAttention
 from clbench.errors import UserError
@@ -320,3 +320,28 @@ def test_timm_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     random("resnet18")
     random("vit_tiny_patch16_224", image_size=32)
     assert capfd.readouterr() == ("", "")
+
+
+class Shifted(Branch):
+    """Adds to what goes in, multiplies what comes out, and adds what went in."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def before(self, inputs: Tensor) -> Tensor:
+        return inputs + self.number
+
+    def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
+        return self.number * output + inputs
+
+
+def test_a_branch_wraps_the_layer_with_the_branches_attached_before_it() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 10)
+    site = Site("site", layer, 1)
+    site.attached = [(Switch(), Shifted(2)), (Switch(), Shifted(3))]
+    # 3 wraps 2 wraps the layer: 1 + 3 = 4, 4 + 2 = 6, 10 * 6 = 60, 2 * 60 + 6 = 126, 3 * 126 + 4 = 382
+    assert site(torch.ones(1, 1)).item() == 382
+    site.attached.reverse()  # 1 + 2 = 3, 3 + 3 = 6, 60, 3 * 60 + 6 = 186, 2 * 186 + 3 = 375
+    assert site(torch.ones(1, 1)).item() == 375

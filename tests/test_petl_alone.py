@@ -115,6 +115,35 @@ def test_merging_beside_another_module_is_refused_until_that_is_off() -> None:
     torch.testing.assert_close(first.backbone(images()), both, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("order", [("vpt-deep", "conv-adapter"), ("conv-adapter", "vpt-deep")])
+def test_prompts_and_a_branch_beside_the_block_go_together_in_both_orders(order: tuple[str, str]) -> None:
+    first = petl.attach(model(), order[0])
+    alone = first.backbone(images())
+    second = petl.attach(first.backbone, order[1])
+    both = first.backbone(images())
+    assert both.shape == alone.shape
+    second.detach()
+    assert torch.equal(first.backbone(images()), alone)
+
+
+def test_modules_merged_in_the_order_attached_give_what_they_gave_unmerged() -> None:
+    first = petl.attach(model(), "repadapter", seed=1)
+    second = petl.attach(first.backbone, "lora-qv", seed=2)
+    third = petl.attach(first.backbone, "ssf", seed=3)
+    modules = (first, second, third)
+    with torch.no_grad():
+        for module in modules:
+            for parameter in module.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
+    together = first.backbone(images())
+    for module in modules:
+        module.enabled = False
+    for module in modules:
+        module.enabled = True
+        module.merge()
+    torch.testing.assert_close(first.backbone(images()), together, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "line"),
     [

@@ -3,7 +3,7 @@
 A site wraps a layer (or nothing, for a value such as the keys of an attention). With nothing attached it *is*
 the layer. A branch may change what goes into the layer, the layer's weight, and what comes out of it, so
 parallel (``output + f(input)``), sequential (``f(output)``) and reparametrising branches are one thing, and
-several compose in the order attached.
+several compose: each wraps the layer with the branches that were attached before it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Branch(nn.Module):
     shared: tuple[nn.Module, ...] = ()  # modules that other branches use too; saved and counted once
 
     def before(self, inputs: Tensor) -> Tensor:
-        """Return what the layer, and every branch after this one, gets for input."""
+        """Return what the layer, and every branch attached before this one, gets for input."""
         return inputs
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
@@ -77,17 +77,19 @@ class Site(nn.Module):
         return bool(self.attached) and any(switch.on for switch, _ in self.attached)
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Apply the layer with every branch that is switched on, in the order attached."""
+        """Apply the layer inside every branch that is switched on."""
         if not self.is_active:
             return inputs if self.layer is None else self.layer(inputs, *args, **kwargs)
         branches = [branch for switch, branch in self.attached if switch.on]
-        for branch in branches:
+        seen = []  # each branch with the input that reaches it; the last one attached is the outermost
+        for branch in reversed(branches):
             inputs = branch.before(_wide(inputs)).to(inputs.dtype)
+            seen.append((branch, inputs))
         if any(branch.reweights for branch in branches):
             output = self._reweighted(branches, inputs)
         else:
             output = inputs if self.layer is None else self.layer(inputs, *args, **kwargs)
-        for branch in branches:
+        for branch, inputs in reversed(seen):
             output = branch(_wide(inputs), _wide(output)).to(output.dtype)
         return output
 
