@@ -142,6 +142,11 @@ def test_modules_merged_in_the_order_attached_give_what_they_gave_unmerged() -> 
         module.enabled = True
         module.merge()
     torch.testing.assert_close(first.backbone(images()), together, atol=1e-5, rtol=1e-5)
+    with pytest.raises(TypeError, match="another module was merged after this one: unmerge that first"):
+        first.unmerge()
+    for module in reversed(modules):
+        module.unmerge()
+    assert torch.equal(first.backbone(images()), together)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site, Switch
 from clbench.petl import Petl
-
-WITH_WEIGHTS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)  # the layers that can be merged into
+from clbench.petl.merging import Merged
 
 
 class Attached(nn.Module):
@@ -53,7 +51,7 @@ class Attached(nn.Module):
                 self.register_parameter(key, tensor)
             else:
                 self.register_buffer(key, tensor)
-        self._unmerged: list[tuple[nn.Module, Tensor, Tensor | None]] = []
+        self._merged: Merged | None = None
         super().train(False)  # as the backbone is, whose own mode stays what it was: dropout starts off
         self.enabled = True
 
@@ -117,39 +115,18 @@ class Attached(nn.Module):
 
         Tensors of the backbone that are trained themselves are in their place already.
         """
-        if self._unmerged:
+        if self._merged or not self._sites:
             return
-        merged: dict[int, tuple[nn.Module, Tensor, Tensor | None]] = {}
-        for site, branch in zip(self._sites, self.branches, strict=True):
-            layer = self._mergeable_layer(site, cast("Branch", branch))
-            _, weight, bias = merged.get(id(layer), (layer, *_weights(layer)))
-            with torch.no_grad():
-                merged[id(layer)] = (layer, *cast("Branch", branch).merged(weight, bias))
-        self.enabled = self.enabled and not merged
-        for layer, weight, bias in merged.values():
-            self._unmerged.append((layer, cast("Tensor", layer.weight), cast("Tensor | None", layer.bias)))
-            _put(layer, weight, bias)
+        branches = [cast("Branch", branch) for branch in self.branches]
+        self._merged = Merged(list(zip(self._sites, branches, strict=True)), self._switch)
+        self.enabled = False
 
     def unmerge(self) -> None:
         """Put the backbone's own weights back, bit for bit, and switch the branches on again."""
-        if not self._unmerged:
-            return
-        for layer, weight, bias in self._unmerged:
-            layer.register_parameter("weight", cast("nn.Parameter", weight))
-            layer.register_parameter("bias", cast("nn.Parameter | None", bias))
-        self._unmerged.clear()
-        self.enabled = True
-
-    def _mergeable_layer(self, site: Site, branch: Branch) -> nn.Module:
-        layer = site.layer
-        if any(switch.on and switch is not self._switch for switch, _ in site.attached):
-            raise TypeError(f"at {site.name} there is another module, too; switch it off or merge it first")
-        if not isinstance(layer, WITH_WEIGHTS):
-            raise TypeError(
-                f"{type(branch).__name__} cannot be merged: {site.name} is not one layer with a weight;"
-                f" {branch.unmergeable}"
-            )
-        return layer
+        if self._merged:
+            self._merged.undo()
+            self._merged = None
+            self.enabled = True
 
 
 @contextmanager
@@ -184,16 +161,3 @@ def _install(backbone: Backbone, name: str, tensor: Tensor) -> None:
     owner = backbone.get_submodule(path)
     slots = owner._parameters if attribute in owner._parameters else owner._buffers
     cast("dict[str, Tensor | None]", slots)[attribute] = tensor
-
-
-def _weights(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-    weight, bias = cast("Tensor", layer.weight), cast("Tensor | None", layer.bias)
-    return weight.detach().float(), None if bias is None else bias.detach().float()
-
-
-def _put(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
-    dtype = cast("Tensor", layer.weight).dtype
-    layer.register_parameter("weight", nn.Parameter(weight.to(dtype), requires_grad=False))
-    layer.register_parameter(
-        "bias", None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)
-    )
