@@ -23,10 +23,12 @@ from clbench.evaluate.evaluator import Columns, predict_all
 from clbench.evaluate.meter import Meter
 from clbench.optimizers import make_optimizer
 from clbench.progress import Progress
-from clbench.schedule import scheduled
+from clbench.schedule import scheduled, start_modules
 from clbench.seeds import Seeds
 from clbench.strategies import Batch, Strategy
 from clbench.streams import Task, TaskStream
+
+START_BATCHES = 8  # that a module which starts from the loss is shown
 
 
 class DivergedError(UserError, ArithmeticError):
@@ -94,6 +96,9 @@ class Loop:
         """Train on the samples once, or on what a stopped epoch left; return the sum of the losses."""
         generator = self.seeds.generator("shuffle", start.task, start.epoch)
         batches = shuffled(len(samples), self.strategy.batch_size, self.strategy.drop_last, generator)
+        if not start.is_inside_task:
+            first = (self._batch(samples, each, start) for each in batches[:START_BATCHES])
+            start_modules(self.strategy, first, self.seeds.generator("start", start.task))
         self.progress.epoch_started(start.epoch, self.strategy.epochs, start.step, len(batches))
         changing = scheduled(self.strategy.parts().values())
         flops_per_image = self._flops_of_a_step(samples.select(batches[0]), start)

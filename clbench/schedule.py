@@ -1,4 +1,4 @@
-"""Tell what changes while a task is learnt how far the learning is."""
+"""Tell modules when learning starts, and how far it is, where they want to know."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+from clbench.petl.attached import Attached
+from clbench.strategies import Batch, Strategy
 
 
 class Scheduled(nn.Module):
@@ -21,6 +24,16 @@ class Scheduled(nn.Module):
         """Start before the training."""
         super().__init__()
         self.register_buffer("progress", torch.zeros(()))
+
+
+def start_modules(strategy: Strategy, batches: Iterable[Batch], generator: torch.Generator) -> None:
+    """Show the modules that start from the loss a few batches, before they learn for the first time."""
+    parts = [part for part in strategy.parts().values() if isinstance(part, Attached)]
+    waiting = [part for part in parts if part.petl.starts_from_loss and not part.started]
+    shown = list(batches) if waiting else []
+    for part in waiting:
+        part.eval()
+        part.start(strategy.loss, shown, generator)
 
 
 def scheduled(parts: Iterable[nn.Module]) -> list[Scheduled]:

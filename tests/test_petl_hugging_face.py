@@ -21,7 +21,6 @@ from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.backbones.sites import Branch, NoSuchSiteError, Switch
 from clbench.errors import UserError
-from clbench.petl import lora_ga
 from clbench.petl.attached import Attached
 from clbench.petl.hugging_face import REFUSED, PeftMethod
 from clbench.petl.parts.peft_branch import PeftBranch, Place, StandIn, adapt
@@ -385,7 +384,10 @@ def test_lora_ga_starts_along_the_gradient_and_keeps_the_output() -> None:
     def loss(batch: Tensor) -> Tensor:
         return F.mse_loss(backbone(batch), target)
 
-    lora_ga.start(attached, loss, [images(), images()])
+    attached.start(loss, [images(), images()], generator(4))
+    state = {name: tensor.clone() for name, tensor in attached.state_dict().items()}
+    attached.start(loss, [images()], generator(5))  # once is enough
+    assert all(torch.equal(tensor, state[name]) for name, tensor in attached.state_dict().items())
     assert attached.enabled
     assert not layer.weight.requires_grad
     torch.testing.assert_close(backbone(images()), before, atol=1e-5, rtol=1e-5)
@@ -425,15 +427,11 @@ def test_lora_ga_says_what_it_cannot_start_from() -> None:
     backbone = small_vit()
     attached = attach("peft.lora-ga", backbone, rank=4)
     with pytest.raises(PeftError, match=r"the loss has no gradient at block\[0\].attn.qkv in 1 batches"):
-        lora_ga.start(attached, lambda batch: 0 * backbone(batch).sum(), [images()])
-    with pytest.raises(TypeError, match=r"LoRA does not start from a gradient; peft\.lora-ga does"):
-        lora_ga.start(attach("peft.lora", small_vit()), lambda batch: batch.sum(), [])
+        attached.start(lambda batch: 0 * backbone(batch).sum(), [images()], generator())
+    attached.detach()
+    attached = attach("peft.lora-ga", backbone, rank=40)
     with pytest.raises(PeftError, match="rank: 40 takes 80 singular vectors of the gradient, which has 64"):
-        lora_ga.start(
-            attach("peft.lora-ga", backbone, rank=40),
-            lambda batch: backbone(batch).square().sum(),
-            [images()],
-        )
+        attached.start(lambda batch: backbone(batch).square().sum(), [images()], generator())
 
 
 @pytest.mark.parametrize(

@@ -157,3 +157,16 @@ def test_a_killed_run_with_a_fading_router_goes_on_bit_for_bit(tmp_path: Path, s
     (folder,) = (tmp_path / "killed").iterdir()
     assert progress_kept(folder) == {5 / 8}  # of the sixth step of the second task
     assert_equal_runs(whole, resume(folder, places=Places(None, tmp_path), progress=Progress()))
+
+
+@pytest.mark.parametrize("stopped_in", [3, 11])  # in the first task, which it starts in, and in the second
+def test_a_module_that_starts_from_the_loss_does_so_once(tmp_path: Path, stopped_in: int) -> None:
+    spec = small_spec("naive-peft.lora-ga")
+    undisturbed = run(spec, tmp_path / "undisturbed", Progress())
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, tmp_path, Interrupted(stopped_in))
+    (folder,) = (tmp_path / "runs").iterdir()
+    checkpoint = load_checkpoint(folder / "checkpoint")
+    assert checkpoint is not None
+    assert [float(value) for name, value in checkpoint.tensors.items() if name.endswith("started")] == [1.0]
+    assert_equal_runs(undisturbed, resume(folder, places=Places(None, tmp_path), progress=Progress()))

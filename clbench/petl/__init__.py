@@ -17,7 +17,7 @@ file)`` attaches it again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,7 +26,7 @@ from clbench.registry import Registry
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from clbench.backbones.backbone import Backbone
     from clbench.backbones.sites import Branch, Site
@@ -41,6 +41,7 @@ class Petl(ABC):
     identity_at_start: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False  # whether the branches can be folded into the backbone's own weights
     trains_backbone: ClassVar[bool] = False  # whether the backbone is put in training mode with the module
+    starts_from_loss: ClassVar[bool] = False  # whether start() is to be called before the first training
     steps_to_reach_all: ClassVar[int] = 2  # training steps after which every trained tensor got a gradient
     recipe: ClassVar[dict[str, Any]] = {}  # how its paper trains it: options of a strategy, by their names
 
@@ -51,6 +52,15 @@ class Petl(ABC):
     def tuned(self, backbone: Backbone) -> Sequence[str]:
         """Return the names of the backbone's own tensors that are trained too; usually none."""
         return ()
+
+    def start(
+        self,
+        attached: Attached,
+        loss: Callable[[Any], Tensor],
+        batches: Iterable[Any],
+        generator: torch.Generator,
+    ) -> None:
+        """Get ready for the first training with the loss on some of its batches; usually there is no need."""
 
     def attach(self, backbone: Backbone, generator: torch.Generator) -> Attached:
         """Attach to a backbone and return the attached module, switched on."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
@@ -23,6 +24,8 @@ class Attached(nn.Module):
     can be attached to one backbone. ``enabled`` switches a whole set at once; with all of them off the
     backbone is bit for bit what it was.
     """
+
+    started: Tensor
 
     def __init__(
         self,
@@ -51,6 +54,8 @@ class Attached(nn.Module):
                 self.register_parameter(key, tensor)
             else:
                 self.register_buffer(key, tensor)
+        if petl.starts_from_loss:
+            self.register_buffer("started", torch.zeros(()))  # in the state: a resumed run starts no more
         self._merged: Merged | None = None
         super().train(False)  # as the backbone is, whose own mode stays what it was: dropout starts off
         self.enabled = True
@@ -84,6 +89,14 @@ class Attached(nn.Module):
         if self.petl.trains_backbone:
             self.backbone.train(mode)
         return self
+
+    def start(
+        self, loss: Callable[[Any], Tensor], batches: Iterable[Any], generator: torch.Generator
+    ) -> None:
+        """Let a module that starts from the loss do so, the first time that this is called."""
+        if self.petl.starts_from_loss and not self.started:
+            self.petl.start(self, loss, batches, generator)
+            self.started.fill_(1)
 
     def copy(self) -> Attached:
         """Return an independent copy on the same backbone, switched off."""

@@ -11,17 +11,18 @@ is in ``REFUSED``, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import BlockSites, Branch, Site
 from clbench.petl import Petl, register
+from clbench.petl.attached import Attached
 from clbench.petl.parts.peft_branch import PeftBranch, Place
 from clbench.petl.parts.peft_layers import PeftError, peft_layers
 from clbench.registry import did_you_mean
@@ -209,19 +210,32 @@ class OLoRA(PeftMethod):
 class LoRAGA(PeftMethod):
     """LoRA-GA: LoRA that starts from the singular vectors of the gradient of the loss.
 
-    S. Wang, L. Yu, J. Li, NeurIPS 2024, arXiv 2407.05000. No loss is known where a module is attached: it
-    starts as plain LoRA (B = 0), and stays that unless ``lora_ga.start`` is called before training. 294,912
-    with rank 8.
+    S. Wang, L. Yu, J. Li, NeurIPS 2024, arXiv 2407.05000. A run shows it the first batches of its first task;
+    in a loop of your own call ``module.start(loss, batches, generator)`` before training: until then it is
+    plain LoRA. 294,912 with rank 8.
     """
 
     method: ClassVar[str] = "LORA"
     keywords: ClassVar[dict[str, str]] = {"rank": "r", "alpha": "lora_alpha"}
     stored: ClassVar[tuple[str, ...]] = FACTORS
     subtracts_start: ClassVar[bool] = True
+    starts_from_loss: ClassVar[bool] = True
 
     rank: Count = 8
     alpha: Positive = 8  # the update is scaled by alpha / r
     gamma: Positive = 16  # the vectors of both factors start with the length O^(1/4) / sqrt(gamma)
+
+    def start(
+        self,
+        attached: Attached,
+        loss: Callable[[Any], Tensor],
+        batches: Iterable[Any],
+        generator: torch.Generator,
+    ) -> None:
+        """Give the factors their start from the gradient of the loss."""
+        from clbench.petl.lora_ga import start_from_gradient
+
+        start_from_gradient(attached, loss, batches, rank=self.rank, gamma=self.gamma, generator=generator)
 
 
 @register("peft.orthogonal-lora")

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from clbench.petl.attached import Attached
-from clbench.petl.hugging_face import LoRAGA
 from clbench.petl.parts.peft_branch import PeftBranch, Place
 from clbench.petl.parts.peft_layers import ADAPTER, START, PeftError
 from clbench.seeds import forked
@@ -26,20 +25,24 @@ from clbench.seeds import forked
 Batch = TypeVar("Batch")
 
 
-def start(
-    attached: Attached, loss: Callable[[Batch], Tensor], batches: Iterable[Batch], *, seed: int = 0
+def start_from_gradient(
+    attached: Attached,
+    loss: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    *,
+    rank: int,
+    gamma: float,
+    generator: torch.Generator,
 ) -> None:
     """Give the factors their start from the gradient of the loss, averaged over the batches; keep the output.
 
-    To be called before training, on the data of the first task; the authors take 8 to 64 batches.
+    The authors take 8 to 64 batches.
     """
-    if not isinstance(attached.petl, LoRAGA):
-        raise TypeError(f"{type(attached.petl).__name__} does not start from a gradient; peft.lora-ga does")
     branches = [cast("PeftBranch", branch) for branch in attached.branches]
     gradients = _mean_gradients(attached, [branch.place for branch in branches], loss, batches)
-    with forked(seed), torch.no_grad():
+    with forked(int(torch.randint(2**63 - 1, (), generator=generator))), torch.no_grad():
         for branch, gradient in zip(branches, gradients, strict=True):
-            _start_from(gradient, branch, attached.petl.gamma)
+            _start_from(gradient, branch, rank, gamma)
 
 
 def _mean_gradients(
@@ -71,10 +74,10 @@ def _mean_gradients(
     return [total[place.rows] / num_batches for place, total in zip(places, sums, strict=True)]
 
 
-def _start_from(gradient: Tensor, branch: PeftBranch, gamma: float) -> None:
+def _start_from(gradient: Tensor, branch: PeftBranch, rank: int, gamma: float) -> None:
     """Set the factors, and those that are subtracted from them."""
     layer = cast("Any", branch.layer)
-    rank, most = layer.r[ADAPTER], min(gradient.shape)
+    most = min(gradient.shape)
     if 2 * rank > most:
         raise PeftError(f"rank: {rank} takes {2 * rank} singular vectors of the gradient, which has {most}")
     left, _, right = torch.svd_lowrank(gradient, q=min(4 * rank, most), niter=4)
