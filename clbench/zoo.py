@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
@@ -49,14 +48,13 @@ def measured(name: str, settings: Sequence[str]) -> RenderableType:
 def _report(backbone: Backbone, modules: Sequence[Surveyed]) -> RenderableType:
     size, total = backbone.preprocessing.image_size, sum(each.numel() for each in backbone.parameters())
     heading = f"modules on {backbone.name}, {size} px, {quantity(total)} parameters without a head"
-    unfit = [each for each in modules if each.refusal]
-    reasons = Table.grid(padding=(0, 2))
-    for each in unfit:
-        reasons.add_row(each.name, each.refusal)
     fit = _table(each for each in modules if not each.refusal)
-    told: list[RenderableType] = []
-    if unfit:
-        told = [Text("\nDo not fit this backbone", style="bold"), Padding(reasons, (0, 0, 0, 2))]
+    unfit: dict[str, list[str]] = {}
+    for each in modules:
+        if each.refusal:
+            unfit.setdefault(each.refusal, []).append(each.name)
+    told = [Text("\nDo not fit this backbone", style="bold")] if unfit else []
+    told += [Text(f"· {', '.join(names)}: {reason}") for reason, names in unfit.items()]
     return Group(Text(heading, style="bold"), fit, Text(NOTE, style="dim"), *told)
 
 

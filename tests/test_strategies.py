@@ -16,6 +16,7 @@ def test_strategy_keeps_its_contract(name: str):
     check_strategy(lambda: strategies.get(name)(**options))
 
 
+@pytest.mark.slow
 def test_lae_keeps_its_contract_with_a_module_and_a_head_of_one_bit():
     options = QUICK | {"frozen_epochs": 1, "head_bits": 1}
     check_strategy(lambda: strategies.get("lae")(**options), "bi-adapter")
