@@ -87,3 +87,13 @@ def test_readme_marks_the_two_commands_that_ci_runs(checkout: Path) -> None:
     commands = re.findall(r"<!-- ci: (run|test) -->\n```sh\n([^\n]+)\n```", text)
     assert [name for name, _ in commands] == ["run", "test"]
     assert all(command.startswith("python3 -m venv .venv && ") for _, command in commands)
+
+
+def test_the_two_lines_of_the_readme_attach_a_module(checkout: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (checkout / "README.md").read_text("utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if "clbench.petl.attach" in block]
+    shown_here = loaded(code, tmp_path, "modules")
+    # ViT-Ti, rank 16: 2 D r + 144 r + r^3
+    assert shown_here["module"].num_parameters == 2 * 192 * 16 + 144 * 16 + 16**3
+    shown_here["module"].save(tmp_path / "fact.safetensors")
+    assert (tmp_path / "fact.safetensors").stat().st_size < 60_000
