@@ -41,6 +41,7 @@ from clbench.progress import Progress
 from clbench.quant.packed import packed_bytes
 from clbench.seeds import Seeds
 from clbench.spec import build
+from clbench.strategies import Strategy
 from clbench.streams import Places, TaskStream
 
 FORMS = [  # beside every module with its defaults
@@ -102,7 +103,8 @@ def measured(
     chosen = dict(item.split("=") for item in settings.split(",") if item)
     recipe = build(petl.get(name), "petl", chosen)
     batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, "none", torch.device("cpu"))
-    accuracy, attached = trained(recipe, backbone, stream, batcher, seeds, epochs)
+    accuracy, strategy = trained(recipe, backbone, stream, batcher, seeds, epochs)
+    attached = module_of(strategy)
     images = batcher.test_batch(stream.tasks[0].test.rows[:32])
     facts = {
         "row": row,
@@ -120,8 +122,8 @@ def measured(
 
 def trained(
     recipe: Petl, backbone: Backbone, stream: TaskStream, batcher: Batcher, seeds: Seeds, epochs: int
-) -> tuple[float, Attached]:
-    """Return the test accuracy after the epochs, and the trained module."""
+) -> tuple[float, Strategy]:
+    """Return the test accuracy after the epochs, and the strategy that learnt."""
     strategy = build(
         strategies.get("naive"), "strategy", {"epochs": epochs, "batch_size": 64, **recipe.recipe}
     )
@@ -144,8 +146,13 @@ def trained(
         log=log,
     )
     loop.run()
+    return accuracies[-1], strategy
+
+
+def module_of(strategy: Strategy) -> Attached:
+    """Return the module that a strategy trains."""
     (attached,) = (part for part in strategy.parts().values() if isinstance(part, Attached))
-    return accuracies[-1], attached
+    return attached
 
 
 def slower_training(attached: Attached, images: torch.Tensor, rounds: int = 7) -> float:

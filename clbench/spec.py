@@ -120,7 +120,9 @@ def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
             near = did_you_mean(name, types)
             raise SpecError(f"{section} has no option {name!r}{near} (allowed: {', '.join(types) or 'none'})")
         try:
-            values[name] = TypeAdapter(types[name], config=AS_TYPED).validate_python(value)
+            values[name] = TypeAdapter(types[name], config=AS_TYPED).validate_python(
+                _chosen(types[name], value)
+            )
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise SpecError(
@@ -130,6 +132,12 @@ def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
         return component(**values)
     except (TypeError, ValueError) as error:
         raise SpecError(f"{section}: {error}") from error
+
+
+def _chosen(hint: Any, value: Any) -> Any:
+    """Return the one of a fixed set of choices that is written so; pydantic reads no number for those."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return {str(choice): choice for choice in choices}.get(value, value) if isinstance(value, str) else value
 
 
 def complete(component: type, section: str, options: Mapping[str, Any]) -> dict[str, Value]:
