@@ -20,7 +20,7 @@ class Options:
     rate: float = 0.5
     tasks: str = "10"
     is_fast: bool = False
-    bits: Literal[1, 8] = 8
+    codes: Literal[1, 8] = 8
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ def test_an_argument_of_a_stream_is_an_option() -> None:
         (1, "rate", 1.0),
         (10, "tasks", "10"),
         ("true", "is_fast", True),
-        ("1", "bits", 1),
-        (8, "bits", 8),
+        ("1", "codes", 1),
+        (8, "codes", 8),
     ],
 )
 def test_text_and_numbers_become_what_an_option_is(given: object, option: str, value: object) -> None:
@@ -130,7 +130,7 @@ def test_text_and_numbers_become_what_an_option_is(given: object, option: str, v
         ("size", 1.5, r"stream.size: 1.5"),
         ("rate", "nan", r"stream.rate: 'nan' is not allowed: input should be a finite number"),
         ("is_fast", "perhaps", r"stream.is_fast: 'perhaps'"),
-        ("bits", "2", r"stream.bits: '2' is not allowed: input should be 1 or 8"),
+        ("codes", "2", r"stream.codes: '2' is not allowed: input should be 1 or 8"),
         ("tasks", [10], r"stream.tasks: \[10\]"),
         ("sise", 3, r"stream has no option 'sise'; did you mean 'size'\? \(allowed: size, rate,"),
     ],
@@ -146,5 +146,5 @@ def test_completing_fills_in_what_was_not_given() -> None:
         "rate": 0.5,
         "tasks": "10",
         "is_fast": False,
-        "bits": 8,
+        "codes": 8,
     }
