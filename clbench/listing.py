@@ -177,8 +177,10 @@ def _with_strategy(name: str) -> Iterator[RenderableType]:
         values = ", ".join(f"{option}={value}" for option, value in recipe.items())
         yield Text(f"on {stream} the defaults are: {values}")
     default = strategies.registry.card(name).preset.get("petl", "linear")
-    modules = ", ".join(f"{name}-{module}" for module in petl.names())
-    yield Text(f"combines with every stream and backbone, and as {modules} (plain {name}: {name}-{default})")
+    yield Text(
+        f"combines with every stream, backbone and module, as in {name}-lora (see: clbench list petl; plain"
+        f" {name}: {name}-{default})"
+    )
 
 
 def _with_stream(name: str) -> Iterator[RenderableType]:
