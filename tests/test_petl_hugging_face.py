@@ -163,19 +163,6 @@ def test_changes_of_the_weight_add_up_with_a_module_before_them(name: str) -> No
     torch.testing.assert_close(site(tokens), alone + 1, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["peft.hra", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != "peft.hra")],
-)
-def test_compiled_output_is_the_same(name: str) -> None:
-    backbone = small_vit()
-    attached = attach(name, backbone, sites="attn.qkv")
-    randomise(attached)
-    expected = backbone(images())
-    compiled = torch.compile(backbone, backend="aot_eager")
-    torch.testing.assert_close(compiled(images()), expected, atol=1e-5, rtol=1e-5)
-
-
 def unallocated(name: str) -> Backbone:
     """A network of full size, without values."""
     with torch.device("meta"):

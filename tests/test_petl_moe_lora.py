@@ -292,6 +292,7 @@ def test_a_number_of_experts_that_does_not_divide_the_neurons_is_a_clear_error(
 def test_output_is_the_same_when_compiled() -> None:
     backbone = opened(timm.models.VisionTransformer(32, 8, embed_dim=8, depth=1, num_heads=1, num_classes=0))
     attached = learnt(backbone)
+    torch.compiler.reset()
     compiled = torch.compile(backbone, backend="aot_eager", fullgraph=True)
     for progress in (0, 0.25, 1):  # without compiling again, as progress is a tensor
         set_progress(attached, progress)
