@@ -375,6 +375,7 @@ def test_lora_ga_starts_along_the_gradient_and_keeps_the_output() -> None:
     state = {name: tensor.clone() for name, tensor in attached.state_dict().items()}
     attached.start(loss, [images()], generator(5))  # once is enough
     assert all(torch.equal(tensor, state[name]) for name, tensor in attached.state_dict().items())
+    assert attached.copy().started == 1  # nor does a copy start again
     assert attached.enabled
     assert not layer.weight.requires_grad
     torch.testing.assert_close(backbone(images()), before, atol=1e-5, rtol=1e-5)

@@ -106,6 +106,8 @@ class Attached(nn.Module):
         twin = Attached(self.backbone, self.petl, pairs, copy.deepcopy(self._own))
         twin.enabled = False
         twin._base = dict(self._base)
+        if self.petl.starts_from_loss:
+            twin.started.copy_(self.started)
         return twin
 
     def save(self, file: str | Path) -> None:
