@@ -59,8 +59,8 @@ class Recorder(Branch):
 @pytest.mark.parametrize(
     ("module", "options", "parameters"),
     [
-        ("vpt-shallow", {}, 38_400),
-        ("vpt-deep", {}, 460_800),
+        ("vpt-shallow", {"length": 50}, 38_400),
+        ("vpt-deep", {"length": 50}, 460_800),
         ("prefix", {"compensated": False}, 184_320),
         ("prefix", {"compensated": False, "num_blocks": 5}, 76_800),
     ],

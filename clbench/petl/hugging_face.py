@@ -633,6 +633,9 @@ class RandLoRA(PeftMethod):
         "frozen_seed": "projection_prng_key",
     }
 
+    # Its products are large: the strategies' own learning rate is too high for it.
+    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0}
+
     rank: Count = 32
     alpha: Positive = 640  # the update is scaled by alpha / r
     frozen_seed: Seed = 0  # of what is random and frozen, and so not stored
