@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from platformdirs import user_cache_path
 from torch.nn import functional as F
@@ -50,6 +52,10 @@ FORMS = [  # beside every module with its defaults
     *("vl-pet:variant=middle-x", "vl-pet:variant=middle-y", "vl-pet:variant=small"),
 ]
 FIELDS = ("row", "accuracy", "parameters", "trained_bytes", "stored_bytes", "training", "inference", "merged")
+PLACES = (  # of a name beside its point: right, up, and the side of the name that is at the point
+    *((4, -2, "left"), (-4, -2, "right"), (3, 4, "left"), (3, -9, "left"), (-3, 4, "right")),
+    *((-3, -9, "right"), (0, 6, "center"), (0, -11, "center"), (14, 10, "left"), (14, -14, "left")),
+)
 COLOUR, FAINT = "#0072b2", "#8a8a8a"
 
 
@@ -203,7 +209,8 @@ def as_csv(rows: list[dict[str, object]]) -> str:
 
 def plotted(rows: list[dict[str, object]], epochs: int) -> bytes:
     """Draw accuracy over the bytes that a module is stored in, with a name at each point, as a PNG."""
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shown = [row for row in rows if float(row["stored_bytes"]) > 0]
     for row in rows:
@@ -212,10 +219,12 @@ def plotted(rows: list[dict[str, object]], epochs: int) -> bytes:
             where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
             height = float(row["accuracy"])
             axes.annotate(row["row"], (1, height), (0, 2), fontsize=7, color=FAINT, ha="right", **where)
-    for row in shown:
-        place = float(row["stored_bytes"]), float(row["accuracy"])
-        axes.scatter(*place, s=16, c=COLOUR)
-        axes.annotate(row["row"], place, (3, 2), textcoords="offset points", fontsize=6.5)
+    axes.scatter(
+        [float(row["stored_bytes"]) for row in shown],
+        [float(row["accuracy"]) for row in shown],
+        s=14,
+        c=COLOUR,
+    )
     axes.set_xscale("log")
     axes.set_xlabel("bytes that the module is stored in, without the head")
     axes.set_ylabel("test accuracy (%)")
@@ -223,9 +232,29 @@ def plotted(rows: list[dict[str, object]], epochs: int) -> bytes:
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.draw_without_rendering()  # so that the axes know where a point lies
+    named = [name_point(axes, row) for row in sorted(shown, key=lambda row: -float(row["accuracy"]))]
+    axes.set_title(
+        f"{named.count(False)} of {len(named)} points without room for a name", loc="right", size=8
+    )
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=160)
+    figure.savefig(picture, format="png", dpi=130)
     return picture.getvalue()
+
+
+def name_point(axes: Axes, row: dict[str, object]) -> bool:
+    """Write a row's name beside its point where no other name is; tell whether there was room."""
+    renderer = axes.get_figure().canvas.get_renderer()
+    taken = [text.get_window_extent(renderer) for text in axes.texts]
+    place = float(row["stored_bytes"]), float(row["accuracy"])
+    for aside, up, side in PLACES:
+        text = axes.annotate(
+            row["row"], place, (aside, up), textcoords="offset points", ha=side, fontsize=6.5
+        )
+        if not any(text.get_window_extent(renderer).overlaps(other) for other in taken):
+            return True
+        text.remove()
+    return False
 
 
 if __name__ == "__main__":
