@@ -10,8 +10,6 @@ changes nothing, which makes every block compute its attention matrix explicitly
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import timm
@@ -22,6 +20,7 @@ from clbench import backbones, petl
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Switch
+from clbench.evaluate.timing import ratio_of_times
 
 MODULES = {
     "prefix, compensated, every block": ("prefix", {"num_blocks": 12}),
@@ -83,21 +82,10 @@ def observe(backbone: Backbone, site: str) -> Callable[[], None]:
 
 @torch.inference_mode()
 def ratio(ours: nn.Module, plain: nn.Module, images: Tensor, rounds: int) -> float:
-    """Return the median of the quotients of interleaved pairs; the first two pairs warm up."""
-    quotients = []
-    for number in range(rounds + 2):
-        first, second = (ours, plain) if number % 2 else (plain, ours)
-        times = {first: seconds(first, images), second: seconds(second, images)}
-        if number > 1:
-            quotients.append(times[ours] / times[plain])
-    return statistics.median(quotients)
-
-
-def seconds(network: nn.Module, images: Tensor) -> float:
-    """Return the time of one batch."""
-    start = time.perf_counter()
-    float(network(images).sum())
-    return time.perf_counter() - start
+    """Return the time of a batch by that of timm's network."""
+    return ratio_of_times(
+        lambda: float(ours(images).sum()), lambda: float(plain(images).sum()), rounds=rounds
+    )
 
 
 if __name__ == "__main__":

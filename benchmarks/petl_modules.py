@@ -12,10 +12,10 @@ images.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import dataclasses
 import io
-import statistics
 import time
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from clbench.errors import UserError
 from clbench.evaluate.costs import stored_bytes
 from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
+from clbench.evaluate.timing import ratio_of_times
 from clbench.files import write_bytes, write_text
 from clbench.loop import Loop
 from clbench.petl import Petl
@@ -165,37 +166,33 @@ def slower_training(attached: Attached, images: torch.Tensor, rounds: int = 7) -
     """Return the time of forward and backward by that of linear probing on the same images."""
     head = torch.nn.Linear(attached.backbone.width, 10)
     labels = torch.zeros(len(images), dtype=torch.long)
-    times: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(rounds + 1):
-        for on in (True, False) if number % 2 else (False, True):
-            attached.enabled = on
-            attached.train(on)
-            start = time.perf_counter()
-            F.cross_entropy(head(attached.backbone(images)), labels).backward()
-            if number:
-                times[on].append(time.perf_counter() - start)
+
+    def step(*, enabled: bool) -> None:
+        attached.enabled = enabled
+        attached.train(enabled)
+        F.cross_entropy(head(attached.backbone(images)), labels).backward()
+
+    ratio = ratio_of_times(lambda: step(enabled=True), lambda: step(enabled=False), rounds=rounds)
     attached.enabled = True
     attached.eval()
-    return statistics.median(on / off for on, off in zip(times[True], times[False], strict=True))
+    return ratio
 
 
-def merged_slowdown(attached: Attached, images: torch.Tensor) -> float | str:
+@torch.inference_mode()
+def merged_slowdown(attached: Attached, images: torch.Tensor, rounds: int = 14) -> float | str:
     """Return the time of inference, merged, by the bare backbone's; empty if the module cannot merge."""
     if not attached.petl.mergeable:
         return ""
-    times: dict[bool, list[float]] = {True: [], False: []}
-    with torch.inference_mode():
-        for number in range(15):
-            for merged in (True, False) if number % 2 else (False, True):
-                attached.merge() if merged else attached.unmerge()
-                attached.enabled = attached.enabled and merged
-                start = time.perf_counter()
-                float(attached.backbone(images).sum())
-                if number:
-                    times[merged].append(time.perf_counter() - start)
+    backbone = attached.backbone
+    attached.merge()
+    merged = copy.deepcopy(backbone)
     attached.unmerge()
+    attached.enabled = False
+    ratio = ratio_of_times(
+        lambda: float(merged(images).sum()), lambda: float(backbone(images).sum()), rounds=rounds
+    )
     attached.enabled = True
-    return round(statistics.median(on / off for on, off in zip(times[True], times[False], strict=True)), 2)
+    return round(ratio, 2)
 
 
 def as_csv(rows: list[dict[str, object]]) -> str:

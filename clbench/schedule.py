@@ -29,7 +29,7 @@ class Scheduled(nn.Module):
 def start_modules(strategy: Strategy, batches: Iterable[Batch], generator: torch.Generator) -> None:
     """Show the modules that start from the loss a few batches, before they learn for the first time."""
     parts = [part for part in strategy.parts().values() if isinstance(part, Attached)]
-    waiting = [part for part in parts if part.petl.starts_from_loss and not part.started]
+    waiting = [part for part in parts if part.waits_to_start]
     shown = list(batches) if waiting else []
     for part in waiting:
         part.eval()

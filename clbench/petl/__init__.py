@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from clbench.backbones.sites import Branch, Site
     from clbench.petl.attached import Attached
 
+# How papers train modules on VTAB-1k, but for their warm-up and cosine.
+VTAB_RECIPE = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+
 
 @dataclass(frozen=True)
 class Petl(ABC):

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
+from clbench.petl import VTAB_RECIPE, Petl, register
 from clbench.petl.parts.bottleneck import down_and_up
 
 
@@ -52,7 +52,7 @@ class ParallelAdapter(Branch):
 class AdaptFormer(Petl):
     """Parallel adapters: identity at the start, not mergeable."""
 
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     rank: Annotated[int, Field(ge=1)] = 8  # width of the bottleneck; 64 in the paper, 8 in VTAB-1k tables
     scale: Annotated[float, Field(gt=0)] = 0.1  # s

@@ -90,11 +90,16 @@ class Attached(nn.Module):
             self.backbone.train(mode)
         return self
 
+    @property
+    def waits_to_start(self) -> bool:
+        """Whether the module starts from the loss and has not seen it yet."""
+        return self.petl.starts_from_loss and not self.started
+
     def start(
         self, loss: Callable[[Any], Tensor], batches: Iterable[Any], generator: torch.Generator
     ) -> None:
         """Let a module that starts from the loss do so, the first time that this is called."""
-        if self.petl.starts_from_loss and not self.started:
+        if self.waits_to_start:
             self.petl.start(self, loss, batches, generator)
             self.started.fill_(1)
 

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
+from clbench.petl import VTAB_RECIPE, Petl, register
 from clbench.petl.parts.low_bit import Bits, low_bit_pair
 
 
@@ -57,7 +57,7 @@ class BiAdapter(Petl):
     """An AdaptFormer of 1 to 8 bits a weight: not the identity at the start, not mergeable."""
 
     identity_at_start: ClassVar[bool] = False
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     rank: Annotated[int, Field(ge=1)] = 32  # width of the bottleneck; 1 is the paper's tiny form
     bits: Bits = 1  # a weight; 32: not quantised

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
+from clbench.petl import VTAB_RECIPE, Petl, register
 from clbench.petl.parts.low_bit import Bits, low_bit_pair
 
 
@@ -64,7 +64,7 @@ class BiLoRA(Petl):
 
     identity_at_start: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     rank: Annotated[int, Field(ge=1)] = 32  # 1 is the paper's tiny form
     bits: Bits = 1  # a weight; 32: not quantised

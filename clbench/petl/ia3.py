@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
+from clbench.petl import VTAB_RECIPE, Petl, register
 
 
 class KeyValueScale(Branch):
@@ -70,7 +70,7 @@ class IA3(Petl):
     """Identity at the start, mergeable."""
 
     mergeable: ClassVar[bool] = True
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Scale what every block's attention, if any, and MLP work with."""

@@ -11,38 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
-from clbench.petl.parts.low_rank import LowRankUpdate
+from clbench.petl import register
+from clbench.petl.parts.low_rank import LowRankAdaptation
 
 
 @register("lora-fused")
 @dataclass(frozen=True)
-class LoRAFused(Petl):
+class LoRAFused(LowRankAdaptation):
     """LoRA on queries, keys and values at once: identity at the start, mergeable."""
-
-    mergeable: ClassVar[bool] = True
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
-
-    rank: Annotated[int, Field(ge=1)] = 8  # r
-    alpha: Annotated[float, Field(ge=0)] = 0.0  # numerator of the scale alpha / r; 0: r, a scale of 1
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Update the fused qkv layer of every block."""
         for block in backbone.blocks:
-            qkv = block["attn.qkv"]
-            update = LowRankUpdate(
-                (qkv.width, block.width),
-                self.rank,
-                num_parts=1,
-                updated=(0,),
-                scale=self.alpha / self.rank or 1.0,
-                generator=generator,
-            )
-            yield qkv, update
+            yield self.update(block, num_parts=1, updated=(0,), generator=generator)

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
+from clbench.petl import VTAB_RECIPE, Petl, register
 from clbench.petl.parts.initialise import kaiming_uniform
 from clbench.petl.parts.noah_space import SIZES, ArchitectureError, Space, Subnet
 from clbench.petl.parts.prompts import TOKENS, drawn_prompts, with_prompts, without_prompts
@@ -142,7 +142,7 @@ class NOAH(Petl):
 
     identity_at_start: ClassVar[bool] = False
     steps_to_reach_all: ClassVar[int] = 20  # a step trains the last block's modules one time in four
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     architecture: str = (
         ""  # to train alone, such as p=10,5,1/r=5,5/h=1, from the first block on; "": the super-net

@@ -17,7 +17,7 @@ import torch
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
+from clbench.petl import VTAB_RECIPE, Petl, register
 from clbench.petl.parts.norms import norm_parameters
 
 IN_HEADS = ("q_norm", "k_norm")  # timm's names
@@ -29,7 +29,7 @@ class NormTuning(Petl):
     """Identity at the start; there is nothing to merge."""
 
     mergeable: ClassVar[bool] = True
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Attach nothing."""

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
+from clbench.petl import VTAB_RECIPE, Petl, register
 from clbench.petl.parts.output_adapter import OutputAdapter
 
 
@@ -27,7 +27,7 @@ from clbench.petl.parts.output_adapter import OutputAdapter
 class Pfeiffer(Petl):
     """One adapter a block: identity at the start, not mergeable."""
 
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     rank: Annotated[int, Field(ge=1)] = 8  # width of the bottleneck
 

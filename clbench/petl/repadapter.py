@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
+from clbench.petl import VTAB_RECIPE, Petl, register
 
 GROUPS = 2  # of the second layer
 
@@ -75,7 +75,7 @@ class RepAdapter(Petl):
     """Identity at the start, mergeable."""
 
     mergeable: ClassVar[bool] = True
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     rank: Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)] = 8  # width of the bottleneck, even
     scale: Annotated[float, Field(gt=0)] = 1.0  # s; the paper searches 0.1, 0.5, 1, 5 and 10

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +14,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.errors import UserError
 from clbench.evaluate.costs import stored_bytes
 from clbench.evaluate.flops import count_flops
+from clbench.evaluate.timing import ratio_of_times
 from clbench.petl.attached import Attached
 from clbench.quant.packed import packed_bytes
 from clbench.seeds import Seeds
@@ -66,21 +65,14 @@ def survey(backbone: Backbone, names: Iterable[str], *, rounds: int = 7) -> Iter
 @torch.inference_mode()
 def slowdown(attached: Attached, images: Tensor, *, rounds: int) -> float:
     """Return the time of inference with the module by that without, the median of interleaved pairs."""
-    times: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(rounds + 1):
-        for on in (True, False) if number % 2 else (False, True):
-            attached.enabled = on
-            seconds = _seconds(attached.backbone, images)
-            if number:  # the first round warms up
-                times[on].append(seconds)
+
+    def infer(*, enabled: bool) -> None:
+        attached.enabled = enabled
+        float(attached.backbone(images).sum())  # waits for an accelerator
+
+    ratio = ratio_of_times(lambda: infer(enabled=True), lambda: infer(enabled=False), rounds=rounds)
     attached.enabled = True
-    return statistics.median(on / off for on, off in zip(times[True], times[False], strict=True))
-
-
-def _seconds(backbone: Backbone, images: Tensor) -> float:
-    start = time.perf_counter()
-    float(backbone(images).sum())  # waits for an accelerator
-    return time.perf_counter() - start
+    return ratio
 
 
 def _flops(backbone: Backbone, images: Tensor) -> int:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
+from clbench.petl import VTAB_RECIPE, Petl, register
 from clbench.petl.parts.prompts import Insertion, Removal, drawn_prompts
 
 
@@ -33,7 +33,7 @@ class DeepPrompts(Petl):
     """Not the identity at the start, not mergeable; for ViTs."""
 
     identity_at_start: ClassVar[bool] = False
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     length: Annotated[int, Field(ge=1)] = 10  # prompts a block, p; 1 to 200 in the paper
 

@@ -28,7 +28,7 @@ from torch.nn.utils import skip_init
 
 from clbench.backbones.sites import BlockSites, Branch, Site
 from clbench.errors import UserError
-from clbench.petl import Petl
+from clbench.petl import VTAB_RECIPE, Petl
 
 
 class TokenGridError(UserError, ValueError):
@@ -39,7 +39,7 @@ class TokenGridError(UserError, ValueError):
 class ConvolutionalBypass(Petl, ABC):
     """Convpass without the choice of sub-layers: identity at the start, not mergeable."""
 
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     rank: Annotated[int, Field(ge=1)] = 8  # channels of the bottleneck, h
     scale: float = 0.1  # s, not trained; the paper searches {0.01, 0.1, 1, 10, 100} for each data set

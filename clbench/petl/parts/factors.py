@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.errors import UserError
-from clbench.petl import Petl
+from clbench.petl import VTAB_RECIPE, Petl
 from clbench.petl.parts.initialise import kaiming_uniform
 
 SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -45,7 +45,7 @@ class FactorTuning(Petl, ABC):
     """FacT without the choice of a decomposition: identity at the start, mergeable."""
 
     mergeable: ClassVar[bool] = True
-    recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     rank: Annotated[int, Field(ge=1)] = 16  # R
     scale: float = 1.0  # s, not trained; the paper searches {0.01, 0.1, 1, 10, 100} for each data set

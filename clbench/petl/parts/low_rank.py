@@ -1,13 +1,18 @@
-"""Hold the branch of ``lora-qv`` and ``lora-fused``: low-rank updates of parts of a linear layer."""
+"""Hold what ``lora-qv`` and ``lora-fused`` share: low-rank updates of parts of a linear layer."""
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from clbench.backbones.sites import Branch
+from clbench.backbones.sites import BlockSites, Branch, Site
+from clbench.petl import VTAB_RECIPE, Petl
 from clbench.petl.parts.initialise import kaiming_uniform
 
 
@@ -54,3 +59,29 @@ class LowRankUpdate(Branch):
         for index, down, up in zip(self.updated, self.down, self.up, strict=True):
             parts[index] = parts[index] + self.scale * (up @ down)
         return torch.cat(parts), bias
+
+
+@dataclass(frozen=True)
+class LowRankAdaptation(Petl, ABC):
+    """LoRA on the fused qkv layer, without the choice of its parts: identity at the start, mergeable."""
+
+    mergeable: ClassVar[bool] = True
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
+
+    rank: Annotated[int, Field(ge=1)] = 8  # r
+    alpha: Annotated[float, Field(ge=0)] = 0.0  # numerator of the scale alpha / r; 0: r, a scale of 1
+
+    def update(
+        self, block: BlockSites, *, num_parts: int, updated: Sequence[int], generator: torch.Generator
+    ) -> tuple[Site, LowRankUpdate]:
+        """Return the fused qkv layer of a block with a new update for some of its equal parts."""
+        qkv = block["attn.qkv"]
+        update = LowRankUpdate(
+            (qkv.width, block.width),
+            self.rank,
+            num_parts=num_parts,
+            updated=updated,
+            scale=self.alpha / self.rank or 1.0,
+            generator=generator,
+        )
+        return qkv, update
