@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,9 @@ from clbench.errors import UserError
 from clbench.registry import Registry, UnknownNameError, plugin_path
 
 if TYPE_CHECKING:
+    import numpy as np
     from avalanche.benchmarks import CLExperience
+    from numpy.typing import NDArray
 
     from clbench.data.samples import Samples
     from clbench.seeds import Seeds
@@ -37,6 +40,8 @@ class Source:
     tasks: list[list[int]] | None = (
         None  # classes of each task, where the collection itself defines the tasks
     )
+    domain: NDArray[np.int64] | None = None  # (all rows,) which domain an image is from, where that is known
+    domain_names: Sequence[str] = ()  # of the domains 0, 1, ...
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,11 @@ class Task:
     """One task: labels are class numbers in stream order, so the first task's classes are 0, 1, ..."""
 
     index: int  # 0-based place in the stream
-    classes: list[int]  # every class that occurs in it
+    classes: list[int]  # every class that occurs in its training images
     new_classes: list[int]  # those that no earlier task had
     train: Samples
     validation: Samples
-    test: Samples
+    test: Samples  # of no other task: where classes come back, those of the classes that are new here
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,10 @@ class TaskStream:
     class_order: list[int]  # class_order[k] is the collection's own number of stream class k
     class_names: list[str]  # in stream order
     augment: str  # the training transform that suits these images
+    scenario: str = "class"  # class, task (the task's identity is told with a test image) or domain
+    has_boundaries: bool = True  # whether a task differs from the next by more than a segment of one flow
+    is_ordered: bool = False  # whether training images come in the order of their samples, not shuffled
+    micro_batch: int = 0  # images that arrive together and once only; 0: a task's images may be revisited
 
     @cached_property
     def digest(self) -> str:
