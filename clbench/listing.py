@@ -31,7 +31,8 @@ HINTS = {
     "streams": "--stream NAME; a file of your own: --stream path/to/file.py:Class",
     "strategies": "--strategy NAME or NAME-PETL, as in lae-lora; a file of your own: path/to/file.py:Class",
     "backbones": "--backbone NAME, or any of timm's, as in vit_tiny_patch16_224 or"
-    " vit_base_patch16_224.augreg_in21k (architecture.weights); ViT, Swin, ConvNeXt and ResNet families",
+    " vit_base_patch16_224.augreg_in21k (architecture.weights); ViT, Swin, ConvNeXt, ResNet and"
+    " MobileNet (EfficientNet) families",
     "petl": "--petl NAME: the module that is trained in the frozen backbone; measured with"
     " clbench list petl --backbone NAME",
     "metrics": "computed at the end of every run, in metrics.json of its record",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -17,11 +19,13 @@ from torch import Tensor, nn
 from clbench import backbones
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone, Preprocessing
+from clbench.backbones.cifar_resnet import ZeroPadded
 from clbench.backbones.creation import open_model
 from clbench.backbones.opening import resize
 from clbench.backbones.sites import Branch, Site, Switch
 from clbench.backbones.swin import OpenWindowAttention
 from clbench.backbones.vit import OpenAttention
+from clbench.data.batches import Batcher
 from clbench.errors import UserError
 
 ViT = partial(timm.models.VisionTransformer, 32, 8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
@@ -31,6 +35,7 @@ Swin = partial(
 )
 ConvNeXt = partial(timm.models.ConvNeXt, depths=(1, 1, 2, 1), dims=(8, 8, 16, 16), num_classes=0)
 ResNet = partial(timm.models.ResNet, layers=(1, 1, 2, 1), channels=(8, 8, 16, 16), num_classes=0)
+MobileNet = partial(timm.create_model, num_classes=0)
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "vit": ViT,
     "vit without class token": partial(ViT, class_token=False, global_pool="avg"),
@@ -49,6 +54,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "convnext v2": partial(ConvNeXt, use_grn=True, ls_init_value=None),
     "resnet": partial(ResNet, BasicBlock),
     "resnet of bottlenecks, deep stem": partial(ResNet, Bottleneck, stem_type="deep", stem_width=8),
+    "mobilenet": partial(MobileNet, "mobilenetv2_035", act_layer="relu"),  # its ReLU6 would be saturated
+    "mobilenet v3": partial(MobileNet, "mobilenetv3_small_050"),
+    "mobilenet v4": partial(MobileNet, "mobilenetv4_conv_small_050"),
 }
 SWIN_SITES = {
     *("", "norm1", "attn", "attn.residual", "norm2", "mlp", "mlp.residual", "mlp.fc1", "mlp.act", "mlp.fc2"),
@@ -59,12 +67,14 @@ SITES = {
     "swin": SWIN_SITES,
     "convnext": {"", "conv", "norm", "mlp", "mlp.fc1", "mlp.act", "mlp.fc2"},
     "resnet": {"", "conv1", "norm1", "conv2", "norm2"},
+    "mobilenet": {"", "conv1", "conv2", "conv3"},
 }
 OUTSIDE = {
     "vit": {"patches", "embed", "norm", "pooled"},
     "swin": {"patches", "embed", "norm", "pooled"},
     "convnext": {"embed", "norm", "pooled"},
     "resnet": {"embed", "pooled"},
+    "mobilenet": {"embed", "pooled"},
 }
 
 
@@ -155,7 +165,9 @@ def test_explicit_attention_agrees_with_fused_attention(name: str, site: str) ->
 def test_every_block_has_the_sites_of_its_family(name: str) -> None:
     backbone = opened(made(name))
     for index, block in enumerate(backbone.blocks):
-        assert set(block.sites) == SITES[name]
+        # the first block of a MobileNet has no expansion, so one convolution less
+        absent = {"conv3"} if name == "mobilenet" and index == 0 else set()
+        assert set(block.sites) == SITES[name] - absent
         assert block.index == index
         prefix = f"block[{index}]"
         assert all(
@@ -246,6 +258,57 @@ def test_slim_resnet18_is_the_one_of_online_continual_learning() -> None:
     ]
 
 
+def test_resnet20_is_the_one_of_its_paper() -> None:
+    backbone = random("resnet20")
+    # 0.27M in the paper with the classifier of ten classes, which has 640 weights and 10 biases
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == 269_722 - 650
+    kept = [Kept() for _ in backbone.blocks]
+    for block, branch in zip(backbone.blocks, kept, strict=True):
+        block[""].attached.append((Switch(), branch))
+    assert backbone(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
+    shapes = [tuple(branch.seen[0].shape[1:]) for branch in kept]
+    assert shapes == [(16, 32, 32)] * 3 + [(32, 16, 16)] * 3 + [(64, 8, 8)] * 3
+
+
+def test_resnet20_has_no_published_weights() -> None:
+    with pytest.raises(UserError, match=r"resnet20; give a file with --set backbone\.weights=FILE"):
+        backbones.create("resnet20")
+
+
+def test_shortcut_without_parameters_takes_every_other_pixel_and_adds_zeros() -> None:
+    maps = torch.arange(16.0).view(1, 1, 4, 4).repeat(1, 2, 1, 1)
+    padded = ZeroPadded(2)(maps)
+    assert torch.equal(padded[0, 1], torch.tensor([[0.0, 2.0], [8.0, 10.0]]))
+    assert torch.equal(padded[0, 2], padded[0, 1])
+    assert not padded[0, 0].any()
+    assert not padded[0, 3].any()
+
+
+@pytest.mark.data
+@torch.no_grad()
+def test_batch_norms_of_the_resnet20_of_cifar10_meet_what_they_expect(data_folder: Path) -> None:
+    backbone = backbones.create(
+        "resnet20", BackboneOptions(weights=str(data_folder / "resnet20_cifar10.safetensors"))
+    )
+    gaps: list[float] = []
+
+    def compare(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        mean = inputs[0].mean((0, 2, 3))
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        gaps.append(float(((mean - norm.running_mean) / norm.running_var.sqrt()).abs().mean()))
+
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(compare)
+    with np.load(data_folder / "cifar100.npz") as arrays:
+        images = arrays["test_x"][:500]
+    batcher = Batcher(images, backbone.preprocessing, "none", torch.device("cpu"))
+    backbone(batcher.test_batch(np.arange(500)))
+    assert len(gaps) == 19
+    assert np.mean(gaps) < 0.15  # 0.09 on CIFAR-100; 0.24 with a shortcut's zeros all behind
+
+
 def test_preprocessing_is_the_models_own_unless_asked_otherwise() -> None:
     own = random("vit_tiny_patch16_224").preprocessing
     assert own == Preprocessing(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.9, "bicubic")
@@ -298,7 +361,7 @@ def test_swin_whose_last_stage_is_smaller_than_a_window_runs() -> None:
             {},
             "no weights tagged 'augreg_in22k'; did you mean 'vit",
         ),
-        ("mobilenetv3_small_050", {}, "cannot open a MobileNetV3: clbench opens the ViT"),
+        ("ghostnet_050", {}, "cannot open a GhostNet: clbench opens the ViT"),
         (
             "vit-micro",
             {"image_size": 33},

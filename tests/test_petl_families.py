@@ -30,6 +30,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     ),
     "convnext": partial(timm.models.ConvNeXt, depths=(1, 1, 1, 1), dims=(64, 64, 64, 64)),
     "resnet": partial(timm.models.ResNet, BasicBlock, (1, 1, 1, 1), channels=(64, 64, 64, 64)),
+    "mobilenet": partial(timm.create_model, "mobilenetv2_035"),
 }
 
 # All of peft attach in one way, so that one of them is enough for the quick tests.

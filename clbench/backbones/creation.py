@@ -11,7 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 # Importing a family's file registers how its models are opened.
-from clbench.backbones import BackboneOptions, convnext, registry, resnet, swin, vit
+from clbench.backbones import BackboneOptions, convnext, mobilenet, registry, resnet, swin, vit
 from clbench.backbones.architecture import Architecture
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.hub import TimmArchitecture, expected_images
@@ -20,7 +20,7 @@ from clbench.backbones.sites import Site
 from clbench.backbones.weights import load_weights, weights_digest
 from clbench.seeds import forked
 
-__all__ = ["convnext", "create_backbone", "open_model", "resnet", "swin", "vit"]
+__all__ = ["convnext", "create_backbone", "mobilenet", "open_model", "resnet", "swin", "vit"]
 
 NORMALISATIONS = {
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),

@@ -33,8 +33,8 @@ class Opened:
 def opened(model: nn.Module) -> Opened:
     """Open a model, in place, after its classifier was removed; a family's file registers its own way."""
     raise CannotOpenError(
-        f"cannot open a {type(model).__name__}: clbench opens the ViT (DeiT), Swin, ConvNeXt and ResNet"
-        " families of timm"
+        f"cannot open a {type(model).__name__}: clbench opens the ViT (DeiT), Swin, ConvNeXt, ResNet and"
+        " MobileNet (EfficientNet) families of timm"
     )
 
 

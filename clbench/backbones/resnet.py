@@ -20,7 +20,8 @@ def open_resnet(model: ResNet) -> Opened:
     embed = Site("embed", None, stem, channels_first=True)
     model.maxpool = nn.Sequential(model.maxpool, embed)
     blocks: list[BlockSites] = []
-    for layer, width in zip((model.layer1, model.layer2, model.layer3, model.layer4), stages, strict=True):
+    # not strict: the CIFAR networks have three stages
+    for layer, width in zip((model.layer1, model.layer2, model.layer3, model.layer4), stages, strict=False):
         for place, block in enumerate(layer):
             index = len(blocks)
             inner = open_layers(block, f"block[{index}]")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from clbench.errors import UserError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
-CLASSIFIERS = ("head", "head_dist", "head.fc", "fc")  # where timm's models keep it; ours have none
+CLASSIFIERS = ("head", "head_dist", "head.fc", "fc", "classifier", "linear")  # names in files; ours have none
 POSITIONS = ("pos_embed", "relative_position_bias_table")  # what depends on the size of the image
 
 

@@ -1,0 +1,82 @@
+"""Build ``resnet20``: the residual network of 20 layers for 32-pixel images.
+
+K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385, section 4.2: three
+stages of three blocks of 16, 32 and 64 channels, a 3 x 3 stem, no max-pooling, and shortcuts without
+parameters (option A); 269,072 parameters without the classifier.
+
+The paper does not say where a shortcut's zero channels go: half of them before the others, half after, as in
+the networks that are shared as files.
+"""
+
+from __future__ import annotations
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.resnet import BasicBlock, ResNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clbench.backbones import register
+from clbench.backbones.architecture import Architecture
+from clbench.backbones.backbone import Preprocessing
+from clbench.backbones.weights import WeightsError
+
+CHANNELS = (16, 32, 64)
+BLOCKS = (3, 3, 3)
+
+
+@register("resnet20")
+class ResNet20(Architecture):
+    """The ResNet-20 of CIFAR-10; its weights come from a file."""
+
+    def build(self) -> nn.Module:
+        """Return the network with random weights."""
+        stem = CHANNELS[0]
+        # timm's deep stem is the one whose width can be chosen; its convolutions are replaced by a single one
+        model = ResNet(
+            BasicBlock,
+            BLOCKS,
+            num_classes=0,
+            stem_type="deep",
+            stem_width=stem // 2,
+            channels=CHANNELS,
+            zero_init_last=False,
+        )
+        model.conv1 = nn.Conv2d(3, stem, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+        for stage in (model.layer2, model.layer3):
+            stage[0].downsample = ZeroPadded(stage[0].conv1.out_channels - stage[0].conv1.in_channels)
+        model.layer4 = nn.Sequential()  # timm's forward pass has four stages
+        network: nn.Module = model
+        return network
+
+    def published(self) -> tuple[nn.Module, str]:
+        """Refuse: there are no weights of its authors'."""
+        raise WeightsError(
+            "no weights are published for resnet20; give a file with --set backbone.weights=FILE.safetensors,"
+            " or take random ones with --set backbone.weights=none"
+        )
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing:
+        """Return 32 pixels a side, normalised as ImageNet's are."""
+        return Preprocessing(
+            image_size=32,
+            mean=IMAGENET_DEFAULT_MEAN,
+            std=IMAGENET_DEFAULT_STD,
+            crop=1.0,
+            interpolation="bilinear",
+        )
+
+
+class ZeroPadded(nn.Module):
+    """A shortcut to half the resolution: every other pixel, and channels of zeros."""
+
+    def __init__(self, num_zeros: int) -> None:
+        """Add ``num_zeros`` channels, half of them in front."""
+        super().__init__()
+        self.num_zeros = num_zeros
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps (B, C, H, W) as (B, C + zeros, H / 2, W / 2)."""
+        before = self.num_zeros // 2
+        return F.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, before, self.num_zeros - before))
