@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
 from clbench.data.cache import as_source
-from clbench.data.protocol import ProtocolError, class_order, cut, task_sizes
+from clbench.data.orders import ProtocolError, class_order, task_sizes
+from clbench.data.protocol import cut
 from clbench.seeds import Seeds
 from clbench.streams import Places, Source, Stream, TaskStream
 
@@ -31,7 +33,7 @@ class Generated(Stream):
         raise AssertionError("not called")
 
 
-def cut_with(source: Source | None = None, seed: int = 0, **options: str | float) -> TaskStream:
+def cut_with(source: Source | None = None, seed: int = 0, **options: Any) -> TaskStream:
     chosen = {"tasks": "5", **options}
     return cut(Generated(**chosen), name="generated", source=source or collection(), seeds=Seeds(seed))
 
@@ -189,7 +191,7 @@ def without_class(part: str) -> Source:
     ],
 )
 def test_what_cannot_be_cut_is_refused_in_one_line(
-    make: Callable[[], Source], options: dict[str, str], said: str
+    make: Callable[[], Source], options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ProtocolError) as refusal:
         cut_with(make(), **options)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from clbench.seeds import Seeds
-from clbench.streams import Places, Source, Stream, TaskStream
+from clbench.streams import Places, Source, Stream, Task, TaskStream
 
 NUM_COMPARED = 16  # images looked at in two loads
 
@@ -23,14 +23,14 @@ def check_stream(make: Callable[..., Stream], places: Places) -> None:
     _check_same(source, make().load(places))
     stream = make().build("checked", places, Seeds(0))
     _check_tasks(stream)
-    _check_labels(stream, source)
+    _check_labels(stream, source, make())
     _check_tasks(make(validation_rate=0.5).build("checked", places, Seeds(0)))
     again = make().build("checked", places, Seeds(0))
     assert again.digest == stream.digest, "the same seed cuts other tasks"
     shuffled = [make(tasks="1", order="random").build("checked", places, Seeds(seed)) for seed in range(6)]
     orders = {tuple(cut.class_order) for cut in shuffled}
     assert len(orders) > 1, "order='random' gives one class order whatever the seed"
-    _check_labels(shuffled[0], source)
+    _check_labels(shuffled[0], source, make())
 
 
 def _check_source(source: Source) -> None:
@@ -50,6 +50,10 @@ def _check_source(source: Source) -> None:
             assert values.max() < bound, (
                 f"a {name} row or label is {values.max()}, which is not below {bound}"
             )
+    if source.domain is not None:
+        assert source.domain.shape == (len(images),), "the source does not name a domain for each image"
+        assert source.domain.min() >= 0, "a domain is negative"
+        assert source.domain.max() < len(source.domain_names), "a domain has no name"
     if source.tasks is not None:
         listed = sorted(number for classes in source.tasks for number in classes)
         assert set(listed) == set(range(num_classes)), "the tasks of the source do not cover its classes"
@@ -74,25 +78,41 @@ def _check_tasks(stream: TaskStream) -> None:
         assert new == list(range(start, start + len(new))), (
             f"task {index}: new classes are not numbered in order"
         )
+        if stream.is_ordered:
+            known = np.maximum.accumulate(np.append(start, task.train.labels[:-1] + 1))
+            assert (task.train.labels <= known).all(), f"task {index}: classes not numbered as they are met"
         seen.update(new)
-        for name, part in (("train", task.train), ("test", task.test)):
-            found = set(part.labels.tolist())
-            assert found == set(task.classes), f"task {index}: {name} labels {found}, classes {task.classes}"
-        assert set(task.validation.labels.tolist()) <= set(task.classes), f"task {index}: a foreign label"
+        found = set(task.train.labels.tolist())
+        assert found == set(task.classes), f"task {index}: train labels {found}, classes {task.classes}"
+        _check_held_out(task, seen if stream.scenario == "domain" else set(new), stream.scenario)
         rows += [int(row) for part in (task.train, task.validation, task.test) for row in part.rows]
     assert len(seen) == len(stream.class_names) == len(stream.class_order), "a class is in no task"
-    assert sorted(stream.class_order) == list(range(len(seen))), "the class order is no permutation"
+    assert len(set(stream.class_order)) == len(seen), "the class order names a class twice"
     assert len(rows) == len(set(rows)), "an image is in two parts, or in two tasks"
 
 
-def _check_labels(stream: TaskStream, source: Source) -> None:
+def _check_held_out(task: Task, tested: set[int], scenario: str) -> None:
+    """Expect a task to test each of its new classes, and a domain to test classes known by then."""
+    found = set(task.test.labels.tolist())
+    if scenario == "domain":
+        assert found, f"task {task.index}: no test image"
+        assert found <= tested, f"task {task.index}: test labels {found}, classes so far {tested}"
+    else:
+        assert found == tested, f"task {task.index}: test labels {found}, new classes {tested}"
+    assert set(task.validation.labels.tolist()) <= tested, f"task {task.index}: a foreign label"
+
+
+def _check_labels(stream: TaskStream, source: Source, options: Stream) -> None:
     """Expect a label to be the place, in the class order, of the image's label in the source."""
+    for place, number in enumerate(stream.class_order):
+        assert stream.class_names[place] == source.class_names[number], f"class {place} has another's name"
+    if options.domains:
+        return  # the images are copies, which the source does not hold
     whole = np.full(len(source.train.images), -1)
     for part in (source.train, source.test):
         whole[part.rows] = part.labels
     order = np.array(stream.class_order)
     for task in stream.tasks:
-        for part in (task.train, task.validation, task.test):
+        true = [task.validation, task.test] + [task.train] * (options.label_noise == 0)
+        for part in true:
             assert np.array_equal(order[part.labels], whole[part.rows]), f"task {task.index}: wrong labels"
-    for place, number in enumerate(stream.class_order):
-        assert stream.class_names[place] == source.class_names[number], f"class {place} has another's name"

@@ -1,158 +1,133 @@
-"""Cut a labelled collection into tasks: which classes come when, and which images are held out.
+"""Cut a labelled collection into tasks: which images come when, in which task, and which are held out.
 
-Spellings of the number of tasks: ``10``, ``tasks=10``, ``10 tasks`` (where the division leaves a rest, the
-first tasks take one class more, as in FACIL), ``B50-Inc10`` (50 classes, then ten a task; ``B0``: ten from
-the start; a rest makes a smaller last task, as in PyCIL), and ``stream`` (the collection's own tasks).
+Limits are taken first, then the validation part, so that a limit counts both; then what thins out the
+training part alone (long tail, few shots); then the labels are numbered as the classes are met.
 """
 
 from __future__ import annotations
 
-import random
-import re
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from clbench.data.orders import ProtocolError, class_order, cut_classes
 from clbench.data.samples import Samples
-from clbench.data.transforms import AUGMENTS
-from clbench.errors import UserError
-from clbench.registry import did_you_mean
+from clbench.data.scenarios.arrangements import ARRANGEMENTS
+from clbench.data.scenarios.combinations import check_options
+from clbench.data.scenarios.domains import by_domain
+from clbench.data.scenarios.label_noise import mislabel
+from clbench.data.scenarios.long_tail import long_tail
+from clbench.data.scenarios.made_domains import make_domains
+from clbench.data.shares import Parts, hold_out, limit
 from clbench.seeds import Seeds
 from clbench.streams import Source, Stream, Task, TaskStream
 
-EQUAL = re.compile(r"(?:tasks\s*=\s*)?(\d+)(?:\s*tasks?)?", re.IGNORECASE)
-BASE_AND_INCREMENT = re.compile(r"B\s*(\d+)[\s_-]*Inc\s*(\d+)", re.IGNORECASE)
-LAE_SHUFFLES = {"lae-2": 0, "lae-3": 1}  # the seeds of LAE's second and third order
-Generator = Callable[[int], np.random.Generator]
-
-
-class ProtocolError(UserError, ValueError):
-    """A way of cutting that a collection does not allow."""
-
 
 def cut(stream_options: Stream, *, name: str, source: Source, seeds: Seeds) -> TaskStream:
-    """Return the tasks that the options ask for; what is drawn for a class depends on no other option.
-
-    Limits are taken first, then the validation part, so that a limit counts both.
-    """
+    """Return the tasks that the options ask for; what is drawn for a class depends on no other option."""
     options = stream_options
     _check_labels(source)
-    augment = options.augment or options.default_augment
-    if augment not in AUGMENTS:
-        near = did_you_mean(augment, AUGMENTS)
-        raise ProtocolError(
-            f"stream.augment: no transform {augment!r}{near} (allowed: {', '.join(AUGMENTS)})"
-        )
-    order, sizes = _order_and_sizes(options, source, seeds)
-    train = limit(source.train, options.train_per_class, lambda c: seeds.numpy("limit-train", c))
-    test = limit(source.test, options.test_per_class, lambda c: seeds.numpy("limit-test", c))
-    train, validation = hold_out(train, options.validation_rate, lambda c: seeds.numpy("validation", c))
-    ends = np.cumsum(sizes)
-    parts = [_by_task(part, order, ends) for part in (train, validation, test)]
-    tasks = []
-    for index, (end, size) in enumerate(zip(ends.tolist(), sizes, strict=True)):
-        classes = list(range(end - size, end))
-        tasks.append(Task(index, classes, classes, *(part[index] for part in parts)))
-    names = [source.class_names[number] for number in order]
-    return TaskStream(name=name, tasks=tasks, class_order=order, class_names=names, augment=augment)
+    check_options(options)
+    domain_names: Sequence[str] = ()
+    if options.scenario == "domain":
+        order = class_order(options.order, len(source.class_names), seeds)
+        domain_names, parts = _domains(options, source, order, seeds)
+    else:
+        order, parts = _classes(options, source, seeds)
+    parts = [_as_trained(options, part, index, order, seeds) for index, part in enumerate(parts)]
+    arrangement = ARRANGEMENTS[options.arrangement]
+    tasks, order = _numbered(parts, order, arrangement.is_ordered)
+    return TaskStream(
+        name=name,
+        tasks=tasks,
+        class_order=order,
+        class_names=[source.class_names[number] for number in order],
+        augment=options.augment or options.default_augment,
+        scenario=options.scenario,
+        has_boundaries=arrangement.has_boundaries,
+        is_ordered=arrangement.is_ordered,
+        micro_batch=options.online,
+        domain_names=domain_names,
+    )
 
 
-def class_order(order: str, num_classes: int, seeds: Seeds) -> list[int]:
-    """Return the collection's class numbers in the order in which they are met.
+def _classes(options: Stream, source: Source, seeds: Seeds) -> tuple[list[int], list[Parts]]:
+    """Return the class order and each task's parts; a class is tested in the task in which it is new."""
+    classes = cut_classes(options.tasks, options.order, source, seeds)
+    whole = _share(options, source.train, source.test, classes.order, seeds)
+    arrange = ARRANGEMENTS[options.arrangement].arrange
+    train = [whole.train.select(places) for places in arrange(whole.train.labels, classes, options, seeds)]
+    is_new = np.ones(len(classes.order), dtype=np.bool_)
+    parts = []
+    for part in train:
+        new = is_new & np.isin(np.arange(len(is_new)), part.labels)
+        is_new &= ~new
+        validation, test = (each.select(new[each.labels]) for each in (whole.validation, whole.test))
+        parts.append(Parts(part, validation, test))
+    return classes.order, parts
 
-    ``natural`` and ``lae-1``: as numbered; ``lae-2``, ``lae-3``: Python's shuffle with seed 0, 1; a number
-    such as PyCIL's ``1993``: numpy's legacy permutation with that seed; ``random``: drawn by the run's seed.
+
+def _domains(
+    options: Stream, source: Source, order: list[int], seeds: Seeds
+) -> tuple[list[str], list[Parts]]:
+    """Return the names and the parts of the domains, made or the collection's own."""
+    if options.domains:
+        whole = _share(options, source.train, source.test, order, seeds)
+        return make_domains(whole, options.domains, options.tasks, seeds)
+    found = by_domain(source, options.tasks)
+    parts = [
+        _share(options, train, test, order, seeds, index) for index, (_, train, test) in enumerate(found)
+    ]
+    return [name for name, _, _ in found], parts
+
+
+def _share(
+    options: Stream, train: Samples, test: Samples, order: list[int], seeds: Seeds, *position: int
+) -> Parts:
+    """Take the limits, hold out the validation part and cut the tail, of a collection or a domain."""
+    train = limit(train, options.train_per_class, lambda c: seeds.numpy("limit-train", c, *position))
+    test = limit(test, options.test_per_class, lambda c: seeds.numpy("limit-test", c, *position))
+    rate = options.validation_rate
+    train, validation = hold_out(train, rate, lambda c: seeds.numpy("validation", c, *position))
+    if options.imbalance < 1:
+        is_shuffled = options.long_tail == "shuffled"
+        train = long_tail(train, order, options.imbalance, is_shuffled, seeds)
+    return Parts(train, validation, test)
+
+
+def _as_trained(options: Stream, parts: Parts, index: int, order: list[int], seeds: Seeds) -> Parts:
+    """Take a task's few shots and put noise on its training labels."""
+    train = parts.train
+    if index > 0:
+        train = limit(train, options.shots, lambda c: seeds.numpy("shots", c))
+    if options.label_noise > 0:
+        is_pair = options.noise == "pair"
+        train = mislabel(train, options.label_noise, is_pair=is_pair, order=order, task=index, seeds=seeds)
+    return Parts(train, parts.validation, parts.test)
+
+
+def _numbered(parts: list[Parts], order: list[int], is_ordered: bool) -> tuple[list[Task], list[int]]:
+    """Number the classes as they are met; return the tasks, and the class behind each number.
+
+    Classes that are new in one task keep the class order among themselves, but where the order of the
+    images counts, they are numbered by their first image. A domain's held-out images of classes that no
+    domain so far has trained on are left out.
     """
-    spelling = order.strip().lower()
-    if spelling in ("natural", "lae-1"):
-        return list(range(num_classes))
-    if spelling in LAE_SHUFFLES:
-        classes = list(range(num_classes))
-        random.Random(LAE_SHUFFLES[spelling]).shuffle(classes)
-        return classes
-    if spelling == "random":
-        return [int(number) for number in seeds.numpy("class-order").permutation(num_classes)]
-    if re.fullmatch(r"\d+", spelling) and int(spelling) < 2**32:
-        return [int(number) for number in np.random.RandomState(int(spelling)).permutation(num_classes)]
-    near = did_you_mean(spelling, ["natural", "random", "lae-1", *LAE_SHUFFLES])
-    raise ProtocolError(
-        f"stream.order: no class order {order!r}{near}"
-        " (allowed: natural, random, a seed below 2**32 such as 1993, lae-1, lae-2, lae-3)"
-    )
-
-
-def task_sizes(tasks: str, num_classes: int) -> list[int]:
-    """Return the number of classes of each task."""
-    if equal := EQUAL.fullmatch(tasks.strip()):
-        num_tasks = int(equal[1])
-        if not 1 <= num_tasks <= num_classes:
-            raise ProtocolError(
-                f"stream.tasks: {num_classes} classes cannot make {num_tasks} tasks"
-                f" (allowed: 1 to {num_classes})"
-            )
-        size, rest = divmod(num_classes, num_tasks)
-        return [size + (index < rest) for index in range(num_tasks)]
-    if spelt := BASE_AND_INCREMENT.fullmatch(tasks.strip()):
-        base, increment = int(spelt[1]), int(spelt[2])
-        if base > num_classes or not 1 <= increment <= num_classes:
-            raise ProtocolError(
-                f"stream.tasks: {tasks!r} does not fit {num_classes} classes (allowed: B0 to B{num_classes},"
-                f" Inc1 to Inc{num_classes})"
-            )
-        starts = range(base, num_classes, increment)
-        return [base] * (base > 0) + [min(increment, num_classes - start) for start in starts]
-    raise ProtocolError(
-        f"stream.tasks: {tasks!r} is no protocol (allowed: a number of tasks such as 10, B0-Inc10, B50-Inc10,"
-        " or stream where the collection defines its tasks)"
-    )
-
-
-def limit(samples: Samples, per_class: int, generator: Generator) -> Samples:
-    """Keep at most so many samples of each class (0: all), in their old order."""
-    if per_class == 0:
-        return samples
-    return samples.select(_draw(samples.labels, lambda count: min(count, per_class), generator))
-
-
-def hold_out(samples: Samples, rate: float, generator: Generator) -> tuple[Samples, Samples]:
-    """Split off the rounded share of each class, but never its last sample; return the rest and the share."""
-    held = _draw(samples.labels, lambda count: min(round(rate * count), count - 1), generator)
-    return samples.select(~held), samples.select(held)
-
-
-def _draw(labels: NDArray[np.int64], number: Callable[[int], int], generator: Generator) -> NDArray[np.bool_]:
-    """Mark ``number(count)`` places of each class, drawn by the class's own generator."""
-    drawn = np.zeros(len(labels), dtype=np.bool_)
-    for label in np.unique(labels).tolist():
-        places = np.flatnonzero(labels == label)
-        drawn[generator(label).permutation(places)[: number(len(places))]] = True
-    return drawn
-
-
-def _order_and_sizes(options: Stream, source: Source, seeds: Seeds) -> tuple[list[int], list[int]]:
-    num_classes = len(source.class_names)
-    if options.tasks.strip().lower() != "stream":
-        return class_order(options.order, num_classes, seeds), task_sizes(options.tasks, num_classes)
-    if source.tasks is None:
-        raise ProtocolError("stream.tasks: this collection defines no tasks; write a number of tasks instead")
-    if options.order != "natural":
-        raise ProtocolError(
-            f"stream.order: {options.order!r} needs a number of tasks; with stream.tasks=stream the order is"
-            " the collection's own"
-        )
-    order = [number for classes in source.tasks for number in classes]
-    if sorted(order) != list(range(num_classes)):
-        raise ProtocolError("stream.tasks: a class is in several of the collection's tasks, or in none")
-    return order, [len(classes) for classes in source.tasks]
-
-
-def _by_task(samples: Samples, order: list[int], ends: NDArray[np.int64]) -> list[Samples]:
-    """Renumber the labels by the class order, and select each task's samples."""
-    labels = np.argsort(order)[samples.labels]
-    renumbered = Samples(samples.images, samples.rows, labels)
-    task = np.searchsorted(ends, labels, side="right")
-    return [renumbered.select(task == index) for index in range(len(ends))]
+    rank = np.argsort(order)
+    number = np.full(len(order), -1)
+    met: list[int] = []
+    tasks = []
+    for index, part in enumerate(parts):
+        present, first = np.unique(part.train.labels, return_index=True)
+        place = first if is_ordered else rank[present]
+        new = [int(c) for c in present[np.argsort(place)] if number[c] < 0]
+        number[new] = np.arange(len(met), len(met) + len(new))
+        new_classes = list(range(len(met), len(met) + len(new)))
+        met += new
+        held_out = [each.select(number[each.labels] >= 0) for each in (part.validation, part.test)]
+        renumbered = [Samples(e.images, e.rows, number[e.labels]) for e in (part.train, *held_out)]
+        tasks.append(Task(index, sorted(number[present].tolist()), new_classes, *renumbered))
+    return tasks, met
 
 
 def _check_labels(source: Source) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -77,15 +77,18 @@ class TaskStream:
     has_boundaries: bool = True  # whether a task differs from the next by more than a segment of one flow
     is_ordered: bool = False  # whether training images come in the order of their samples, not shuffled
     micro_batch: int = 0  # images that arrive together and once only; 0: a task's images may be revisited
+    domain_names: Sequence[str] = ()  # of the tasks, where each is a domain
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the class order and the rows and labels of every part of every task."""
+        """SHA-256 over the scenario, the class order, and each part's rows, labels and first image."""
         import numpy as np
 
-        total = hashlib.sha256(repr(self.class_order).encode())
+        kind = (self.scenario, self.has_boundaries, self.is_ordered, self.micro_batch, [*self.domain_names])
+        total = hashlib.sha256(repr((self.class_order, kind)).encode())
         for task in self.tasks:
             for part in (task.train, task.validation, task.test):
+                total.update(np.ascontiguousarray(part.images[part.rows[:1]]).tobytes())
                 total.update(np.ascontiguousarray(part.rows).tobytes())
                 total.update(np.ascontiguousarray(part.labels).tobytes())
         return total.hexdigest()
@@ -115,6 +118,45 @@ class Stream(ABC):
     test_per_class: Annotated[int, Field(ge=0)] = 0  # at most so many test images a class; 0: all
     augment: str = (
         ""  # training transform: none, crop, crop-flip, rrc, rrc-flip; empty: what suits the stream
+    )
+    scenario: Literal["class", "task", "domain"] = (
+        "class"  # class; task: a test image tells its task; domain: a domain a task, with the same classes
+    )
+    domains: str = (
+        ""  # what makes the domains: rotations, permutations, corruptions; empty: the collection's own
+    )
+    online: Annotated[int, Field(ge=0)] = (
+        0  # images a micro-batch, each seen once; 0: offline, a task's images may be revisited
+    )
+    arrangement: Literal["disjoint", "blurry", "si-blurry", "gaussian", "repetition"] = (
+        "disjoint"  # of the classes over time; blurry, si-blurry and gaussian have no task boundaries
+    )
+    disjoint_rate: Annotated[float, Field(ge=0, le=1)] = (
+        0.5  # blurry, si-blurry: share of the classes that come in one task only
+    )
+    blur_rate: Annotated[float, Field(ge=0, le=1)] = (
+        0.1  # blurry, si-blurry: share of the other classes' images that come in other tasks
+    )
+    gaussian_width: Annotated[float, Field(gt=0)] = (
+        1.0  # gaussian: standard deviation of a class in time, where the peaks of two classes lie 1 apart
+    )
+    repeat_rate: Annotated[float, Field(ge=0, le=1)] = (
+        0.2  # repetition: probability that a class comes back in a later task
+    )
+    imbalance: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # training images of the rarest class, as a share of the most frequent one's; 1: all there are
+    )
+    long_tail: Literal["shuffled", "ordered"] = (
+        "shuffled"  # imbalance: classes become rarer in an order of their own, or in the class order
+    )
+    shots: Annotated[int, Field(ge=0)] = (
+        0  # at most so many training images a class in every task after the first; 0: all
+    )
+    label_noise: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # share of each class's training labels replaced by another class of the task
+    )
+    noise: Literal["symmetric", "pair"] = (
+        "symmetric"  # label_noise: any other class of the task, or always the next one
     )
 
     @abstractmethod

@@ -1,0 +1,1 @@
+"""Turn a cut collection into one of the field's scenarios, one a file."""
