@@ -1,0 +1,1 @@
+"""Hold the losses that several strategies share, one a file."""

@@ -1,0 +1,210 @@
+"""Keep some of the samples met so far, for replay, in tensors allocated once.
+
+J. S. Vitter, "Random Sampling with a Reservoir", ACM Transactions on Mathematical Software 1985
+(algorithm R).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clbench.balancing import balanced, rank_within
+
+LARGE = 2**62  # a draw below it, modulo n, is uniform to within n / 2**62
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Some samples of a memory."""
+
+    items: Tensor  # (N, ...) images as uint8, or features
+    labels: Tensor  # (N,) int64
+    tasks: Tensor  # (N,) int64
+    rows: Tensor  # (N,) int64, rows of the stream's image array; -1: not known
+    extras: dict[str, Tensor]  # whatever else was kept, such as logits
+
+
+class Memory(nn.Module):
+    """At most ``capacity`` samples, in places 0 to ``len(memory)`` - 1; a module, so that its state is saved.
+
+    Generators are on the CPU, and so are indices; the samples are where the module is moved to.
+    """
+
+    items: Tensor
+    labels: Tensor
+    tasks: Tensor
+    rows: Tensor
+
+    def __init__(self, capacity: int) -> None:
+        """Start empty, and without room before ``reserve``."""
+        super().__init__()
+        self.capacity = capacity
+        self.count = 0  # places filled
+        self.num_seen = 0  # samples offered so far
+        self._extras: list[str] = []
+
+    def reserve(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype = torch.uint8,
+        **extras: tuple[tuple[int, ...], torch.dtype],
+    ) -> None:
+        """Allocate room for samples of this shape, and for extras such as ``logits=((10,), torch.float32)``.
+
+        Called again it does nothing: a memory does not change what it holds (but see ``widen``).
+        """
+        if "items" in self._buffers:
+            return
+        number = ((), torch.int64)
+        layout = {"items": (shape, dtype), "labels": number, "tasks": number, "rows": number, **extras}
+        for name, (each_shape, each_dtype) in layout.items():
+            self.register_buffer(name, torch.zeros(self.capacity, *each_shape, dtype=each_dtype))
+        self._extras = list(extras)
+
+    def widen(self, name: str, width: int) -> None:
+        """Make the last dimension of an extra ``width`` long, with 0 in what is new; never shorter."""
+        old = self.get_buffer(name)
+        missing = max(0, width - old.shape[-1])
+        self.register_buffer(name, nn.functional.pad(old, (0, missing)))
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self.count
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no sample to draw."""
+        return self.count == 0
+
+    def reservoir(
+        self,
+        items: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        *,
+        tasks: Tensor | int = 0,
+        rows: Tensor | None = None,
+        **extras: Tensor,
+    ) -> None:
+        """Offer samples so that each of all offered so far is in the memory with the same probability."""
+        offered = self._offer(items, labels, tasks, rows, extras)
+        num_free = self.capacity - self.count
+        # The n-th sample ever offered takes a place drawn from 0..n-1, if there is such a place.
+        nth = torch.arange(self.num_seen + 1, self.num_seen + len(labels) + 1)
+        drawn = torch.randint(LARGE, (len(labels),), generator=generator) % nth
+        drawn[:num_free] = torch.arange(self.count, self.capacity)[: len(labels)]
+        accepted = (drawn < self.capacity).nonzero().flatten()
+        chosen = dict(zip(drawn[accepted].tolist(), accepted.tolist(), strict=True))  # the last write wins
+        self.num_seen += len(labels)
+        self._write(chosen, offered)
+
+    def balance(
+        self,
+        items: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        *,
+        tasks: Tensor | int = 0,
+        rows: Tensor | None = None,
+        **extras: Tensor,
+    ) -> None:
+        """Offer samples so that the classes have equal shares; a random one of the largest class gives way.
+
+        Within a class whoever comes first stays, so offer a whole task in random order.
+        """
+        offered = self._offer(items, labels, tasks, rows, extras)
+        places: dict[int, list[int]] = {}
+        for place, label in enumerate(self.labels[: self.count].tolist()):
+            places.setdefault(label, []).append(place)
+        draws = torch.randint(LARGE, (len(labels),), generator=generator).tolist()
+        self.num_seen += len(labels)
+        self._write(balanced(places, self.capacity, labels.tolist(), draws), offered)
+
+    def append(
+        self,
+        items: Tensor,
+        labels: Tensor,
+        *,
+        tasks: Tensor | int = 0,
+        rows: Tensor | None = None,
+        **extras: Tensor,
+    ) -> None:
+        """Store samples behind those there are, in this order; there must be room."""
+        if self.count + len(labels) > self.capacity:
+            raise ValueError(f"no room for {len(labels)} more in a memory of {self.count}/{self.capacity}")
+        offered = self._offer(items, labels, tasks, rows, extras)
+        self.num_seen += len(labels)
+        self._write({self.count + index: index for index in range(len(labels))}, offered)
+
+    def keep(self, index: Tensor) -> None:
+        """Keep the samples of these places, in this order, and forget the others."""
+        for name in self._names():
+            buffer = self.get_buffer(name)
+            buffer[: len(index)] = buffer[index.to(buffer.device)]
+        self.count = len(index)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return so many different places, drawn uniformly (all, in random order, if there are fewer)."""
+        return torch.randperm(self.count, generator=generator)[:count]
+
+    def draw_balanced(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return so many different places, as equally many of each task as it has samples for."""
+        order = torch.randperm(self.count, generator=generator)
+        tasks = self.tasks[: self.count].cpu()[order]
+        precedence = torch.rand(len(tasks.bincount()), dtype=torch.float64, generator=generator)
+        # First one sample of each task, then a second of each, ...; the tasks in random order.
+        return order[(rank_within(tasks) + precedence[tasks]).argsort()[:count]]
+
+    def at(self, index: Tensor) -> Stored:
+        """Return a copy of the samples of these places."""
+        index = index.to(self.items.device)
+        items, labels, tasks, rows, *extras = (
+            self.get_buffer(n).index_select(0, index) for n in self._names()
+        )
+        return Stored(items, labels, tasks, rows, dict(zip(self._extras, extras, strict=True)))
+
+    def get_extra_state(self) -> Tensor:
+        """Return the two counters, for ``state_dict``; as numbers they need not be fetched from a GPU."""
+        return torch.tensor([self.count, self.num_seen])
+
+    def set_extra_state(self, state: Any) -> None:
+        """Set the two counters, for ``load_state_dict``."""
+        self.count, self.num_seen = state.tolist()
+
+    def _names(self) -> list[str]:
+        return ["items", "labels", "tasks", "rows", *self._extras]
+
+    def _offer(
+        self,
+        items: Tensor,
+        labels: Tensor,
+        tasks: Tensor | int,
+        rows: Tensor | None,
+        extras: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Return what is offered by the names of the buffers."""
+        if items.dtype != self.items.dtype:
+            raise TypeError(f"this memory holds {self.items.dtype}, not {items.dtype}")
+        if extras.keys() != set(self._extras):
+            raise KeyError(f"extras {sorted(extras)} are offered, {sorted(self._extras)} are kept")
+        if not isinstance(tasks, Tensor):
+            tasks = torch.full_like(labels, tasks)
+        rows = torch.full_like(labels, -1) if rows is None else rows
+        return {"items": items, "labels": labels, "tasks": tasks, "rows": rows, **extras}
+
+    @torch.no_grad()
+    def _write(self, chosen: Mapping[int, int], offered: Mapping[str, Tensor]) -> None:
+        """Put into each chosen place the offered sample of this index; no place twice."""
+        if not chosen:
+            return
+        place, index = torch.tensor(list(chosen)), torch.tensor(list(chosen.values()))
+        for name, values in offered.items():
+            buffer = self.get_buffer(name)
+            new = values.index_select(0, index.to(values.device)).to(buffer)
+            buffer.index_copy_(0, place.to(buffer.device), new)
+        self.count = max(self.count, 1 + max(chosen))
