@@ -26,7 +26,9 @@ class GrowingHead(nn.Module):
         self.tasks = nn.ModuleList()
 
     def grow(self, num_classes: int, generator: torch.Generator, device: torch.device) -> None:
-        """Append a layer for new classes, its weights drawn from ``generator``."""
+        """Append a layer for new classes, its weights drawn from ``generator``; none for no class."""
+        if num_classes == 0:
+            return
         head = (
             self._linear(num_classes, generator)
             if self.bits == FULL

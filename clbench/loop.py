@@ -19,13 +19,16 @@ from clbench.checkpoint import Checkpoint, Position, capture, restore
 from clbench.data.batches import Batcher, shuffled
 from clbench.data.samples import Samples
 from clbench.errors import UserError
-from clbench.evaluate.evaluator import Columns, predict_all
+from clbench.evaluate.anytime import Watch
+from clbench.evaluate.evaluator import Columns, Evaluator
 from clbench.evaluate.meter import Meter
-from clbench.optimizers import make_optimizer
+from clbench.feature_cache import FeatureCache
+from clbench.inputs import Batch, Feed
+from clbench.optimizers import carry_over, make_optimizer, set_rates
 from clbench.progress import Progress
 from clbench.schedule import scheduled, start_modules
 from clbench.seeds import Seeds
-from clbench.strategies import Batch, Strategy
+from clbench.strategies import Strategy
 from clbench.streams import Task, TaskStream
 
 START_BATCHES = 8  # that a module which starts from the loss is shown
@@ -50,7 +53,24 @@ class Loop:
     precision: str = "fp32"
     eval_batch_size: int = 256
     checkpoint_every: int = 0  # steps; 0: after epochs and tasks only
+    eval_every: int = 0  # steps; 0: after tasks only
+    eval_images: int = 100  # test images of each task that are looked at every so many steps
+    cache: FeatureCache | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)  # of the task begun
+
+    def __post_init__(self) -> None:
+        """Make what evaluates."""
+        self.evaluator = Evaluator(
+            self.strategy,
+            self.stream,
+            self.batcher,
+            self.meter,
+            self.progress,
+            self.cache,
+            precision=self.precision,
+            batch_size=self.eval_batch_size,
+        )
+        self.watch = Watch(self.evaluator, self.seeds, every=self.eval_every, num_images=self.eval_images)
 
     def run(self, checkpoint: Checkpoint | None = None) -> None:
         """Learn and evaluate every task, from the beginning or from a checkpoint."""
@@ -65,23 +85,40 @@ class Loop:
             names = [self.stream.class_names[number] for number in task.classes]
             self.progress.task_started(task.index, names, len(samples) if samples else 0)
             if samples:
-                self._learn(samples, position)
-            self.strategy.end_task(task)
-            columns = self._predict_all(seen) if samples else None
+                self._learn(task, samples, position)
+            columns = self.evaluator.after_task(seen) if samples else None
+            if columns:
+                self.watch.task_ended(task.index, columns)
             self.progress.task_finished(task.index, self.log(task.index, columns))
-            self.optimizer = None
+            if self.stream.has_boundaries:
+                self.optimizer = None
+            if self.cache:
+                self.cache.save()
+                self.cache.forget_unused()
             position = Position(task.index + 1)
             self._checkpoint(position)
 
     def _begin(self, task: Task) -> None:
         self.strategy.begin_task(task)
-        self.optimizer = make_optimizer(self.strategy, self.batcher.device)
-        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.meter.num_trainable = sum(parameter.numel() for parameter in learning)
+        before, self.optimizer = self.optimizer, None
+        if self.strategy.num_epochs(task.index):
+            self.optimizer = make_optimizer(self.strategy, self.batcher.device)
+            carry_over(before, self.optimizer)
+            learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+            size = sum(parameter.numel() for parameter in learning)
+            self.meter.num_trainable = max(size, self.meter.num_trainable)
 
-    def _learn(self, samples: Samples, start: Position) -> None:
-        """Train for the epochs that are left."""
-        for epoch in range(start.epoch, self.strategy.epochs):
+    def _learn(self, task: Task, samples: Samples, start: Position) -> None:
+        """Train for the epochs that are left, and let the strategy finish the task."""
+        feed = Feed(samples, self.eval_batch_size, lambda index: self._batch(samples, index, start))
+        if self.cache:
+            for view in ("test", "whole"):
+                self.cache.expect(view, samples.rows)
+        if not start.is_inside_task:
+            self._set_training(False)
+            with self.meter.phase("train"):
+                self.strategy.before_training(task, feed)
+        for epoch in range(start.epoch, self.strategy.num_epochs(task.index)):
             position = Position(start.task, epoch, start.step if epoch == start.epoch else 0)
             if position.step == 0:
                 self.strategy.begin_epoch(epoch)
@@ -91,28 +128,35 @@ class Loop:
             self._checkpoint(Position(start.task, epoch + 1))
         for part in scheduled(self.strategy.parts().values()):
             part.progress.fill_(1)
+        self._set_training(False)
+        with self.meter.phase("train"):
+            self.strategy.end_task(task, feed)
 
     def _epoch(self, samples: Samples, start: Position) -> float:
         """Train on the samples once, or on what a stopped epoch left; return the sum of the losses."""
-        generator = self.seeds.generator("shuffle", start.task, start.epoch)
-        batches = shuffled(len(samples), self.strategy.batch_size, self.strategy.drop_last, generator)
+        batches = self._batches(samples, start)
         if not start.is_inside_task:
-            first = (self._batch(samples, each, start) for each in batches[:START_BATCHES])
+            first = (self._composed(self._batch(samples, each, start)) for each in batches[:START_BATCHES])
             start_modules(self.strategy, first, self.seeds.generator("start", start.task))
-        self.progress.epoch_started(start.epoch, self.strategy.epochs, start.step, len(batches))
+        num_epochs = self.strategy.num_epochs(start.task)
+        self.progress.epoch_started(start.epoch, num_epochs, start.step, len(batches))
         changing = scheduled(self.strategy.parts().values())
         flops_per_image = self._flops_of_a_step(samples.select(batches[0]), start)
-        self._set_training(True)
         total = torch.zeros((), device=self.batcher.device)
         for step in range(start.step, len(batches)):
             position, num_images = Position(start.task, start.epoch, step), len(batches[step])
+            done = (start.epoch + step / len(batches)) / num_epochs
             for part in changing:
-                part.progress.fill_((start.epoch + step / len(batches)) / self.strategy.epochs)
+                part.progress.fill_(done)
+            batch = self._batch(samples, batches[step], position)
+            self.watch.before_step(batch)
             with self.meter.phase("train", images=num_images):
-                loss = self._step(self._batch(samples, batches[step], position), position)
+                loss = self._step(batch, position, done)
                 total += loss
             self.meter.flops["train"] += flops_per_image * num_images
             self.progress.step_done(num_images, loss)
+            if self.watch.after_step(batch) and step + 1 < len(batches):
+                self.watch.look(self.stream.tasks[: start.task + 1])
             if self.checkpoint_every and (step + 1) % self.checkpoint_every == 0 and step + 1 < len(batches):
                 self._checkpoint(Position(start.task, start.epoch, step + 1))
         with self.meter.phase("train"):  # an accelerator is waited for here, once an epoch
@@ -120,67 +164,73 @@ class Loop:
         self.meter.memory.lap("train")
         return sum_of_losses
 
-    def _batch(self, samples: Samples, index: NDArray[np.int64], position: Position) -> Batch:
-        generator = self.seeds.generator("augment", position.task, position.epoch, position.step)
-        images = self.batcher.training_batch(samples.rows[index], generator)
-        return Batch(images, self.batcher.labels(samples, index), position.task)
+    def _batches(self, samples: Samples, position: Position) -> list[NDArray[np.int64]]:
+        """Return the places of the samples, in batches: in the stream's order where it has one."""
+        size, drop_last = self.strategy.batch_size, self.strategy.drop_last
+        generator = self.seeds.generator("shuffle", position.task, position.epoch)
+        return shuffled(len(samples), size, drop_last, None if self.stream.is_ordered else generator)
 
-    def _step(self, batch: Batch, position: Position) -> Tensor:
+    def _batch(self, samples: Samples, index: NDArray[np.int64], position: Position) -> Batch:
+        return Batch(
+            batcher=self.batcher,
+            rows=samples.rows[index],
+            labels=self.batcher.labels(samples, index),
+            task=position.task,
+            seeds=self.seeds,
+            position=(position.task, position.epoch, position.step),
+            cache=self.cache,
+        )
+
+    def _step(self, batch: Batch, position: Position, done: float) -> Tensor:
         """Make one optimiser step; return its loss, still on the device."""
         assert self.optimizer is not None
+        self._set_training(True)
         self.seeds.seed_torch(position.task, position.epoch, position.step)
+        set_rates(self.optimizer, self.strategy, done)
+        batch = self._composed(batch)
         loss = self._loss(batch)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+        self.strategy.before_update(batch)
         self.optimizer.step()
-        self.strategy.after_step()
+        self.strategy.after_step(batch)
         return loss.detach()
 
     def _flops_of_a_step(self, samples: Samples, position: Position) -> float:
         """Count forward and backward of a step for one image, in eval mode: no batch-norm statistic moves."""
         assert self.optimizer is not None
         self._set_training(False)
-        batch = self._batch(samples, np.arange(len(samples)), position)
+        batch = self._composed(self._batch(samples, np.arange(len(samples)), position))
         groups = self.optimizer.param_groups
         learning = sum(p.numel() for group in groups for p in group["params"] if p.requires_grad)
 
         def once() -> None:
             self._loss(batch).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
 
+        if self.cache:
+            self._loss(batch)  # what is computed once is on another account
         per_image = self.meter.flops_per_image("train", learning, len(samples), once)
         self.optimizer.zero_grad()
         return per_image
 
-    def _predict_all(self, seen: list[Task]) -> Columns:
-        """Predict the test images of every task seen."""
-        self._set_training(False)
-        num_images = sum(len(task.test) for task in seen)
-        self.progress.evaluation_started(num_images)
-        heard = self.progress.batch_predicted
-        with self.meter.phase("evaluate", images=num_images):
-            columns = predict_all(self._predict, seen, self.batcher, self.eval_batch_size, heard)
-        self.meter.memory.lap("evaluate")
-        one = self.batcher.test_batch(seen[-1].test.rows[:1])
-        # With gradients, because torch's counter asks what has some for its node of the graph.
-        per_image = self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self._predict(one))
-        self.meter.flops["evaluate"] += per_image * num_images
-        return columns
+    def _composed(self, batch: Batch) -> Batch:
+        with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.strategy.before_step(batch)
 
     def _loss(self, batch: Batch) -> Tensor:
         with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.strategy.loss(batch)
 
-    def _predict(self, images: Tensor) -> Tensor:
-        with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.strategy.predict(images)
-
     def _set_training(self, mode: bool) -> None:
+        """Set the mode of the parts; those in which nothing is learnt compute as at test time."""
         for part in self.strategy.parts().values():
-            part.train(mode)
+            part.train(mode and any(parameter.requires_grad for parameter in part.parameters()))
 
     def _checkpoint(self, position: Position) -> None:
-        with self.meter.phase("checkpoint"):
-            self.save(capture(position, self.strategy, self.optimizer, info=self.meter.state()))
+        if self.strategy.resumable:
+            with self.meter.phase("checkpoint"):
+                info = {**self.meter.state(), "watch": self.watch.state()}
+                self.save(capture(position, self.strategy, self.optimizer, info=info))
 
     def _go_back_to(self, checkpoint: Checkpoint) -> None:
         """Rebuild the strategy's shapes by beginning every task that was begun, then load the values."""
@@ -189,5 +239,8 @@ class Loop:
             self._begin(task)
         if position.step > 0:
             self.strategy.begin_epoch(position.epoch)
-        restore(checkpoint, self.strategy, self.optimizer if position.is_inside_task else None)
+        if not position.is_inside_task and self.stream.has_boundaries:
+            self.optimizer = None
+        restore(checkpoint, self.strategy, self.optimizer)
         self.meter.load(checkpoint.info)
+        self.watch.load(checkpoint.info["watch"])

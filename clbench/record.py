@@ -98,14 +98,17 @@ class Record:
 
     def write_predictions(self, after_task: int, columns: dict[str, NDArray[np.generic]]) -> None:
         """Write the prediction log of the evaluation after a task (0-based); equal columns, equal bytes."""
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        buffer = pa.BufferOutputStream()
-        parquet.write_table(pa.table(columns), buffer, compression="zstd")
         make_folder(self.path / "predictions")
-        file = self.path / "predictions" / f"after-task-{after_task:02d}.parquet"
-        write_bytes(file, buffer.getvalue().to_pybytes())
+        _write_columns(self.path / "predictions" / f"after-task-{after_task:02d}.parquet", columns)
+
+    def write_anytime(self, columns: dict[str, NDArray[np.generic]]) -> None:
+        """Write the log of what was looked at while the strategy learnt, as it is so far."""
+        _write_columns(self.path / "anytime.parquet", columns)
+
+    def anytime(self) -> dict[str, NDArray[np.generic]] | None:
+        """Return that log; None in a record that has none."""
+        file = self.path / "anytime.parquet"
+        return _read_columns(file) if file.is_file() else None
 
     def predictions(self) -> dict[str, NDArray[np.generic]]:
         """Return the logs of all evaluations, one after another; columns without rows before the first."""
@@ -178,6 +181,15 @@ def _indented(value: Any, indent: str) -> str:
     else:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     return f"{opening}\n" + ",\n".join(deeper + row for row in rows) + f"\n{indent}{closing}"
+
+
+def _write_columns(file: Path, columns: dict[str, NDArray[np.generic]]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(pa.table(columns), buffer, compression="zstd")
+    write_bytes(file, buffer.getvalue().to_pybytes())
 
 
 def _read_columns(file: Path) -> dict[str, NDArray[np.generic]]:

@@ -16,10 +16,13 @@ from clbench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clbench.data.batches import Batcher
 from clbench.environment import environment
 from clbench.errors import UserError
+from clbench.evaluate.anytime import Watch
 from clbench.evaluate.costs import count_parameters, packed_bytes, stored_bytes
 from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
+from clbench.feature_cache import FeatureCache
 from clbench.loop import Loop
+from clbench.needs import refuse_impossible
 from clbench.progress import Progress
 from clbench.record import Record
 from clbench.report import write_figures
@@ -62,6 +65,7 @@ def prepare(spec: RunSpec, places: Places) -> Parts:
     options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
     backbone = backbones.create(spec.backbone.name, options, seed=seeds.derive("weights")).to(device)
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
+    refuse_impossible(spec.strategy.name, strategy, stream, backbone)
     strategy.setup(backbone, build(petl.get(spec.petl.name), "petl", spec.petl.options), seeds)
     return Parts(stream, backbone, strategy, seeds, device)
 
@@ -74,7 +78,7 @@ def execute(spec: RunSpec, *, out: Path, places: Places, progress: Progress, com
     record.write_json("environment.json", environment())
     record.write_json("hashes.json", parts.hashes())
     record.event("started")
-    _finish(record, parts, progress, checkpoint=None)
+    _finish(record, parts, progress, places, checkpoint=None)
     return record
 
 
@@ -90,28 +94,44 @@ def resume(folder: Path, *, places: Places, progress: Progress) -> Record:
             raise ChangedError(
                 f"cannot resume {folder}: its {name.replace('_', ' ')} has changed since it was begun"
             )
-    checkpoint = load_checkpoint(record.path / "checkpoint")
+    resumable = parts.strategy.resumable
+    checkpoint = load_checkpoint(record.path / "checkpoint") if resumable else None
     record.event("resumed", **(vars(checkpoint.position) if checkpoint else {}))
-    _finish(record, parts, progress, checkpoint)
+    _finish(record, parts, progress, places, checkpoint)
     return record
 
 
-def _finish(record: Record, parts: Parts, progress: Progress, checkpoint: Checkpoint | None) -> None:
+def _finish(
+    record: Record, parts: Parts, progress: Progress, places: Places, checkpoint: Checkpoint | None
+) -> None:
     """Run the loop to its end and write down what came of it."""
     stream, run = parts.stream, record.spec.run
     meter = Meter(parts.device)
+    batcher = Batcher(
+        stream.tasks[0].train.images, parts.backbone.preprocessing, stream.augment, parts.device
+    )
+    cache = FeatureCache(
+        batcher,
+        batch_size=run.eval_batch_size,
+        folder=places.cache_dir / "features",
+        precision=run.precision,
+        account=meter.encoded,
+    )
     loop = Loop(
         parts.strategy,
         stream,
-        Batcher(stream.tasks[0].train.images, parts.backbone.preprocessing, stream.augment, parts.device),
+        batcher,
         parts.seeds,
         meter,
         progress,
         save=lambda state: save_checkpoint(record.path / "checkpoint", state),
-        log=lambda task, columns: _log(record, stream, task, columns),
+        log=lambda task, columns: _log(record, stream, loop.watch, task, columns),
         precision=run.precision,
         eval_batch_size=run.eval_batch_size,
         checkpoint_every=run.checkpoint_every,
+        eval_every=run.eval_every,
+        eval_images=run.eval_images,
+        cache=None if run.exact else cache,
     )
     progress.run_started(record.spec, record.path, len(stream.tasks))
     loop.run(checkpoint)
@@ -127,9 +147,10 @@ def _finish(record: Record, parts: Parts, progress: Progress, checkpoint: Checkp
     progress.run_finished(record.path)
 
 
-def _log(record: Record, stream: TaskStream, task: int, columns: Columns | None) -> list[float]:
+def _log(record: Record, stream: TaskStream, watch: Watch, task: int, columns: Columns | None) -> list[float]:
     """Keep the predictions made after a task; return its row of the accuracy matrix."""
     if columns is not None:
+        record.write_anytime(watch.columns())
         after = np.full(len(columns["row"]), task, np.int16)
         record.write_predictions(task, {"after_task": after, **columns})
     results = record.results(len(stream.tasks))

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from clbench.inputs import Batch
 from clbench.petl.attached import Attached
-from clbench.strategies import Batch, Strategy
+from clbench.strategies import Strategy
 
 
 class Scheduled(nn.Module):

@@ -57,6 +57,9 @@ class RunOptions(BaseModel):
     checkpoint_every: Annotated[int, Field(ge=0)] = (
         0  # steps between checkpoints inside an epoch; 0: none inside
     )
+    eval_every: Annotated[int, Field(ge=0)] = 0  # steps between looks at the learner; 0: after tasks only
+    eval_images: Annotated[int, Field(ge=1)] = 100  # test images of each task in such a look
+    exact: bool = False  # compute everything each time: keep no features
 
 
 class RunSpec(BaseModel):
@@ -160,8 +163,10 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     preset = strategies.registry.card(strategy_name).preset
     petl_name = str(named or module or preset.get("petl", "linear"))
     stream_name, stream_options = streams.split(stream_name)
-    recipe = {**streams.get(stream_name).recipe, **strategy.recipes.get(stream_name, {})}
     stream = complete(streams.get(stream_name), "stream", {**stream_options, **tables["stream"]})
+    recipe = {**streams.get(stream_name).recipe, **strategy.recipes.get(stream_name, {})}
+    if stream.get("online"):
+        recipe |= {**strategy.recipes.get("online", {}), **_single_pass(stream["online"], tables["strategy"])}
     backbone_name = str(tables["backbone"].pop("name", "vit-micro"))
     if backbone_name not in backbones.names():
         from clbench.backbones.creation import architecture  # takes seconds: it imports timm
@@ -178,6 +183,18 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
         petl=Part(name=petl_name, options=complete(petl.get(petl_name), "petl", tables["petl"])),
         run=_run_options(tables["run"]),
     )
+
+
+def _single_pass(micro_batch: Value, chosen: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the strategy options that a stream of micro-batches leaves no choice of."""
+    forced = {"epochs": 1, "batch_size": micro_batch, "drop_last": False}
+    for name, value in forced.items():
+        if name in chosen and str(chosen[name]).lower() != str(value).lower():
+            raise SpecError(
+                f"strategy.{name}: {chosen[name]!r} contradicts stream.online={micro_batch},"
+                f" which makes it {value}"
+            )
+    return forced
 
 
 def _run_options(options: Mapping[str, Any]) -> RunOptions:

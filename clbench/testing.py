@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clbench import backbones, petl
@@ -24,6 +25,7 @@ from clbench.data.samples import Samples
 from clbench.evaluate.costs import stored_bytes
 from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
+from clbench.inputs import Inputs
 from clbench.loop import Loop
 from clbench.petl.attached import Attached
 from clbench.petl.contract import check_petl as check_petl
@@ -148,11 +150,15 @@ class _Trial(Progress):
         for part in self.strategy.parts().values():
             part.eval()
         rows = self.stream.tasks[-1].test.rows[:6]
-        images = self.loop.batcher.test_batch(rows)
+        last = len(self.stream.tasks) - 1
+
+        def scores(rows: NDArray[np.int64]) -> Tensor:
+            return self.strategy.predict(Inputs(batcher=self.loop.batcher, rows=rows, task=last))
+
         with torch.inference_mode():
-            together = self.strategy.predict(images)
-            turned = self.strategy.predict(images.flip(0)).flip(0)
-            alone = torch.cat([self.strategy.predict(image[None]) for image in images])
+            together = scores(rows)
+            turned = scores(rows[::-1].copy()).flip(0)
+            alone = torch.cat([scores(rows[[place]]) for place in range(len(rows))])
         # the same sums in another order: a few units in the last place of float32
         for other in (turned, alone):
             torch.testing.assert_close(other, together, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,18 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.data.samples import Samples, join
 from clbench.heads import GrowingHead
+from clbench.inputs import Batch, Inputs
 from clbench.petl import Petl
 from clbench.seeds import Seeds
-from clbench.strategies import Batch, Strategy, Task, register
+from clbench.strategies import Strategy, Task, register
 
 
 @register("joint", petl="adapter")
 @dataclass
 class Joint(Strategy):
     """Cross-entropy over all classes, on all data so far, from the pre-trained backbone each time."""
+
+    needs: ClassVar[tuple[str, ...]] = ("many-passes",)
 
     when: Literal["last", "every"] = "last"  # train after the last task only, or after every task
 
@@ -59,9 +62,9 @@ class Joint(Strategy):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy over all classes."""
-        return F.cross_entropy(self.head(self.backbone(batch.images)), batch.labels)
+        return F.cross_entropy(self.head(batch.features(self.backbone)), batch.labels)
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, inputs: Inputs) -> Tensor:
         """Return the softmax over all classes."""
-        logits: Tensor = self.head(self.backbone(images))
+        logits: Tensor = self.head(inputs.features(self.backbone))
         return torch.softmax(logits.float(), dim=1)

@@ -24,10 +24,11 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.heads import GrowingHead
+from clbench.inputs import Batch, Inputs
 from clbench.petl import Petl
 from clbench.petl.attached import Attached, swapped
 from clbench.seeds import Seeds
-from clbench.strategies import Batch, Strategy, Task, register
+from clbench.strategies import Strategy, Task, register
 
 LONG_RECIPE = {"epochs": 50, "frozen_epochs": 30, "learning_rate": 0.00046875}
 
@@ -42,6 +43,8 @@ class LAE(Strategy):
         "split-imagenet-r": LONG_RECIPE,
         "split-domainnet": LONG_RECIPE,
     }
+
+    needs: ClassVar[tuple[str, ...]] = ("boundaries", "new-classes", "disjoint-classes")
 
     frozen_epochs: Annotated[int, Field(ge=0)] = 3  # F: first epochs, but of task 1, that train the head only
     ema_decay: Annotated[float, Field(ge=0, le=1)] = 0.9999  # a: kept of the offline module at each step
@@ -73,11 +76,11 @@ class LAE(Strategy):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy among the current task's classes only: the local cross-entropy."""
-        logits = self.head(self.backbone(batch.images))
+        logits = self.head(batch.features(self.backbone))
         return F.cross_entropy(logits[:, self.first_class :], batch.labels - self.first_class)
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, batch: Batch) -> None:
         """Move the offline module towards the online one, at every step, also while that is frozen."""
         if self.offline is None:
             return
@@ -87,14 +90,14 @@ class LAE(Strategy):
             if offline.is_floating_point():  # Eq. 6: offline <- a * offline + (1 - a) * online
                 offline.lerp_(online, 1 - self.ema_decay)
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, inputs: Inputs) -> Tensor:
         """Return the larger of the two modules' probabilities, class by class."""
-        scores = self._probabilities(images)
+        scores = self._probabilities(inputs)
         if self.offline is None:
             return scores
         with swapped(off=self.online, on=self.offline):
-            return torch.maximum(scores, self._probabilities(images))
+            return torch.maximum(scores, self._probabilities(inputs))
 
-    def _probabilities(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone(images))
+    def _probabilities(self, inputs: Inputs) -> Tensor:
+        logits: Tensor = self.head(inputs.features(self.backbone))
         return torch.softmax(logits.float(), dim=1)

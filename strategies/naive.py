@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.heads import GrowingHead
+from clbench.classifier import Classifier
+from clbench.inputs import Batch, Inputs
 from clbench.petl import Petl
 from clbench.seeds import Seeds
-from clbench.strategies import Batch, Strategy, Task, register
+from clbench.strategies import Strategy, Task, register
 
 
 @register("naive", petl="adapter")
@@ -26,24 +26,20 @@ class Naive(Strategy):
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the module and start with a head without classes."""
-        self.backbone = backbone
-        self.seeds = seeds
-        self.module = petl.attach(backbone, seeds.generator("petl"))
-        self.head = GrowingHead(backbone.width, bits=self.head_bits)
+        self.model = Classifier(backbone, petl, seeds, self.head_bits)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the module and the head."""
-        return {"petl": self.module, "head": self.head}
+        return self.model.parts()
 
     def begin_task(self, task: Task) -> None:
         """Append a head for the new classes."""
-        self.head.grow(len(task.new_classes), self.seeds.generator("head", task.index), self.backbone.device)
+        self.model.grow(task)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy over all classes seen."""
-        return F.cross_entropy(self.head(self.backbone(batch.images)), batch.labels)
+        return F.cross_entropy(self.model.logits(batch), batch.labels)
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, inputs: Inputs) -> Tensor:
         """Return the softmax over all classes seen."""
-        logits: Tensor = self.head(self.backbone(images))
-        return torch.softmax(logits.float(), dim=1)
+        return self.model.probabilities(inputs)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from clbench.backbones.sites import HALF, BlockSites, NoSuchSiteError, Site
 from clbench.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from clbench.petl.attached import Attached
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
         self.weights_source = weights_source  # where the weights came from: "random", a hub tag, a file name
         self.weights_digest = weights_digest  # SHA-256 over names and values
+        self.attached: list[Attached] = []  # the modules at its sites, on or off
         self.sites = {**sites, "pooled": self.pooled}
         for block in blocks:
             prefix = f"block[{block.index}]"
@@ -69,6 +74,19 @@ class Backbone(nn.Module):
         """The layers of a classifier that the model may still have; no feature depends on them."""
         layers = self.model.get_classifier()  # type: ignore[operator]  # every timm model's
         return list(layers) if isinstance(layers, tuple) else [layers]
+
+    @property
+    def first_changing_block(self) -> int:
+        """Index of the first block whose output may change from one call to the next for the same input.
+
+        0: anything may change; the number of blocks: nothing does, since no active module is being trained.
+        """
+        changing = [module for module in self.attached if module.enabled and not module.is_frozen]
+        return min((module.first_block for module in changing), default=len(self.blocks))
+
+    def frozen_key(self) -> str:
+        """Return a text that only equal active modules share, but for those that are being trained."""
+        return " ".join(module.state_key() for module in self.attached if module.is_felt and module.is_frozen)
 
     def tensor_names(self) -> list[str]:
         """Return the names of all parameters and saved buffers but a classifier's."""

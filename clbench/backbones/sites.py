@@ -30,6 +30,7 @@ class Branch(nn.Module):
 
     reweights: ClassVar[bool] = False  # whether the layer is to compute with the weight that merged() gives
     unmergeable: ClassVar[str] = "it is not linear in the layer's input"  # why, where merged() is not given
+    is_pure: ClassVar[bool] = True  # whether the output depends on nothing but the input and the parameters
     shared: tuple[nn.Module, ...] = ()  # modules that other branches use too; saved and counted once
 
     def before(self, inputs: Tensor) -> Tensor:

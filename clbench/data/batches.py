@@ -29,6 +29,7 @@ class Batcher:
         """Take the array (N, H, W, 3); ``augment`` names the training transform."""
         self.images = images
         self.preprocessing = preprocessing
+        self.augment = augment
         self.draw_boxes = AUGMENTS[augment]
         self.device = device
         scale = 255 * torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1)
@@ -38,31 +39,43 @@ class Batcher:
 
     def training_batch(self, rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
         """Return these rows, augmented and normalised: (B, 3, S, S) float."""
-        height, width = self.images.shape[1:3]
-        boxes = self.draw_boxes(len(rows), height, width, generator)
-        return self._transform(rows, boxes)
+        return self.augmented(self.gather(rows), generator)
 
     def test_batch(self, rows: NDArray[np.int64]) -> Tensor:
         """Return these rows as the backbone's test transform makes them: (B, 3, S, S) float."""
-        height, width = self.images.shape[1:3]
-        return self._transform(rows, centre_box(height, width, self.preprocessing.crop))
+        return self.plain(self.gather(rows))
+
+    def augmented(self, stored: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment and normalise stored images (B, 3, H, W) uint8: (B, 3, S, S) float."""
+        height, width = stored.shape[-2:]
+        return self._transform(stored, self.draw_boxes(len(stored), height, width, generator))
+
+    def plain(self, stored: Tensor) -> Tensor:
+        """Return stored images (B, 3, H, W) uint8 in the test transform: (B, 3, S, S) float."""
+        height, width = stored.shape[-2:]
+        return self._transform(stored, centre_box(height, width, self.preprocessing.crop))
+
+    def whole(self, stored: Tensor) -> Tensor:
+        """Return stored images (B, 3, H, W) uint8 as the training transform "none" makes them."""
+        height, width = stored.shape[-2:]
+        return self._transform(stored, centre_box(height, width, crop=1.0))
 
     def labels(self, samples: Samples, index: NDArray[np.int64]) -> Tensor:
         """Return the labels at these places of the samples: (B,) int64."""
         return torch.from_numpy(samples.labels[index]).to(self.device, non_blocking=True)
 
-    def _transform(self, rows: NDArray[np.int64], boxes: Boxes) -> Tensor:
-        preprocessing = self.preprocessing
-        images = self._gather(rows)
-        boxes = boxes.to(self.device)
-        resized = resample(images, boxes, preprocessing.image_size, preprocessing.interpolation)
-        return resized.mul_(self._scale).sub_(self._shift)
-
-    def _gather(self, rows: NDArray[np.int64]) -> Tensor:
+    def gather(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return these rows as they are stored: (B, 3, H, W) uint8, on the device."""
         if self._resident is not None:
             return self._resident[torch.from_numpy(rows).to(self.device, non_blocking=True)]
         batch = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2)
         return batch.to(self.device, non_blocking=True)
+
+    def _transform(self, images: Tensor, boxes: Boxes) -> Tensor:
+        preprocessing = self.preprocessing
+        boxes = boxes.to(self.device)
+        resized = resample(images, boxes, preprocessing.image_size, preprocessing.interpolation)
+        return resized.mul_(self._scale).sub_(self._shift)
 
     def _move(self, images: NDArray[np.uint8]) -> Tensor:
         """Copy the array to the device as (N, 3, H, W), a piece at a time."""
@@ -75,10 +88,13 @@ class Batcher:
 
 
 def shuffled(
-    count: int, batch_size: int, drop_last: bool, generator: torch.Generator
+    count: int, batch_size: int, drop_last: bool, generator: torch.Generator | None
 ) -> list[NDArray[np.int64]]:
-    """Return the places 0..count-1 in random order, in batches; the only batch is never dropped."""
-    order = torch.randperm(count, generator=generator).numpy()
+    """Return the places 0..count-1 in random order (without a generator: in their own), in batches.
+
+    The only batch is never dropped.
+    """
+    order = torch.randperm(count, generator=generator).numpy() if generator else np.arange(count)
     kept = count - count % batch_size if drop_last and count >= batch_size else count
     return [order[start : start + batch_size] for start in range(0, kept, batch_size)]
 

@@ -21,6 +21,12 @@ class Samples:
         """Return the number of samples."""
         return len(self.rows)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image, as a batch has them."""
+        height, width, channels = self.images.shape[1:]
+        return channels, height, width
+
     def select(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> Samples:
         """Return the samples at these places."""
         return Samples(self.images, self.rows[index], self.labels[index])

@@ -78,27 +78,35 @@ class Spent:
 
 
 class PhaseClock:
-    """Add up time and images by phase: "setup", "train", "evaluate", "checkpoint".
+    """Add up time and images by phase: "train", "evaluate", "encode", "checkpoint".
 
-    It never waits for an accelerator. Kernels still running when a phase ends fall to the next one, so the
-    last block of a phase is to read a result, as the loop does once an epoch.
+    What a phase inside another takes is its own and not the other's. The clock never waits for an
+    accelerator. Kernels still running when a phase ends fall to the next one, so the last block of a phase is
+    to read a result, as the loop does once an epoch.
     """
 
     def __init__(self) -> None:
         """Start with nothing spent."""
         self.phases: dict[str, Spent] = {}
+        self._around: list[Spent] = []  # the phases that the current block is in, outermost first
 
     @contextmanager
     def phase(self, name: str, images: int = 0) -> Iterator[None]:
         """Add what the block takes to a phase; the images only if it ends without an error."""
         spent = self.phases.setdefault(name, Spent())
         wall, cpu = time.perf_counter(), time.process_time()
+        self._around.append(spent)
         try:
             yield
             spent.images += images
         finally:
-            spent.seconds += time.perf_counter() - wall
-            spent.cpu_seconds += time.process_time() - cpu
+            self._around.pop()
+            seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+            spent.seconds += seconds
+            spent.cpu_seconds += cpu_seconds
+            if self._around:
+                self._around[-1].seconds -= seconds
+                self._around[-1].cpu_seconds -= cpu_seconds
 
     def to_dict(self) -> dict[str, dict[str, float]]:
         """Return the sums as plain numbers, for a checkpoint."""

@@ -5,7 +5,8 @@ One pass makes one log, from which every metric is derived.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,49 +14,119 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clbench.data.batches import Batcher, in_order
-from clbench.data.samples import join
-from clbench.streams import Task
+from clbench.data.samples import Samples, join
+from clbench.evaluate.meter import Meter
+from clbench.feature_cache import FeatureCache
+from clbench.inputs import Inputs
+from clbench.progress import Progress
+from clbench.strategies import Strategy
+from clbench.streams import Task, TaskStream
 
 Columns = dict[str, NDArray[np.generic]]
 
 
-@torch.inference_mode()
-def predict_all(
-    predict: Callable[[Tensor], Tensor],
-    seen: Sequence[Task],
-    batcher: Batcher,
-    batch_size: int,
-    heard: Callable[[int], None],
-) -> Columns:
-    """Return the prediction log of the seen tasks' test images, one row an image.
+@dataclass
+class Evaluator:
+    """Predicts with one strategy on one stream's test images."""
 
-    ``masked_prediction`` is the best among the classes of the image's own task; ``confidence`` and
-    ``label_score`` are the shares of the predicted and of the true class in the row's scores. ``heard`` is
-    told of each batch's size.
-    """
-    samples = join([task.test for task in seen])
-    task_of_row = np.repeat([task.index for task in seen], [len(task.test) for task in seen])
-    membership = _membership(seen).to(batcher.device)
-    pieces: list[Tensor] = []
-    for part in in_order(len(samples), batch_size):
-        scores = predict(batcher.test_batch(samples.rows[part])).float()
-        expected = (part.stop - part.start, membership.shape[1])
-        if scores.shape != expected:
-            raise ValueError(f"predict returned scores of shape {tuple(scores.shape)}; expected {expected}")
-        own_task = membership[torch.from_numpy(task_of_row[part]).to(batcher.device)]
-        labels = batcher.labels(samples, np.arange(part.start, part.stop))
-        pieces.append(_digest(scores, labels, own_task))
-        heard(part.stop - part.start)
-    prediction, masked, confidence, label_score = torch.cat(pieces, dim=1).cpu().double().numpy()
-    return {
-        "task": task_of_row.astype(np.int16),
-        "row": samples.rows,
-        "label": samples.labels.astype(np.int32),
-        "prediction": prediction.astype(np.int32),
-        "masked_prediction": masked.astype(np.int32),
-        "confidence": confidence.astype(np.float32),
-        "label_score": label_score.astype(np.float32),
-    }
+    strategy: Strategy
+    stream: TaskStream
+    batcher: Batcher
+    meter: Meter
+    progress: Progress
+    cache: FeatureCache | None = None
+    precision: str = "fp32"
+    batch_size: int = 256  # images
+
+    def after_task(self, seen: Sequence[Task]) -> Columns:
+        """Return the prediction log of the test images of every task seen."""
+        self.evaluation_mode()
+        samples = [task.test for task in seen]
+        num_images = sum(map(len, samples))
+        self.progress.evaluation_started(num_images)
+        with self.meter.phase("evaluate", images=num_images):
+            columns = self.log(seen, samples)
+        self.meter.memory.lap("evaluate")
+        filled = next(task for task in reversed(seen) if len(task.test))
+        one = self._inputs(filled.test.rows[:1], filled.index)
+        # With gradients, because torch's counter asks what has some for its node of the graph.
+        per_image = self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self._predict(one))
+        self.meter.flops["evaluate"] += per_image * num_images
+        return columns
+
+    def hits(self, inputs: Inputs, labels: Tensor, known: Tensor | None) -> int:
+        """Return how many of the images are predicted right, choosing among the ``known`` classes."""
+        self.evaluation_mode()
+        with torch.inference_mode():
+            scores = self._predict(inputs)
+            if known is not None:
+                scores = scores.masked_fill(~known[: scores.shape[1]], -1.0)
+            return int((scores.argmax(dim=1) == labels).sum())
+
+    @torch.inference_mode()
+    def log(self, seen: Sequence[Task], samples: Sequence[Samples], known: Tensor | None = None) -> Columns:
+        """Return the prediction log of some samples of each task seen, one row an image.
+
+        ``masked_prediction`` is the best among the classes of the image's own task, and where the task is
+        told with an image the prediction, too; ``confidence`` and ``label_score`` are the shares of the
+        predicted and of the true class in the row's scores.
+        """
+        whole = join(samples)
+        task_of_row = np.repeat([task.index for task in seen], [len(part) for part in samples])
+        membership = _membership(seen).to(self.batcher.device)
+        if self.cache:
+            self.cache.expect("test", whole.rows)
+        pieces: list[Tensor] = []
+        for part in self._parts(task_of_row):
+            inputs = self._inputs(whole.rows[part], int(task_of_row[part.start]))
+            scores = self._predict(inputs).float()
+            expected = (part.stop - part.start, membership.shape[1])
+            if scores.shape != expected:
+                raise ValueError(
+                    f"predict returned scores of shape {tuple(scores.shape)}; expected {expected}"
+                )
+            own_task = membership[torch.from_numpy(task_of_row[part]).to(self.batcher.device)]
+            if self.stream.scenario == "task":
+                scores = scores.masked_fill(~own_task, 0.0)
+            if known is not None:
+                scores = scores.masked_fill(~known[: scores.shape[1]], 0.0)
+            labels = self.batcher.labels(whole, np.arange(part.start, part.stop))
+            pieces.append(_digest(scores, labels, own_task))
+            self.progress.batch_predicted(part.stop - part.start)
+        return _columns(torch.cat(pieces, dim=1), whole, task_of_row)
+
+    def _parts(self, task_of_row: NDArray[np.int64]) -> list[slice]:
+        """Cut the rows into batches; where the task is told, each of one task."""
+        if self.stream.scenario != "task":
+            return list(in_order(len(task_of_row), self.batch_size))
+        starts = np.flatnonzero(np.diff(task_of_row, prepend=-1)).tolist()
+        ends = [*starts[1:], len(task_of_row)]
+        return [
+            slice(start + part.start, start + part.stop)
+            for start, end in zip(starts, ends, strict=True)
+            for part in in_order(end - start, self.batch_size)
+        ]
+
+    def _inputs(self, rows: NDArray[np.int64], task: int) -> Inputs:
+        told = task if self.stream.scenario == "task" else None
+        return Inputs(batcher=self.batcher, rows=rows, task=told, cache=self.cache)
+
+    def _predict(self, inputs: Inputs) -> Tensor:
+        with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.strategy.predict(inputs)
+
+    def evaluation_mode(self) -> None:
+        """Let every part compute as at test time."""
+        for part in self.strategy.parts().values():
+            part.eval()
+
+
+def _membership(seen: Sequence[Task]) -> Tensor:
+    """Return (task, class) -> whether the class occurs in the task, for all tasks and classes seen."""
+    membership = torch.zeros(len(seen), 1 + max(max(task.classes) for task in seen), dtype=torch.bool)
+    for task in seen:
+        membership[task.index, task.classes] = True
+    return membership
 
 
 def _digest(scores: Tensor, labels: Tensor, own_task: Tensor) -> Tensor:
@@ -67,10 +138,14 @@ def _digest(scores: Tensor, labels: Tensor, own_task: Tensor) -> Tensor:
     return torch.stack((top.indices.double(), masked.double(), top.values.double(), of_label.double()))
 
 
-def _membership(seen: Sequence[Task]) -> Tensor:
-    """Return (task, class) -> whether the class occurs in the task, for all tasks and classes seen."""
-    num_classes = 1 + max(max(task.classes) for task in seen)
-    membership = torch.zeros(1 + max(task.index for task in seen), num_classes, dtype=torch.bool)
-    for task in seen:
-        membership[task.index, task.classes] = True
-    return membership
+def _columns(digest: Tensor, samples: Samples, task_of_row: NDArray[np.int64]) -> Columns:
+    prediction, masked, confidence, label_score = digest.cpu().double().numpy()
+    return {
+        "task": task_of_row.astype(np.int16),
+        "row": samples.rows,
+        "label": samples.labels.astype(np.int32),
+        "prediction": prediction.astype(np.int32),
+        "masked_prediction": masked.astype(np.int32),
+        "confidence": confidence.astype(np.float32),
+        "label_score": label_score.astype(np.float32),
+    }

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clbench.evaluate.costs import PhaseClock
 from clbench.evaluate.flops import count_flops
@@ -25,7 +26,7 @@ class Meter:
         self.memory = PeakMemory(device)
         self.flops: dict[str, float] = {"train": 0.0, "evaluate": 0.0}
         self.num_trainable = 0  # parameters that the newest task's optimiser was given
-        self._counted: dict[tuple[str, int], float] = {}
+        self._counted: dict[tuple[str, int | str], float] = {}
 
     def phase(self, name: str, images: int = 0) -> AbstractContextManager[None]:
         """Return a context whose time is added to a phase."""
@@ -37,6 +38,18 @@ class Meter:
             self._counted[phase, key] = count_flops(once) / num_images
         self.flops[f"{phase}_per_image"] = self._counted[phase, key]
         return self._counted[phase, key]
+
+    def encoded(self, key: str, num_images: int, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the features that ``compute`` makes of so many images, on the account of "encode"."""
+        features: list[Tensor] = []
+        with self.phase("encode", images=num_images):
+            if ("encode", key) not in self._counted:
+                flops = count_flops(lambda: features.append(compute()))
+                self._counted["encode", key] = flops / num_images
+            else:
+                features.append(compute())
+        self.flops["encode"] = self.flops.get("encode", 0.0) + num_images * self._counted["encode", key]
+        return features[0]
 
     def state(self) -> dict[str, Any]:
         """Return the sums for a checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,8 @@ class Attached(nn.Module):
         if petl.starts_from_loss:
             self.register_buffer("started", torch.zeros(()))  # in the state: a resumed run starts no more
         self._merged: Merged | None = None
+        self._digest: tuple[list[tuple[int, int]], str] = ([], "")  # of the state that has these versions
+        backbone.attached.append(self)
         super().train(False)  # as the backbone is, whose own mode stays what it was: dropout starts off
         self.enabled = True
 
@@ -77,6 +80,37 @@ class Attached(nn.Module):
         self._switch.on = on
         for name, tensor in (self._own if on else self._base).items():
             _install(self.backbone, name, tensor)
+
+    @property
+    def is_felt(self) -> bool:
+        """Whether the backbone computes with the module, beside or folded into its weights."""
+        return (self.enabled or self._merged is not None) and bool(self._sites or self._own)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the same input gives the same output at each call, until something is changed by hand."""
+        if any(parameter.requires_grad for parameter in self.parameters()) or self.training:
+            return not (self._sites or self._own)
+        return all(cast("Branch", branch).is_pure for branch in self.branches)
+
+    @property
+    def first_block(self) -> int:
+        """Index of the first block that feels the module; the number of blocks where none does."""
+        num_blocks = len(self.backbone.blocks)
+        places = [block_index(site.name, num_blocks) for site in self._sites]
+        return min([*places, 0] if self._own else places, default=num_blocks)
+
+    def state_key(self) -> str:
+        """Return a digest of the module's options and values."""
+        state = self.state_dict()
+        versions = [(tensor.data_ptr(), tensor._version) for tensor in state.values()]
+        if versions != self._digest[0]:
+            total = hashlib.sha256(repr(self.petl).encode())
+            for name, tensor in state.items():
+                total.update(name.encode())
+                total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+            self._digest = (versions, total.hexdigest())
+        return self._digest[1]
 
     @property
     def num_parameters(self) -> int:
@@ -129,6 +163,7 @@ class Attached(nn.Module):
             site.attached = [
                 (switch, branch) for switch, branch in site.attached if switch is not self._switch
             ]
+        self.backbone.attached = [module for module in self.backbone.attached if module is not self]
 
     def merge(self) -> None:
         """Fold the branches into the backbone's layers, so that they cost nothing; TypeError says why not.
@@ -159,6 +194,13 @@ def swapped(off: Attached, on: Attached) -> Iterator[None]:
     finally:
         on.enabled = False
         off.enabled = True
+
+
+def block_index(site: str, num_blocks: int) -> int:
+    """Return the block that a site such as ``block[3].mlp`` is in; 0 before, ``num_blocks`` after all."""
+    if site.startswith("block["):
+        return int(site[len("block[") : site.index("]")])
+    return num_blocks if site in ("norm", "pooled") else 0
 
 
 def trained_copies(backbone: Backbone, names: Sequence[str]) -> dict[str, Tensor]:

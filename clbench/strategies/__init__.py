@@ -22,26 +22,24 @@ if TYPE_CHECKING:
 
     from clbench.backbones.backbone import Backbone
     from clbench.data.samples import Samples
+    from clbench.inputs import Batch, Feed, Inputs
     from clbench.petl import Petl
     from clbench.seeds import Seeds
 
 __path__ = plugin_path(__file__)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A training batch, on the device."""
-
-    images: Tensor  # (B, 3, S, S) float, augmented and normalised as the backbone wants them
-    labels: Tensor  # (B,) int64, class numbers in stream order
-    task: int  # index of the task that is being learnt
-
-
 @dataclass
 class Strategy(ABC):
-    """The recipe that every strategy has, and its hooks; subclasses add hyper-parameters as fields."""
+    """The recipe that every strategy has, and its hooks; subclasses add hyper-parameters as fields.
 
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {}  # other defaults, by stream name
+    ``batch.images`` are normalised pixels; ``batch.features(backbone)`` is what a backbone makes of them,
+    computed once where it cannot change.
+    """
+
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {}  # other defaults, by stream name; "online": of any
+    needs: ClassVar[tuple[str, ...]] = ()  # of stream and backbone: names in clbench.needs.NEEDS
+    resumable: ClassVar[bool] = True  # whether parts() is its whole state; if not, a stopped run begins anew
 
     epochs: Annotated[int, Field(ge=1)] = 5  # passes over the training data of a task
     batch_size: Annotated[int, Field(ge=1)] = 24  # images a step
@@ -50,6 +48,7 @@ class Strategy(ABC):
     learning_rate: Annotated[float, Field(gt=0)] = 0.0028125
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of sgd
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate over a task; cosine: to 0
     head_bits: Literal[1, 2, 4, 8, 32] = 32  # a weight of the head; below 32 quantised, without bias
 
     @abstractmethod
@@ -61,35 +60,54 @@ class Strategy(ABC):
         """Return what the strategy holds, by kind: it is trained, checkpointed and counted as stored bytes.
 
         The backbone is not among them. A resumed run calls ``begin_task`` for every task begun and then loads
-        the saved values, so the shapes in the parts may depend on the tasks begun and on nothing else.
+        the saved values, so the shapes in the parts may depend on the tasks begun and on nothing else. While
+        others train, a part in which nothing requires a gradient stays in evaluation mode.
         """
 
     def training_samples(self, seen: Sequence[Task], num_tasks: int) -> Samples | None:
         """Return what to train on now that the last of ``seen`` has arrived; None to learn nothing yet."""
         return seen[-1].train
 
+    def num_epochs(self, task_index: int) -> int:
+        """Return how often to pass over a task's data with steps; 0 for what is learnt in closed form."""
+        return self.epochs
+
     def begin_task(self, task: Task) -> None:
-        """Get ready for a task; the optimiser is made anew, from ``trainable``, after this hook."""
+        """Get ready for a task: grow what grows with its classes. The optimiser is made after this hook.
+
+        A stream without boundaries comes in segments; a strategy is told here which classes may occur in the
+        next one, and its optimiser goes on. This hook is called again when a run is resumed.
+        """
+
+    def before_training(self, task: Task, images: Feed) -> None:
+        """Look at the task's images before the first epoch, for instance for directions to spare."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Get ready for an epoch (0-based) of the task."""
 
-    @abstractmethod
+    def before_step(self, batch: Batch) -> Batch:
+        """Return the batch to learn from, for instance with replayed images behind the new ones."""
+        return batch
+
     def loss(self, batch: Batch) -> Tensor:
         """Return the scalar to minimise; change no state here but the autograd graph."""
+        raise TypeError(f"{type(self).__name__} learns in closed form and has no loss")
 
-    def after_step(self) -> None:
-        """Follow up on an optimiser step, for instance with a moving average."""
+    def before_update(self, batch: Batch) -> None:
+        """Change the gradients before the optimiser uses them, for instance by projecting them."""
 
-    def end_task(self, task: Task) -> None:
-        """Finish a task, before it is evaluated."""
+    def after_step(self, batch: Batch) -> None:
+        """Follow up on an optimiser step: a moving average, a sample for the memory."""
+
+    def end_task(self, task: Task, images: Feed) -> None:
+        """Finish a task before it is evaluated; what is learnt in closed form is learnt here."""
 
     @abstractmethod
-    def predict(self, images: Tensor) -> Tensor:
-        """Return scores >= 0 (B, classes seen) of a normalised batch; the highest is the prediction.
+    def predict(self, inputs: Inputs) -> Tensor:
+        """Return scores >= 0 (B, classes seen) of a batch; the highest is the prediction.
 
         A row must depend on its own image alone. Probabilities where the method has them; for calibration the
-        evaluator divides each row by its sum.
+        evaluator divides each row by its sum. ``inputs.task`` is None unless the scenario tells it.
         """
 
     def trainable(self) -> list[dict[str, Any]]:
@@ -130,4 +148,4 @@ def get(name: str) -> type[Strategy]:
     return registry.get(strategy)
 
 
-__all__ = ["Batch", "Strategy", "Task", "combinations", "get", "names", "register", "split"]
+__all__ = ["Strategy", "Task", "combinations", "get", "names", "register", "split"]

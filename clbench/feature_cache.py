@@ -1,0 +1,233 @@
+"""Keep what a frozen part of a backbone makes of each image: computed once, whatever the seed or class order.
+
+Features are kept by image row under a key that covers everything they depend on: the images, the weights, the
+preprocessing, the precision, and the state of every module that is on. A module that is being trained makes
+the blocks from its first one on changeable; what enters that block is kept instead, in memory only. With
+``run.exact`` there is no cache, and the predictions are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from clbench.backbones.prefix import entering, leaving
+from clbench.data.batches import Batcher
+from clbench.files import make_folder, write_bytes
+
+if TYPE_CHECKING:
+    from clbench.backbones.backbone import Backbone
+    from clbench.inputs import Inputs
+
+LAYOUT = 1  # changes when the files, or how features are computed, change
+PREFIX_BYTES = 1 << 30  # that may be kept of values entering a block
+PIECE = 1 << 26  # bytes hashed at a time
+Compute = Callable[[], Tensor]
+
+
+class FeatureCache:
+    """What is known of one image array, of any backbone."""
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        *,
+        batch_size: int,
+        folder: Path | None = None,
+        precision: str = "fp32",
+        account: Callable[[str, int, Compute], Tensor] = lambda key, num_images, compute: compute(),
+    ) -> None:
+        """Keep features in ``folder``, or in memory only; compute ``batch_size`` images at a time.
+
+        ``account`` calls what computes a batch; it is told the key and the number of images.
+        """
+        self.batcher = batcher
+        self.batch_size = batch_size
+        self.folder = folder
+        self.precision = precision
+        self.account = account
+        self._tables: dict[str, Table] = {}
+        self._expected: dict[str, NDArray[np.int64]] = {}  # by view
+        self._images_digest = ""
+
+    def expect(self, view: str, rows: NDArray[np.int64]) -> None:
+        """Say which rows of a view will be asked for: the first miss computes them all, in this order.
+
+        So the batches in which features are computed do not depend on the order in which they are asked for,
+        nor on where a run was stopped.
+        """
+        self._expected[view] = rows
+
+    def features(self, inputs: Inputs, backbone: Backbone) -> Tensor:
+        """Return the features (B, width) of the images, computing only what is new or may have changed."""
+        first = backbone.first_changing_block
+        if first == 0 or inputs.view is None:
+            features: Tensor = backbone(inputs.images)
+            return features
+        if first == len(backbone.blocks):
+            return self._known(inputs, backbone, first, backbone)
+        table = self._tables.get(self._key(inputs, backbone, first))
+        if table is not None and table.num_bytes > PREFIX_BYTES:
+            features = backbone(inputs.images)
+            return features
+
+        def enter(images: Tensor) -> Tensor:
+            return entering(backbone, first, images)
+
+        return leaving(backbone, first, self._known(inputs, backbone, first, enter))
+
+    def save(self) -> None:
+        """Write what is known of the backbone alone, where that has grown; each file is replaced whole."""
+        if self.folder is None:
+            return
+        for key, table in self._tables.items():
+            if table.has_grown and table.is_kept:
+                make_folder(self.folder)
+                write_bytes(self.folder / f"{key}.safetensors", table.to_bytes())
+                table.has_grown = False
+
+    def forget_unused(self) -> None:
+        """Drop what nobody has asked for since the last call: features of modules that have changed."""
+        self._tables = {key: table for key, table in self._tables.items() if table.is_used}
+        for table in self._tables.values():
+            table.is_used = False
+
+    def _known(
+        self, inputs: Inputs, backbone: Backbone, block: int, compute: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return what enters the block for these rows, after computing what is missing."""
+        key = self._key(inputs, backbone, block)
+        if key not in self._tables:
+            is_kept = block == len(backbone.blocks) and not backbone.frozen_key()
+            self._tables[key] = self._read(key) or Table(len(self.batcher.images), is_kept)
+        table = self._tables[key]
+        table.is_used = True
+        if not table.has(inputs.rows):
+            expected = self._expected.get(inputs.view or "", inputs.rows)
+            for rows in (expected if np.isin(inputs.rows, expected).any() else inputs.rows, inputs.rows):
+                self._fill(table, table.missing(rows), key, inputs.view or "", compute)
+        return table.at(inputs.rows).to(self.batcher.device)
+
+    @torch.no_grad()
+    def _fill(
+        self,
+        table: Table,
+        rows: NDArray[np.int64],
+        key: str,
+        view: str,
+        compute: Callable[[Tensor], Tensor],
+    ) -> None:
+        transform = self.batcher.plain if view == "test" else self.batcher.whole
+
+        def once(part: NDArray[np.int64]) -> Tensor:
+            kind = self.batcher.device.type
+            with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+                return compute(transform(self.batcher.gather(part))).cpu()
+
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            table.put(part, self.account(key, len(part), partial(once, part)))
+
+    def _key(self, inputs: Inputs, backbone: Backbone, block: int) -> str:
+        if not self._images_digest:
+            self._images_digest = _digest(self.batcher.images)
+        parts: Sequence[object] = (
+            LAYOUT,
+            self._images_digest,
+            backbone.name,
+            backbone.weights_digest,
+            backbone.dtype,
+            backbone.preprocessing,
+            inputs.view,
+            self.precision,
+            self.batcher.device.type,
+            block,
+            backbone.frozen_key(),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    def _read(self, key: str) -> Table | None:
+        file = self.folder / f"{key}.safetensors" if self.folder else None
+        if file is None or not file.is_file():
+            return None
+        try:
+            tensors = load_file(file)
+        except (SafetensorError, OSError):  # damaged: what it held is computed again
+            return None
+        table = Table(len(self.batcher.images), is_kept=True)
+        table.put(tensors["rows"].numpy(), tensors["values"])
+        table.has_grown = False
+        return table
+
+
+class Table:
+    """Values by row, in the order in which they came."""
+
+    def __init__(self, num_rows: int, is_kept: bool) -> None:
+        """Know nothing yet of ``num_rows`` rows."""
+        self.place = np.full(num_rows, -1, np.int64)  # of a row's value
+        self.values: Tensor | None = None
+        self.count = 0
+        self.is_kept = is_kept  # on disk
+        self.is_used = True  # since the cache last looked
+        self.has_grown = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the values take."""
+        return 0 if self.values is None else self.values.untyped_storage().nbytes()
+
+    def has(self, rows: NDArray[np.int64]) -> bool:
+        """Tell whether the values of all these rows are known."""
+        return bool((self.place[rows] >= 0).all())
+
+    def missing(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of the rows whose values are not known, each once, in their order."""
+        unknown = rows[self.place[rows] < 0]
+        _, first = np.unique(unknown, return_index=True)
+        return unknown[np.sort(first)]
+
+    def put(self, rows: NDArray[np.int64], values: Tensor) -> None:
+        """Add the values of new rows."""
+        with torch.inference_mode(False):  # what is kept may be learnt from later
+            need = self.count + len(rows)
+            if self.values is None or len(self.values) < need:
+                grown = torch.empty(max(need, 2 * self.count), *values.shape[1:], dtype=values.dtype)
+                if self.values is not None:
+                    grown[: self.count] = self.values[: self.count]
+                self.values = grown
+        self.values[self.count : need] = values
+        self.place[rows] = np.arange(self.count, need)
+        self.count = need
+        self.has_grown = True
+
+    def at(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return the values of known rows."""
+        assert self.values is not None
+        with torch.inference_mode(False):
+            return self.values[torch.from_numpy(self.place[rows])]
+
+    def to_bytes(self) -> bytes:
+        """Return rows and values as a safetensors file."""
+        assert self.values is not None
+        rows = np.flatnonzero(self.place >= 0)
+        return save({"rows": torch.from_numpy(rows), "values": self.at(rows).contiguous()})
+
+
+def _digest(images: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of an image array's shape and pixels."""
+    total = hashlib.sha256(repr(images.shape).encode())
+    step = max(1, PIECE // max(1, images[:1].nbytes))
+    for start in range(0, len(images), step):
+        total.update(np.ascontiguousarray(images[start : start + step]).data)
+    return total.hexdigest()
