@@ -74,7 +74,7 @@ def _domains(
     if options.domains:
         whole = _share(options, source.train, source.test, order, seeds)
         return make_domains(whole, options.domains, options.tasks, seeds)
-    found = by_domain(source, options.tasks)
+    found = by_domain(source)
     parts = [
         _share(options, train, test, order, seeds, index) for index, (_, train, test) in enumerate(found)
     ]

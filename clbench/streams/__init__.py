@@ -109,13 +109,18 @@ class Stream(ABC):
 
     tasks: str = (
         "10"  # "10" equal tasks, the field's "B0-Inc10", "B50-Inc10" (B: classes in the first task), "stream"
+        # (the collection's own); with domains: how many to make
     )
     order: str = "natural"  # class order: natural, random, a seed such as 1993, or lae-1, lae-2, lae-3
     validation_rate: Annotated[float, Field(ge=0, lt=1)] = (
         0.1  # share of each class's training images held out
     )
-    train_per_class: Annotated[int, Field(ge=0)] = 0  # at most so many training images a class; 0: all
-    test_per_class: Annotated[int, Field(ge=0)] = 0  # at most so many test images a class; 0: all
+    train_per_class: Annotated[int, Field(ge=0)] = (
+        0  # at most so many training images a class (of each domain); 0: all
+    )
+    test_per_class: Annotated[int, Field(ge=0)] = (
+        0  # at most so many test images a class (of each domain); 0: all
+    )
     augment: str = (
         ""  # training transform: none, crop, crop-flip, rrc, rrc-flip; empty: what suits the stream
     )
@@ -123,7 +128,7 @@ class Stream(ABC):
         "class"  # class; task: a test image tells its task; domain: a domain a task, with the same classes
     )
     domains: str = (
-        ""  # what makes the domains: rotations, permutations, corruptions; empty: the collection's own
+        ""  # made of the collection: rotations, permutations, corruptions; empty: all of its own domains
     )
     online: Annotated[int, Field(ge=0)] = (
         0  # images a micro-batch, each seen once; 0: offline, a task's images may be revisited

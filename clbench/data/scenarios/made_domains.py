@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clbench.data.orders import ProtocolError
+from clbench.data.orders import EQUAL, ProtocolError
 from clbench.data.samples import Samples
 from clbench.data.scenarios.corruptions import CORRUPTIONS
-from clbench.data.scenarios.domains import count_domains
 from clbench.data.shares import Parts
 from clbench.seeds import Seeds
 
@@ -81,7 +80,7 @@ KINDS = {
 
 def make_domains(parts: Parts, kind: str, tasks: str, seeds: Seeds) -> tuple[list[str], list[Parts]]:
     """Return the names of the domains, and the parts of each: copies of the parts given, in one array."""
-    num_domains = count_domains(tasks, KINDS[kind].most)
+    num_domains = _count(tasks, kind)
     images = parts.train.images
     rows = np.concatenate([part.rows for part in (parts.train, parts.validation, parts.test)])
     needed = num_domains * len(rows) * images[:1].nbytes
@@ -114,6 +113,16 @@ def rotated(images: Images, angle: float) -> Images:
 def permuted(images: Images, order: NDArray[np.int64]) -> Images:
     """Put the pixel ``order[i]`` at place i; the colours of a pixel stay together."""
     return images.reshape(len(images), -1, 3)[:, order].reshape(images.shape)
+
+
+def _count(tasks: str, kind: str) -> int:
+    """Read the number of domains off the spelling of a number of tasks."""
+    most = KINDS[kind].most
+    spelt = EQUAL.fullmatch(tasks.strip())
+    if spelt and int(spelt[1]) >= 1 and (most is None or int(spelt[1]) <= most):
+        return int(spelt[1])
+    allowed = "a number from 1 on" if most is None else f"1 to {most}"
+    raise ProtocolError(f"stream.tasks: {tasks!r} is no number of {kind} to make (allowed: {allowed})")
 
 
 def _moved(parts: Parts, made: Images, first: int) -> Parts:
