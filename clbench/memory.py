@@ -6,7 +6,6 @@ J. S. Vitter, "Random Sampling with a Reservoir", ACM Transactions on Mathematic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +40,14 @@ class Memory(nn.Module):
     rows: Tensor
 
     def __init__(self, capacity: int) -> None:
-        """Start empty, and without room before ``reserve``."""
+        """Start empty; there is no room before ``reserve``."""
         super().__init__()
         self.capacity = capacity
         self.count = 0  # places filled
         self.num_seen = 0  # samples offered so far
-        self._extras: list[str] = []
+        for name in ("labels", "tasks", "rows"):
+            self.register_buffer(name, torch.zeros(capacity, dtype=torch.int64))
+        self._names = ["items", "labels", "tasks", "rows"]  # of the buffers; extras follow
 
     def reserve(
         self,
@@ -56,21 +57,19 @@ class Memory(nn.Module):
     ) -> None:
         """Allocate room for samples of this shape, and for extras such as ``logits=((10,), torch.float32)``.
 
-        Called again it does nothing: a memory does not change what it holds (but see ``widen``).
+        The room is on the device that the memory was moved to. Called again it does nothing: a memory does
+        not change what it holds (but see ``widen``).
         """
         if "items" in self._buffers:
             return
-        number = ((), torch.int64)
-        layout = {"items": (shape, dtype), "labels": number, "tasks": number, "rows": number, **extras}
-        for name, (each_shape, each_dtype) in layout.items():
-            self.register_buffer(name, torch.zeros(self.capacity, *each_shape, dtype=each_dtype))
-        self._extras = list(extras)
+        for name, (each_shape, each_dtype) in {"items": (shape, dtype), **extras}.items():
+            self.register_buffer(name, self.labels.new_zeros(self.capacity, *each_shape, dtype=each_dtype))
+        self._names.extend(extras)
 
     def widen(self, name: str, width: int) -> None:
         """Make the last dimension of an extra ``width`` long, with 0 in what is new; never shorter."""
         old = self.get_buffer(name)
-        missing = max(0, width - old.shape[-1])
-        self.register_buffer(name, nn.functional.pad(old, (0, missing)))
+        self.register_buffer(name, nn.functional.pad(old, (0, max(0, width - old.shape[-1]))))
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -100,7 +99,6 @@ class Memory(nn.Module):
         drawn[:num_free] = torch.arange(self.count, self.capacity)[: len(labels)]
         accepted = (drawn < self.capacity).nonzero().flatten()
         chosen = dict(zip(drawn[accepted].tolist(), accepted.tolist(), strict=True))  # the last write wins
-        self.num_seen += len(labels)
         self._write(chosen, offered)
 
     def balance(
@@ -122,7 +120,6 @@ class Memory(nn.Module):
         for place, label in enumerate(self.labels[: self.count].tolist()):
             places.setdefault(label, []).append(place)
         draws = torch.randint(LARGE, (len(labels),), generator=generator).tolist()
-        self.num_seen += len(labels)
         self._write(balanced(places, self.capacity, labels.tolist(), draws), offered)
 
     def append(
@@ -138,12 +135,11 @@ class Memory(nn.Module):
         if self.count + len(labels) > self.capacity:
             raise ValueError(f"no room for {len(labels)} more in a memory of {self.count}/{self.capacity}")
         offered = self._offer(items, labels, tasks, rows, extras)
-        self.num_seen += len(labels)
         self._write({self.count + index: index for index in range(len(labels))}, offered)
 
     def keep(self, index: Tensor) -> None:
         """Keep the samples of these places, in this order, and forget the others."""
-        for name in self._names():
+        for name in self._names:
             buffer = self.get_buffer(name)
             buffer[: len(index)] = buffer[index.to(buffer.device)]
         self.count = len(index)
@@ -163,10 +159,8 @@ class Memory(nn.Module):
     def at(self, index: Tensor) -> Stored:
         """Return a copy of the samples of these places."""
         index = index.to(self.items.device)
-        items, labels, tasks, rows, *extras = (
-            self.get_buffer(n).index_select(0, index) for n in self._names()
-        )
-        return Stored(items, labels, tasks, rows, dict(zip(self._extras, extras, strict=True)))
+        items, labels, tasks, rows, *extras = [self.get_buffer(x).index_select(0, index) for x in self._names]
+        return Stored(items, labels, tasks, rows, dict(zip(self._names[4:], extras, strict=True)))
 
     def get_extra_state(self) -> Tensor:
         """Return the two counters, for ``state_dict``; as numbers they need not be fetched from a GPU."""
@@ -176,30 +170,27 @@ class Memory(nn.Module):
         """Set the two counters, for ``load_state_dict``."""
         self.count, self.num_seen = state.tolist()
 
-    def _names(self) -> list[str]:
-        return ["items", "labels", "tasks", "rows", *self._extras]
-
     def _offer(
         self,
         items: Tensor,
         labels: Tensor,
         tasks: Tensor | int,
         rows: Tensor | None,
-        extras: Mapping[str, Tensor],
+        extras: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """Return what is offered by the names of the buffers."""
         if items.dtype != self.items.dtype:
             raise TypeError(f"this memory holds {self.items.dtype}, not {items.dtype}")
-        if extras.keys() != set(self._extras):
-            raise KeyError(f"extras {sorted(extras)} are offered, {sorted(self._extras)} are kept")
-        if not isinstance(tasks, Tensor):
-            tasks = torch.full_like(labels, tasks)
+        if extras.keys() != set(self._names[4:]):
+            raise KeyError(f"extras {sorted(extras)} are offered, {sorted(self._names[4:])} are kept")
+        tasks = tasks if isinstance(tasks, Tensor) else torch.full_like(labels, tasks)
         rows = torch.full_like(labels, -1) if rows is None else rows
         return {"items": items, "labels": labels, "tasks": tasks, "rows": rows, **extras}
 
     @torch.no_grad()
-    def _write(self, chosen: Mapping[int, int], offered: Mapping[str, Tensor]) -> None:
+    def _write(self, chosen: dict[int, int], offered: dict[str, Tensor]) -> None:
         """Put into each chosen place the offered sample of this index; no place twice."""
+        self.num_seen += len(offered["labels"])
         if not chosen:
             return
         place, index = torch.tensor(list(chosen)), torch.tensor(list(chosen.values()))

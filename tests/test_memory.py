@@ -199,6 +199,7 @@ def test_draws_from_an_empty_memory_are_empty() -> None:
 def test_bytes_are_those_of_the_tensors_reserved() -> None:
     memory = Memory(50)
     memory.reserve((32, 32, 3), logits=((10,), torch.float32))
+    assert stored_bytes({"memory": memory})["memory"] == sum(x.nbytes for x in memory.state_dict().values())
     two_counters = 16
     expected = 50 * (32 * 32 * 3 + 3 * 8 + 10 * 4) + two_counters
     assert stored_bytes({"memory": memory})["memory"] == expected
@@ -219,6 +220,12 @@ def test_features_can_be_kept_and_a_wrong_kind_is_refused() -> None:
         memory.reservoir(features.byte(), torch.tensor([0, 1]), seeded())
     with pytest.raises(KeyError, match="logits"):
         memory.reservoir(features, torch.tensor([0, 1]), seeded(), logits=features)
+
+
+def test_room_is_made_where_the_memory_was_moved_to() -> None:
+    memory = Memory(3).to("meta")
+    memory.reserve((2,), logits=((4,), torch.float32))
+    assert {buffer.device.type for buffer in memory.buffers()} == {"meta"}
 
 
 def test_widened_extra_keeps_its_values() -> None:
