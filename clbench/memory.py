@@ -92,14 +92,12 @@ class Memory(nn.Module):
     ) -> None:
         """Offer samples so that each of all offered so far is in the memory with the same probability."""
         offered = self._offer(items, labels, tasks, rows, extras)
-        num_free = self.capacity - self.count
         # The n-th sample ever offered takes a place drawn from 0..n-1, if there is such a place.
         nth = torch.arange(self.num_seen + 1, self.num_seen + len(labels) + 1)
         drawn = torch.randint(LARGE, (len(labels),), generator=generator) % nth
-        drawn[:num_free] = torch.arange(self.count, self.capacity)[: len(labels)]
+        drawn[: self.capacity - self.count] = torch.arange(self.count, self.capacity)[: len(labels)]
         accepted = (drawn < self.capacity).nonzero().flatten()
-        chosen = dict(zip(drawn[accepted].tolist(), accepted.tolist(), strict=True))  # the last write wins
-        self._write(chosen, offered)
+        self._write(dict(zip(drawn[accepted].tolist(), accepted.tolist(), strict=True)), offered)  # last wins
 
     def balance(
         self,
@@ -134,8 +132,8 @@ class Memory(nn.Module):
         """Store samples behind those there are, in this order; there must be room."""
         if self.count + len(labels) > self.capacity:
             raise ValueError(f"no room for {len(labels)} more in a memory of {self.count}/{self.capacity}")
-        offered = self._offer(items, labels, tasks, rows, extras)
-        self._write({self.count + index: index for index in range(len(labels))}, offered)
+        chosen = {self.count + index: index for index in range(len(labels))}
+        self._write(chosen, self._offer(items, labels, tasks, rows, extras))
 
     def keep(self, index: Tensor) -> None:
         """Keep the samples of these places, in this order, and forget the others."""
