@@ -26,7 +26,8 @@ class Folder(Stream):
 
     def load(self, places: Places) -> Source:
         """Return the images of the tree."""
-        from clbench.data.folders import list_folder, read_listing
+        from clbench.data.folders import list_folder
+        from clbench.data.listings import read_listing
 
         if not self.path:
             raise UserError("stream folder needs a folder: --stream folder:PATH")

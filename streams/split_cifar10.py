@@ -7,6 +7,7 @@ for research.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from clbench.streams import Places, Source, Stream, register
 
@@ -22,6 +23,14 @@ class SplitCIFAR10(Stream):
         """Return CIFAR-10."""
         from torchvision.datasets import CIFAR10
 
-        from clbench.data.sources import find
+        from clbench.data.sources import find, listed
+        from clbench.data.torchvision_sets import held, train_and_test
 
-        return find("cifar10", places, folders=("cifar10",), torchvision_set=CIFAR10)
+        cifar = train_and_test(CIFAR10)
+        return find(
+            "cifar10",
+            places,
+            listed("cifar10"),
+            held("cifar-10-batches-py", cifar, files="cifar-10-batches-py/*"),
+            download=partial(cifar, download=True),
+        )

@@ -7,6 +7,7 @@ for research. Natural order: the fine labels by their names' alphabet.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from clbench.streams import Places, Source, Stream, register
 
@@ -22,6 +23,14 @@ class SplitCIFAR100(Stream):
         """Return CIFAR-100."""
         from torchvision.datasets import CIFAR100
 
-        from clbench.data.sources import find
+        from clbench.data.sources import find, listed
+        from clbench.data.torchvision_sets import held, train_and_test
 
-        return find("cifar100", places, folders=("cifar100",), torchvision_set=CIFAR100)
+        cifar = train_and_test(CIFAR100)
+        return find(
+            "cifar100",
+            places,
+            listed("cifar100"),
+            held("cifar-100-python", cifar, files="cifar-100-python/*"),
+            download=partial(cifar, download=True),
+        )

@@ -10,53 +10,29 @@ the classes by their WordNet numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from clbench.streams import Places, Source, Stream, register
 
-if TYPE_CHECKING:
-    from clbench.data.folders import Listing
+URL = "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar"
+MD5 = "a61312130a589d0ca1a8fca1f2bd3337"
 
 
-@register("split-imagenet-r", data="imagenet-r.npz imagenet-r")
+@register("split-imagenet-r", data="imagenet-r.npz imagenet-r", downloads=True)
 @dataclass
 class SplitImageNetR(Stream):
-    """Looked for as ``imagenet-r.npz``, ``imagenet-r/<class>/`` or ``imagenet-r/train/<class>/``."""
+    """Looked for as ``imagenet-r.npz``, ``imagenet-r/<class>/`` or with ``train/``; else downloaded."""
 
     stored_size: Annotated[int, Field(ge=0)] = 0  # pixels at which images are kept; 0: 256
     test_list: str = ""  # text file that names the test images, <class>/<file> at the start of a line
 
     def load(self, places: Places) -> Source:
         """Return ImageNet-R."""
-        from clbench.data.sources import find
+        from clbench.data.downloads import archive
+        from clbench.data.folders import lister
+        from clbench.data.sources import find, listed
 
-        return find(
-            "imagenet-r",
-            places,
-            folders=("imagenet-r",),
-            list_images=self._list,
-            stored_size=self.stored_size,
-        )
-
-    def _list(self, root: Path) -> Listing:
-        from clbench.data.folders import FolderError, Listing, list_classes, list_folder
-
-        if not self.test_list:
-            return list_folder(root)
-        try:
-            lines = Path(self.test_list).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise FolderError(f"stream.test_list: cannot read {self.test_list!r}: {error}") from error
-        named = {tuple(Path(line.split()[0]).parts[-2:]) for line in lines if line.strip()}
-        names = sorted(folder.name for folder in root.glob("[!.]*/"))
-        train: list[tuple[Path, int]] = []
-        test: list[tuple[Path, int]] = []
-        for file, label in list_classes(root, names):
-            (test if file.parts[-2:] in named else train).append((file, label))
-        if len(test) != len(named):
-            missing = sorted(named - {file.parts[-2:] for file, _ in test})[0]
-            raise FolderError(f"stream.test_list: {self.test_list} names {'/'.join(missing)}, not in {root}")
-        return Listing(train, test, names)
+        layout = listed("imagenet-r", lister(self.test_list), stored_size=self.stored_size)
+        return find("imagenet-r", places, layout, download=archive(URL, MD5))

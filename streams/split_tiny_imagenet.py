@@ -16,42 +16,40 @@ from pydantic import Field
 from clbench.streams import Places, Source, Stream, register
 
 if TYPE_CHECKING:
-    from clbench.data.folders import Listing
+    from clbench.data.listings import Listing
 
-ANNOTATIONS = "val_annotations.txt"
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
-@register("split-tiny-imagenet", data="tiny-imagenet.npz tiny-imagenet tiny-imagenet-200")
+@register("split-tiny-imagenet", data="tiny-imagenet.npz tiny-imagenet tiny-imagenet-200", downloads=True)
 @dataclass
 class SplitTinyImageNet(Stream):
-    """Looked for as ``tiny-imagenet.npz``, as unpacked from the official archive, or as class folders."""
+    """Looked for as ``tiny-imagenet.npz``, class folders or as in the official archive; else downloaded."""
 
     stored_size: Annotated[int, Field(ge=0)] = 0  # pixels at which images are kept; 0: as they are
 
     def load(self, places: Places) -> Source:
         """Return Tiny ImageNet."""
-        from clbench.data.sources import find
+        from clbench.data.downloads import archive
+        from clbench.data.sources import find, listed
 
-        return find(
-            "tiny-imagenet",
-            places,
-            folders=("tiny-imagenet", "tiny-imagenet-200"),
-            list_images=_list,
-            stored_size=self.stored_size,
-        )
+        folders = ("tiny-imagenet", "tiny-imagenet-200")
+        layouts = [listed(folder, _list, stored_size=self.stored_size) for folder in folders]
+        return find("tiny-imagenet", places, *layouts, download=archive(URL, MD5))
 
 
 def _list(root: Path) -> Listing:
     """List class folders, or the official layout, where a text file names the validation images' classes."""
-    from clbench.data.folders import FolderError, Listing, list_classes, list_folder
+    from clbench.data.folders import list_classes, list_folder
+    from clbench.data.listings import FolderError, Listing, read_rows
 
-    annotations = root / "val" / ANNOTATIONS
+    annotations = root / "val" / "val_annotations.txt"
     if not annotations.is_file():
         return list_folder(root)
     names = sorted(folder.name for folder in (root / "train").glob("[!.]*/"))
     test = []
-    for line in annotations.read_text(encoding="utf-8").splitlines():
-        file, name = line.split()[:2]
+    for file, name, *_ in read_rows(annotations):
         if name not in names:
             raise FolderError(f"{annotations}: class {name!r} is not in {root / 'train'}")
         test.append((root / "val" / "images" / file, names.index(name)))

@@ -25,8 +25,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from clbench.data.cache import Decoding, cached
 from clbench.data.decode import CHUNK, LARGEST_NATIVE, fit
+from clbench.data.downloads import TIMEOUT, patience
 from clbench.data.quietly import import_avalanche
-from clbench.data.sources import DOWNLOAD_TIMEOUT, patience
 from clbench.errors import UserError
 from clbench.registry import did_you_mean
 from clbench.streams import DataNotFoundError, Places, Source
@@ -92,7 +92,7 @@ def _make(benchmark: str, root: Path, num_experiences: int, seed: int) -> NCScen
     arguments = {name: value for name, value in offered.items() if name in taken}
     try:
         # avalanche seeds torch's global generator, and prints
-        with patience(DOWNLOAD_TIMEOUT), torch.random.fork_rng(devices=[]), redirect_stdout(sys.stderr):
+        with patience(TIMEOUT), torch.random.fork_rng(devices=[]), redirect_stdout(sys.stderr):
             made = constructors[benchmark](**arguments)
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataNotFoundError(

@@ -1,45 +1,26 @@
 """List trees of class folders: which image files are in which class, and which part they belong to.
 
 Parts are folders called ``train`` or ``training``, ``test`` or ``testing``, ``val``, ``valid`` or
-``validation``. A validation folder serves as the test part where there is no test folder, and is left alone
-otherwise. Where there is only one part, or none and the class folders lie at the top, every class is split
-80/20, always in the same way. Files that are no images by their extension, and hidden ones, are passed over.
+``validation``, in any case. A validation folder serves as the test part where there is no test folder, and
+is left alone otherwise. Where there is only one part, or none and the class folders lie at the top, every
+class is split 80/20, always in the same way. Files that are no images by their extension, and hidden ones,
+are passed over.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from clbench.data.cache import Decoding, cached
-from clbench.data.decode import EXTENSIONS, common_size, decode_files
-from clbench.errors import UserError
-from clbench.streams import Source
+from clbench.data.decode import EXTENSIONS
+from clbench.data.listings import FolderError, Labelled, Listing, join_domains, read_rows, split_classes
 
 PARTS = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation"),
 }
-TEST_RATE = 0.2
-Labelled = list[tuple[Path, int]]
-
-
-class FolderError(UserError):
-    """A folder that is no tree of class folders."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Image files with their class numbers."""
-
-    train: Labelled
-    test: Labelled
-    class_names: list[str]
 
 
 def list_folder(root: Path) -> Listing:
@@ -61,6 +42,23 @@ def list_folder(root: Path) -> Listing:
     return Listing(list_classes(top, names), list_classes(test, names), names)
 
 
+def list_domains(root: Path) -> Listing:
+    """List a tree with a folder for each domain, which is a tree of class folders in its turn."""
+    if not root.is_dir():
+        raise FolderError(f"no folder {root}")
+    domains = _subfolders(root)
+    if not domains:
+        raise FolderError(f"{root} holds no domain folders (expected: {root}/<domain>/<class>/<image>)")
+    found = {folder.name: list_folder(folder) for folder in domains}
+    names = sorted({name for listing in found.values() for name in listing.class_names})
+    return join_domains({name: _renumbered(listing, names) for name, listing in found.items()}, names)
+
+
+def lister(test_list: str) -> Callable[[Path], Listing]:
+    """Return how to list class folders whose test images a text file names, where there is one."""
+    return partial(_list_tested, test_list=test_list) if test_list else list_folder
+
+
 def list_classes(root: Path, names: Sequence[str]) -> Labelled:
     """Return the images of these class folders, sorted; FolderError names a class without one."""
     files: Labelled = []
@@ -72,54 +70,30 @@ def list_classes(root: Path, names: Sequence[str]) -> Labelled:
     return files
 
 
-def split_classes(files: Labelled, names: list[str]) -> Listing:
-    """Take a fifth of each class, at least one image, as the test part; the draw is always the same."""
-    labels = np.array([label for _, label in files])
-    is_test = np.zeros(len(files), dtype=np.bool_)
-    for label, name in enumerate(names):
-        places = np.flatnonzero(labels == label)
-        if len(places) < 2:
-            raise FolderError(f"class {name!r} has one image; two are needed to train and test on it")
-        count = max(1, round(TEST_RATE * len(places)))
-        is_test[np.random.default_rng(label).permutation(places)[:count]] = True
-    return Listing(
-        [file for file, test in zip(files, is_test, strict=True) if not test],
-        [file for file, test in zip(files, is_test, strict=True) if test],
-        names,
-    )
+def _list_tested(root: Path, test_list: str) -> Listing:
+    """List class folders, of which a text file names the test images: ``<class>/<file>`` starts its lines."""
+    named = {tuple(Path(words[0]).parts[-2:]) for words in read_rows(Path(test_list).expanduser())}
+    names = [folder.name for folder in _subfolders(root)]
+    train: Labelled = []
+    test: Labelled = []
+    for file, label in list_classes(root, names):
+        (test if file.parts[-2:] in named else train).append((file, label))
+    if len(test) != len(named):
+        missing = sorted(named - {file.parts[-2:] for file, _ in test})[0]
+        raise FolderError(f"stream.test_list: {test_list} names {'/'.join(missing)}, not in {root}")
+    return Listing(train, test, names)
 
 
-def read_listing(listing: Listing, name: str, *, cache_dir: Path, stored_size: int) -> Source:
-    """Return the listed images, decoded in the cache."""
-    files = [file for file, _ in (*listing.train, *listing.test)]
-
-    def decode() -> Decoding:
-        size = common_size(files, stored_size)
-        return Decoding(
-            height=size[0],
-            width=size[1],
-            train_labels=np.array([label for _, label in listing.train]),
-            test_labels=np.array([label for _, label in listing.test]),
-            class_names=listing.class_names,
-            chunks=decode_files(files, size),
-        )
-
-    fingerprint = f"files {stored_size} {_digest(listing)}"
-    return cached(name, cache_dir=cache_dir, fingerprint=fingerprint, decode=decode)
-
-
-def _digest(listing: Listing) -> str:
-    total = hashlib.sha256(repr(listing.class_names).encode())
-    for part in (listing.train, listing.test):
-        total.update(b"part")
-        for file, label in part:
-            status = file.stat()
-            total.update(f"{file.resolve()} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return total.hexdigest()
+def _renumbered(listing: Listing, names: list[str]) -> Listing:
+    """Return a listing with the class numbers that its classes have among these names."""
+    number = [names.index(name) for name in listing.class_names]
+    train, test = ([(file, number[label]) for file, label in part] for part in (listing.train, listing.test))
+    return Listing(train, test, names)
 
 
 def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    folders = {folder.name.lower(): folder for folder in _subfolders(root)}
+    return next((folders[name] for name in names if name in folders), None)
 
 
 def _subfolders(root: Path) -> list[Path]:

@@ -1,108 +1,92 @@
-"""Find a named collection: as ``.npz``, as class folders, in torchvision's layout, or by downloading it."""
+"""Find a named collection: as ``.npz``, in one of the layouts that it is known in, or by downloading it."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from torchvision.datasets import CIFAR10
-
-from clbench.data.cache import Decoding, cached
-from clbench.data.folders import Listing, list_folder, read_listing
+from clbench.data.downloads import FAILURES, Download, fetch
+from clbench.data.folders import list_folder
+from clbench.data.listings import Listing, read_listing
 from clbench.data.npz import read_npz
+from clbench.errors import UserError
 from clbench.streams import DataNotFoundError, Places, Source
 
-DOWNLOAD_TIMEOUT = 5  # seconds without an answer
-CHUNK = 4096  # images
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a collection may lie in a folder."""
+
+    place: str  # the file or folder by which it is known
+    shown: str  # how it is written for whoever has to make it
+    read: Callable[[str, Path, Path], Source]  # (name, the folder that holds the place, cache folder)
 
 
-def find(
-    name: str,
-    places: Places,
-    *,
-    folders: tuple[str, ...],
-    list_images: Callable[[Path], Listing] = list_folder,
-    stored_size: int = 0,
-    torchvision_set: type[CIFAR10] | None = None,
-) -> Source:
+def listed(
+    place: str, list_images: Callable[[Path], Listing] = list_folder, *, stored_size: int = 0
+) -> Layout:
+    """Return the layout of a folder of image files, which ``list_images`` lists."""
+
+    def read(name: str, root: Path, cache_dir: Path) -> Source:
+        return read_listing(list_images(root / place), name, cache_dir=cache_dir, stored_size=stored_size)
+
+    shown = f"{place}/train/<class>/" if list_images is list_folder else f"{place}/"
+    return Layout(place, shown, read)
+
+
+def find(name: str, places: Places, *layouts: Layout, download: Download | None = None) -> Source:
     """Return the collection from the first place that has it; DataNotFoundError says where that was tried.
 
-    The order is ``<name>.npz``, class folders under one of the names ``folders``, and, where torchvision
-    has the set, its own layout in the data folder, an earlier download, a new download.
+    The order is ``<name>.npz`` in the data folder, the layouts there, the layouts in what was downloaded
+    earlier, and a new download.
     """
     root = places.data_dir.resolve() if places.data_dir else None
     if root and not root.is_dir():
         raise DataNotFoundError(f"--data-dir {places.data_dir}: no such folder")
     if root and (file := root / f"{name}.npz").is_file():
         return read_npz(file, cache_dir=places.cache_dir)
-    for folder in folders:
-        if root and (root / folder).is_dir():
-            listing = list_images(root / folder)
-            return read_listing(listing, name, cache_dir=places.cache_dir, stored_size=stored_size)
-    wanted = [f"{name}.npz", *(f"{folder}/train/<class>/" for folder in folders)]
+    downloads = (places.cache_dir / "downloads").resolve()
+    for folder in (root, downloads):
+        if folder and (layout := _first(layouts, folder)):
+            return _read(name, layout, folder, places.cache_dir)
+    failure = _downloaded(download, downloads)
+    if not failure and (layout := _first(layouts, downloads)):
+        return _read(name, layout, downloads, places.cache_dir)
+    wanted = ", ".join([f"{name}.npz", *(layout.shown for layout in layouts)])
     where = f"in {root}" if root else "(no --data-dir given)"
-    if torchvision_set is None:
-        raise DataNotFoundError(
-            f"{name} not found: looked for {', '.join(wanted)} {where}; name its folder with --data-dir,"
-            " or try --stream split-digits"
-        )
-    wanted.append(f"{torchvision_set.base_folder}/")
-    downloads = places.cache_dir / "downloads"
-    for place in (root, downloads):
-        if place and (place / torchvision_set.base_folder).is_dir():
-            return _read_torchvision(name, torchvision_set, place, places.cache_dir)
+    raise DataNotFoundError(
+        f"{name} not found: looked for {wanted} {where}{failure}; name its folder with --data-dir,"
+        " or try --stream split-digits"
+    )
+
+
+def _first(layouts: tuple[Layout, ...], folder: Path) -> Layout | None:
+    return next((layout for layout in layouts if (folder / layout.place).exists()), None)
+
+
+def _downloaded(download: Download | None, downloads: Path) -> str:
+    """Try the download; return what is to be said where it failed."""
+    if download is None:
+        return ""
     try:
-        with patience(DOWNLOAD_TIMEOUT):
-            torchvision_set(str(downloads), train=True, download=True)
-    except (OSError, RuntimeError, HTTPException) as error:
+        fetch(download, downloads)
+    except FAILURES as error:
+        return f", and the download failed ({_first_line(error)})"
+    return ""
+
+
+def _read(name: str, layout: Layout, folder: Path, cache_dir: Path) -> Source:
+    try:
+        return layout.read(name, folder, cache_dir)
+    except UserError:
+        raise
+    except FAILURES as error:
         raise DataNotFoundError(
-            f"{name} not found: looked for {', '.join(wanted)} {where}, and the download failed"
-            f" ({str(error).splitlines()[0]}); name its folder with --data-dir, or try --stream split-digits"
+            f"{name}: {folder / layout.place} is incomplete or damaged; remove it to have it downloaded again"
+            f" or replace it ({_first_line(error)})"
         ) from error
-    return _read_torchvision(name, torchvision_set, downloads, places.cache_dir)
 
 
-@contextmanager
-def patience(seconds: float) -> Iterator[None]:
-    """Let a network connection wait at most so long for an answer."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _read_torchvision(name: str, torchvision_set: type[CIFAR10], root: Path, cache_dir: Path) -> Source:
-    """Return a CIFAR in torchvision's layout, which torchvision unpickles only if its checksums are right."""
-    files = sorted((root / torchvision_set.base_folder).iterdir())
-    marks = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-
-    def decode() -> Decoding:
-        try:
-            train, test = (torchvision_set(str(root), train=part) for part in (True, False))
-        except (RuntimeError, OSError) as error:
-            place = root / torchvision_set.base_folder
-            raise DataNotFoundError(
-                f"{name}: {place} is incomplete or damaged; remove it to have it downloaded again"
-            ) from error
-        return Decoding(
-            height=train.data.shape[1],
-            width=train.data.shape[2],
-            train_labels=np.array(train.targets),
-            test_labels=np.array(test.targets),
-            class_names=list(train.classes),
-            chunks=(piece for part in (train, test) for piece in _pieces(part.data)),
-        )
-
-    return cached(name, cache_dir=cache_dir, fingerprint=f"torchvision {root} {marks}", decode=decode)
-
-
-def _pieces(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, len(images), CHUNK):
-        yield images[start : start + CHUNK]
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(":")

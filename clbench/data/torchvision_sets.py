@@ -1,0 +1,90 @@
+"""Read the collections that torchvision holds in memory: CIFAR, MNIST and the like.
+
+torchvision unpickles CIFAR only if its checksums are right; nothing else here is unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clbench.data.cache import Decoding, cached
+from clbench.data.decode import fit
+from clbench.data.sources import Layout
+from clbench.streams import Source
+
+CHUNK = 4096  # images
+
+
+class Pictures(Protocol):
+    """A data set whose items are pictures with class numbers."""
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+        """Return one picture and its class number."""
+
+
+class Named(Pictures, Protocol):
+    """One that knows its classes."""
+
+    classes: list[str]
+
+
+Opened = tuple[Pictures, Pictures, list[str]]  # training part, test part, names of the classes
+Open = Callable[..., Opened]  # open(root, download=False)
+
+
+def train_and_test(kind: Callable[..., Named]) -> Open:
+    """Return how to open a class of torchvision's that takes ``train`` and has ``classes``."""
+
+    def open_set(root: str, download: bool = False) -> Opened:
+        train, test = (kind(root, train=is_train, download=download) for is_train in (True, False))
+        return train, test, list(train.classes)
+
+    return open_set
+
+
+def held(place: str, open_set: Open, *, files: str) -> Layout:
+    """Return torchvision's own layout of a collection; ``files`` is a glob of all that is read."""
+
+    def read(name: str, root: Path, cache_dir: Path) -> Source:
+        marks = [
+            f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}"
+            for file in sorted(root.glob(files))
+        ]
+
+        def decode() -> Decoding:
+            train, test, names = open_set(str(root))
+            picture = train[0][0]
+            return Decoding(
+                height=picture.height,
+                width=picture.width,
+                train_labels=_labels(train),
+                test_labels=_labels(test),
+                class_names=names,
+                chunks=(chunk for part in (train, test) for chunk in _chunks(part)),
+            )
+
+        fingerprint = f"torchvision {root} {marks}"
+        return cached(name, cache_dir=cache_dir, fingerprint=fingerprint, decode=decode)
+
+    return Layout(place, place if Path(place).suffix else f"{place}/", read)
+
+
+def _labels(part: Pictures) -> NDArray[np.int64]:
+    return np.array([part[index][1] for index in range(len(part))], dtype=np.int64)
+
+
+def _chunks(part: Pictures) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pictures as RGB, all of the first one's size."""
+    size = (part[0][0].height, part[0][0].width)
+    for start in range(0, len(part), CHUNK):
+        indices = range(start, min(start + CHUNK, len(part)))
+        yield np.stack([fit(part[index][0], size) for index in indices])

@@ -1,0 +1,57 @@
+"""Split FGVC-Aircraft into tasks of new classes: 10,000 photographs of 100 variants, 6,667 to train on.
+
+S. Maji et al., "Fine-grained visual classification of aircraft", 2013, arXiv:1306.5151. For non-commercial
+research only. The official ``trainval`` part is trained on. Natural order: the variants as listed there, by
+the alphabet of their makers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from clbench.streams import Places, Source, Stream, register
+
+if TYPE_CHECKING:
+    from clbench.data.listings import Labelled, Listing
+
+
+@register("split-aircraft", data="aircraft.npz aircraft fgvc-aircraft-2013b", downloads=True)
+@dataclass
+class SplitAircraft(Stream):
+    """Looked for as ``aircraft.npz``, ``aircraft/train/<class>/``, torchvision's layout; else downloaded."""
+
+    stored_size: Annotated[int, Field(ge=0)] = 0  # pixels at which images are kept; 0: 256
+
+    def load(self, places: Places) -> Source:
+        """Return FGVC-Aircraft."""
+        from torchvision.datasets import FGVCAircraft
+
+        from clbench.data.sources import find, listed
+
+        return find(
+            "aircraft",
+            places,
+            listed("aircraft", stored_size=self.stored_size),
+            listed("fgvc-aircraft-2013b", _list, stored_size=self.stored_size),
+            download=partial(FGVCAircraft, download=True),
+        )
+
+
+def _list(root: Path) -> Listing:
+    """List the official layout: ``<image number> <variant>`` in a text file a part."""
+    from clbench.data.listings import Listing, read_rows
+
+    names = [" ".join(words) for words in read_rows(root / "data" / "variants.txt")]
+    number = {name: place for place, name in enumerate(names)}
+
+    def part(name: str) -> Labelled:
+        rows = read_rows(root / "data" / f"images_variant_{name}.txt")
+        images = root / "data" / "images"
+        return [(images / f"{image}.jpg", number[" ".join(variant)]) for image, *variant in rows]
+
+    return Listing(part("trainval"), part("test"), names)

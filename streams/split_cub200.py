@@ -1,0 +1,58 @@
+"""Split CUB-200-2011 into tasks of new classes: 11,788 photographs of 200 birds, about 30 + 29 of each.
+
+C. Wah et al., "The Caltech-UCSD Birds-200-2011 dataset", 2011. For non-commercial research only. D.-W. Zhou
+et al. (arXiv:2303.07338) divide it otherwise, 9,430 images to train and 2,358 to test on; give theirs as
+class folders. Natural order: as numbered there, by the alphabet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from clbench.streams import Places, Source, Stream, register
+
+if TYPE_CHECKING:
+    from clbench.data.listings import Labelled, Listing
+
+URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+MD5 = "97eceeb196236b17998738112f37df78"
+
+
+@register("split-cub200", data="cub200.npz cub200 cub CUB_200_2011", downloads=True)
+@dataclass
+class SplitCUB200(Stream):
+    """Looked for as ``cub200.npz``, ``cub200/train/<class>/``, ``CUB_200_2011/``; else downloaded."""
+
+    stored_size: Annotated[int, Field(ge=0)] = 0  # pixels at which images are kept; 0: 256
+
+    def load(self, places: Places) -> Source:
+        """Return CUB-200-2011."""
+        from clbench.data.downloads import archive
+        from clbench.data.sources import find, listed
+
+        return find(
+            "cub200",
+            places,
+            listed("cub200", stored_size=self.stored_size),
+            listed("cub", stored_size=self.stored_size),
+            listed("CUB_200_2011", _list, stored_size=self.stored_size),
+            download=archive(URL, MD5),
+        )
+
+
+def _list(root: Path) -> Listing:
+    """List the official layout: files, classes and parts by image number, each in a text file."""
+    from clbench.data.listings import Listing, read_rows
+
+    files = dict(read_rows(root / "images.txt"))
+    is_train = dict(read_rows(root / "train_test_split.txt"))
+    train: Labelled = []
+    test: Labelled = []
+    for image, label in read_rows(root / "image_class_labels.txt"):
+        (train if is_train[image] == "1" else test).append((root / "images" / files[image], int(label) - 1))
+    names = [name.partition(".")[2] for _, name in read_rows(root / "classes.txt")]
+    return Listing(train, test, names)

@@ -1,0 +1,61 @@
+"""Split Oxford Flowers-102 into tasks of new classes: 8,189 photographs, 20 of each class to train on.
+
+M.-E. Nilsback and A. Zisserman, "Automated flower classification over a large number of classes", ICVGIP
+2008. No licence is stated; it is used for research. The official training and validation parts (1,020 images
+each) are trained on here, the official test part (6,149) is tested on. Natural order: as numbered there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from clbench.streams import Places, Source, Stream, register
+
+if TYPE_CHECKING:
+    from clbench.data.listings import Listing
+
+
+@register("split-flowers102", data="flowers102.npz flowers102 flowers-102", downloads=True)
+@dataclass
+class SplitFlowers102(Stream):
+    """Looked for as ``flowers102.npz``, class folders, torchvision's ``flowers-102/``; else downloaded."""
+
+    tasks: str = "6"
+    stored_size: Annotated[int, Field(ge=0)] = 0  # pixels at which images are kept; 0: 256
+
+    def load(self, places: Places) -> Source:
+        """Return Flowers-102."""
+        from torchvision.datasets import Flowers102
+
+        from clbench.data.sources import find, listed
+
+        return find(
+            "flowers102",
+            places,
+            listed("flowers102", stored_size=self.stored_size),
+            listed("flowers-102", _list, stored_size=self.stored_size),
+            download=partial(Flowers102, download=True),
+        )
+
+
+def _list(root: Path) -> Listing:
+    """List the official layout: images by number, and their classes and parts in two files of MATLAB's."""
+    from torchvision.datasets import Flowers102
+
+    from clbench.data.listings import Listing, read_matlab
+
+    labels = read_matlab(root / "imagelabels.mat")["labels"].tolist()
+    numbers = read_matlab(root / "setid.mat")
+    train, valid, test = (
+        [
+            (root / "jpg" / f"image_{number:05d}.jpg", labels[number - 1] - 1)
+            for number in numbers[part].tolist()
+        ]
+        for part in ("trnid", "valid", "tstid")
+    )
+    return Listing(train + valid, test, list(Flowers102.classes))

@@ -1,0 +1,50 @@
+"""Split notMNIST into tasks of new letters: 18,724 glyphs A to J of 28 x 28 pixels, cut out of many fonts.
+
+Y. Bulatov, "notMNIST dataset", 2011, its small, hand-cleaned part. No licence is stated. It has no test part:
+without folders for the parts a fifth of each letter is tested on (S. Ebrahimi et al., arXiv:2003.09553, hold
+out a tenth). Two files of the archive are no images and are passed over. Natural order: A to J.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from clbench.streams import Places, Source, Stream, register
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clbench.data.listings import Listing
+
+URL = "http://yaroslavvb.com/upload/notMNIST/notMNIST_small.tar.gz"
+MD5 = "c9890a473a9769fda4bdf314aaf500dd"
+
+
+@register("split-notmnist", data="notmnist.npz notmnist notMNIST notMNIST_small", downloads=True)
+@dataclass
+class SplitNotMNIST(Stream):
+    """Looked for as ``notmnist.npz``, ``notmnist/``, ``notMNIST/``, ``notMNIST_small/``; else downloaded."""
+
+    default_augment: ClassVar[str] = "crop"  # a letter is never to be mirrored
+
+    tasks: str = "5"
+
+    def load(self, places: Places) -> Source:
+        """Return notMNIST."""
+        from clbench.data.downloads import archive
+        from clbench.data.sources import find, listed
+
+        layouts = [listed(place, _list) for place in ("notmnist", "notMNIST", "notMNIST_small")]
+        return find("notmnist", places, *layouts, download=archive(URL, MD5))
+
+
+def _list(root: Path) -> Listing:
+    """List class folders, less what is no image."""
+    from clbench.data.decode import is_image
+    from clbench.data.folders import list_folder
+    from clbench.data.listings import Listing
+
+    listing = list_folder(root)
+    train, test = ([each for each in part if is_image(each[0])] for part in (listing.train, listing.test))
+    return Listing(train, test, listing.class_names)
