@@ -96,7 +96,7 @@ def _share(
 
 
 def _as_trained(options: Stream, parts: Parts, index: int, order: list[int], seeds: Seeds) -> Parts:
-    """Take a task's few shots and put noise on its training labels."""
+    """Take few shots of a later task (X. Tao et al., CVPR 2020, arXiv 2004.10956), and spoil training labels."""
     train = parts.train
     if index > 0:
         train = limit(train, options.shots, lambda c: seeds.numpy("shots", c))
