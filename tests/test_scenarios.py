@@ -82,6 +82,8 @@ EVERY_SCENARIO: dict[str, dict[str, Any]] = {
     "shots": {"shots": 2},
     "noise": {"label_noise": 0.4},
     "noise-pair": {"label_noise": 0.4, "noise": "pair"},
+    "blurry-noise": {"arrangement": "blurry", "label_noise": 0.4},
+    "gaussian-long-tail": {"arrangement": "gaussian", "imbalance": 0.5},
     "rotations": {"scenario": "domain", "domains": "rotations"},
     "permutations": {"scenario": "domain", "domains": "permutations"},
     "corruptions": {"scenario": "domain", "domains": "corruptions"},

@@ -23,9 +23,8 @@ from clbench.seeds import Seeds
 from clbench.streams import Source, Stream, Task, TaskStream
 
 
-def cut(stream_options: Stream, *, name: str, source: Source, seeds: Seeds) -> TaskStream:
+def cut(options: Stream, *, name: str, source: Source, seeds: Seeds) -> TaskStream:
     """Return the tasks that the options ask for; what is drawn for a class depends on no other option."""
-    options = stream_options
     _check_labels(source)
     check_options(options)
     domain_names: Sequence[str] = ()
@@ -96,7 +95,10 @@ def _share(
 
 
 def _as_trained(options: Stream, parts: Parts, index: int, order: list[int], seeds: Seeds) -> Parts:
-    """Take few shots of a later task (X. Tao et al., CVPR 2020, arXiv 2004.10956), and spoil training labels."""
+    """Take few shots of a later task and spoil training labels.
+
+    X. Tao et al., "Few-Shot Class-Incremental Learning", CVPR 2020, arXiv 2004.10956.
+    """
     train = parts.train
     if index > 0:
         train = limit(train, options.shots, lambda c: seeds.numpy("shots", c))
