@@ -34,10 +34,8 @@ class DomainNet(Stream):
 
     def load(self, places: Places) -> Source:
         """Return DomainNet."""
-        from clbench.data.listings import chosen
         from clbench.data.sources import find, listed
 
-        chosen("domain_order", self.domain_order, DOMAINS)
         folders = ("domainnet", "DomainNet")
         layouts = [listed(folder, self._list, stored_size=self.stored_size) for folder in folders]
         return find("domainnet", places, *layouts)

@@ -8,7 +8,6 @@ the alphabet of their makers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,9 @@ from clbench.streams import Places, Source, Stream, register
 
 if TYPE_CHECKING:
     from clbench.data.listings import Labelled, Listing
+
+URL = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"
+MD5 = "d4acdd33327262359767eeaa97a4f732"
 
 
 @register("split-aircraft", data="aircraft.npz aircraft fgvc-aircraft-2013b", downloads=True)
@@ -29,8 +31,7 @@ class SplitAircraft(Stream):
 
     def load(self, places: Places) -> Source:
         """Return FGVC-Aircraft."""
-        from torchvision.datasets import FGVCAircraft
-
+        from clbench.data.downloads import archive
         from clbench.data.sources import find, listed
 
         return find(
@@ -38,7 +39,7 @@ class SplitAircraft(Stream):
             places,
             listed("aircraft", stored_size=self.stored_size),
             listed("fgvc-aircraft-2013b", _list, stored_size=self.stored_size),
-            download=partial(FGVCAircraft, download=True),
+            download=archive(URL, MD5),
         )
 
 

@@ -7,7 +7,6 @@ for research.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from clbench.streams import Places, Source, Stream, register
 
@@ -23,14 +22,6 @@ class SplitCIFAR10(Stream):
         """Return CIFAR-10."""
         from torchvision.datasets import CIFAR10
 
-        from clbench.data.sources import find, listed
-        from clbench.data.torchvision_sets import held, train_and_test
+        from clbench.data.torchvision_sets import find_held, train_and_test
 
-        cifar = train_and_test(CIFAR10)
-        return find(
-            "cifar10",
-            places,
-            listed("cifar10"),
-            held("cifar-10-batches-py", cifar, files="cifar-10-batches-py/*"),
-            download=partial(cifar, download=True),
-        )
+        return find_held("cifar10", places, "cifar-10-batches-py", train_and_test(CIFAR10))

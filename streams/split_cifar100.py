@@ -7,7 +7,6 @@ for research. Natural order: the fine labels by their names' alphabet.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from clbench.streams import Places, Source, Stream, register
 
@@ -23,14 +22,6 @@ class SplitCIFAR100(Stream):
         """Return CIFAR-100."""
         from torchvision.datasets import CIFAR100
 
-        from clbench.data.sources import find, listed
-        from clbench.data.torchvision_sets import held, train_and_test
+        from clbench.data.torchvision_sets import find_held, train_and_test
 
-        cifar = train_and_test(CIFAR100)
-        return find(
-            "cifar100",
-            places,
-            listed("cifar100"),
-            held("cifar-100-python", cifar, files="cifar-100-python/*"),
-            download=partial(cifar, download=True),
-        )
+        return find_held("cifar100", places, "cifar-100-python", train_and_test(CIFAR100))

@@ -7,7 +7,6 @@ arXiv:1708.07747. MIT licence. Natural order: as numbered there, from T-shirt to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from clbench.streams import Places, Source, Stream, register
@@ -26,14 +25,6 @@ class SplitFashionMNIST(Stream):
         """Return Fashion-MNIST."""
         from torchvision.datasets import FashionMNIST
 
-        from clbench.data.sources import find, listed
-        from clbench.data.torchvision_sets import held, train_and_test
+        from clbench.data.torchvision_sets import find_held, train_and_test
 
-        fashion = train_and_test(FashionMNIST)
-        return find(
-            "fashion-mnist",
-            places,
-            listed("fashion-mnist"),
-            held("FashionMNIST/raw", fashion, files="FashionMNIST/raw/*"),
-            download=partial(fashion, download=True),
-        )
+        return find_held("fashion-mnist", places, "FashionMNIST/raw", train_and_test(FashionMNIST))

@@ -7,7 +7,6 @@ CC BY-SA 3.0. Natural order: 0 to 9.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from clbench.streams import Places, Source, Stream, register
@@ -26,14 +25,6 @@ class SplitMNIST(Stream):
         """Return MNIST."""
         from torchvision.datasets import MNIST
 
-        from clbench.data.sources import find, listed
-        from clbench.data.torchvision_sets import held, train_and_test
+        from clbench.data.torchvision_sets import find_held, train_and_test
 
-        mnist = train_and_test(MNIST)
-        return find(
-            "mnist",
-            places,
-            listed("mnist"),
-            held("MNIST/raw", mnist, files="MNIST/raw/*"),
-            download=partial(mnist, download=True),
-        )
+        return find_held("mnist", places, "MNIST/raw", train_and_test(MNIST))

@@ -2,7 +2,7 @@
 
 Y. Bulatov, "notMNIST dataset", 2011, its small, hand-cleaned part. No licence is stated. It has no test part:
 without folders for the parts a fifth of each letter is tested on (S. Ebrahimi et al., arXiv:2003.09553, hold
-out a tenth). Two files of the archive are no images and are passed over. Natural order: A to J.
+out a tenth). Two files of the archive are empty and are passed over. Natural order: A to J.
 """
 
 from __future__ import annotations
@@ -40,11 +40,13 @@ class SplitNotMNIST(Stream):
 
 
 def _list(root: Path) -> Listing:
-    """List class folders, less what is no image."""
-    from clbench.data.decode import is_image
+    """List class folders, less what is empty."""
     from clbench.data.folders import list_folder
     from clbench.data.listings import Listing
 
     listing = list_folder(root)
-    train, test = ([each for each in part if is_image(each[0])] for part in (listing.train, listing.test))
+    train, test = (
+        [(file, label) for file, label in part if file.stat().st_size]
+        for part in (listing.train, listing.test)
+    )
     return Listing(train, test, listing.class_names)

@@ -7,7 +7,6 @@ For non-commercial use only. The 531,131 extra training images are not used. Nat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from clbench.streams import Places, Source, Stream, register
@@ -27,16 +26,9 @@ class SplitSVHN(Stream):
 
     def load(self, places: Places) -> Source:
         """Return SVHN."""
-        from clbench.data.sources import find, listed
-        from clbench.data.torchvision_sets import held
+        from clbench.data.torchvision_sets import find_held
 
-        return find(
-            "svhn",
-            places,
-            listed("svhn"),
-            held("train_32x32.mat", _open, files="*_32x32.mat"),
-            download=partial(_open, download=True),
-        )
+        return find_held("svhn", places, "train_32x32.mat", _open, files="*_32x32.mat")
 
 
 def _open(root: str, download: bool = False) -> Opened:

@@ -38,7 +38,7 @@ class VTAB1k(Stream):
 
     tasks: str = "stream"
     datasets: str = ",".join(DATASETS)  # which, in the order in which they are met
-    num_test: Annotated[int, Field(ge=0)] = 0  # test images of each data set, spread over its list; 0: all
+    num_test: Annotated[int, Field(ge=0)] = 0  # test images of each data set, with one of each class; 0: all
     stored_size: Annotated[int, Field(ge=0)] = 224  # pixels at which images are kept
 
     def load(self, places: Places) -> Source:
@@ -62,10 +62,18 @@ class VTAB1k(Stream):
 
         train, test = part("train800") + part("val200"), part("test")
         if self.num_test:
-            test = test[:: max(1, len(test) // self.num_test)][: self.num_test]
+            test = _spread(test, self.num_test)
         known = sorted({label for _, label in train} & {label for _, label in test})
         number = {label: place for place, label in enumerate(known)}
         kept = [
             [(file, number[label]) for file, label in files if label in number] for files in (train, test)
         ]
         return Listing(kept[0], kept[1], [str(label) for label in known])
+
+
+def _spread(files: Labelled, count: int) -> Labelled:
+    """Keep so many files, evenly spread over the list, and the first of each class that this leaves out."""
+    kept = {index * len(files) // count for index in range(min(count, len(files)))}
+    first = {label: index for index, (_, label) in reversed([*enumerate(files)])}
+    missing = first.keys() - {files[index][1] for index in kept}
+    return [files[index] for index in sorted(kept | {first[label] for label in missing})]

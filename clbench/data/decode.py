@@ -59,15 +59,6 @@ def decode_file(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     return _read(file, partial(fit, size=size))
 
 
-def is_image(file: Path) -> bool:
-    """Say whether a file begins as an image does."""
-    try:
-        _read(file, lambda image: image.size)
-    except ImageError:
-        return False
-    return True
-
-
 def fit(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return a picture as RGB, resized with antialiasing until it covers the size, and cut at its centre."""
     if image.mode == "P":

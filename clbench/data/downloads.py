@@ -32,7 +32,8 @@ def fetch(download: Download, folder: Path) -> None:
     with patience(TIMEOUT), tempfile.TemporaryDirectory(prefix=".", dir=folder) as begun:
         download(begun)
         for entry in Path(begun).iterdir():
-            os.replace(entry, folder / entry.name)
+            if not (folder / entry.name).exists():  # another run may have been faster
+                os.replace(entry, folder / entry.name)
 
 
 @contextmanager

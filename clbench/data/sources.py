@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clbench.data.downloads import FAILURES, Download, fetch
 from clbench.data.folders import list_folder
-from clbench.data.listings import Listing, read_listing
+from clbench.data.listings import FolderError, Listing, read_listing
 from clbench.data.npz import read_npz
 from clbench.errors import UserError
 from clbench.streams import DataNotFoundError, Places, Source
@@ -29,7 +29,13 @@ def listed(
     """Return the layout of a folder of image files, which ``list_images`` lists."""
 
     def read(name: str, root: Path, cache_dir: Path) -> Source:
-        return read_listing(list_images(root / place), name, cache_dir=cache_dir, stored_size=stored_size)
+        try:
+            listing = list_images(root / place)
+        except UserError:
+            raise
+        except (ValueError, LookupError) as error:
+            raise FolderError(f"the lists in {root / place} are not as published: {error!r}") from error
+        return read_listing(listing, name, cache_dir=cache_dir, stored_size=stored_size)
 
     shown = f"{place}/train/<class>/" if list_images is list_folder else f"{place}/"
     return Layout(place, shown, read)

@@ -6,6 +6,7 @@ torchvision unpickles CIFAR only if its checksums are right; nothing else here i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,8 +16,8 @@ from PIL import Image
 
 from clbench.data.cache import Decoding, cached
 from clbench.data.decode import fit
-from clbench.data.sources import Layout
-from clbench.streams import Source
+from clbench.data.sources import Layout, find, listed
+from clbench.streams import Places, Source
 
 CHUNK = 4096  # images
 
@@ -51,31 +52,42 @@ def train_and_test(kind: Callable[..., Named]) -> Open:
     return open_set
 
 
-def held(place: str, open_set: Open, *, files: str) -> Layout:
-    """Return torchvision's own layout of a collection; ``files`` is a glob of all that is read."""
+def find_held(name: str, places: Places, place: str, open_set: Open, *, files: str = "") -> Source:
+    """Find a collection as ``.npz``, class folders or torchvision's layout, or download it.
 
+    That layout is known by ``place``, in a data folder; ``files`` is a glob of all that is read of it.
+    """
+    return find(
+        name,
+        places,
+        listed(name),
+        _held(place, open_set, files or f"{place}/*"),
+        download=partial(open_set, download=True),
+    )
+
+
+def _held(place: str, open_set: Open, files: str) -> Layout:
     def read(name: str, root: Path, cache_dir: Path) -> Source:
-        marks = [
-            f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}"
-            for file in sorted(root.glob(files))
-        ]
-
-        def decode() -> Decoding:
-            train, test, names = open_set(str(root))
-            picture = train[0][0]
-            return Decoding(
-                height=picture.height,
-                width=picture.width,
-                train_labels=_labels(train),
-                test_labels=_labels(test),
-                class_names=names,
-                chunks=(chunk for part in (train, test) for chunk in _chunks(part)),
-            )
-
+        stats = [(file.name, file.stat()) for file in sorted(root.glob(files))]
+        marks = [f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in stats]
         fingerprint = f"torchvision {root} {marks}"
+        decode = partial(_decoding, open_set, root)
         return cached(name, cache_dir=cache_dir, fingerprint=fingerprint, decode=decode)
 
     return Layout(place, place if Path(place).suffix else f"{place}/", read)
+
+
+def _decoding(open_set: Open, root: Path) -> Decoding:
+    train, test, names = open_set(str(root))
+    picture, _ = train[0]
+    return Decoding(
+        height=picture.height,
+        width=picture.width,
+        train_labels=_labels(train),
+        test_labels=_labels(test),
+        class_names=names,
+        chunks=(chunk for part in (train, test) for chunk in _chunks(part)),
+    )
 
 
 def _labels(part: Pictures) -> NDArray[np.int64]:
