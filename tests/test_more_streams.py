@@ -386,7 +386,7 @@ def test_vtab_1k_is_nineteen_tasks_of_disjoint_classes_seen_in_both_parts(
     assert [len(task.test) for task in stream.tasks] == [6] * 19  # less sun397's image of an unknown class
     assert stream.class_names[-1] == "smallnorb_ele: 1"
     few = whole(num_test=3, datasets="sun397,dtd").build("vtab-1k", places, Seeds(0))
-    # sun397 lists the classes 0 1 0 1 0 1 7: places 0, 2 and 4 give three of 0, and the first of 1 is kept too
+    # sun397 lists the classes 0 1 0 1 0 1 7: places 0, 2, 4 give three of 0; the first of 1 is kept too
     assert [np.bincount(task.test.labels).tolist() for task in few.tasks] == [[3, 1], [0, 0, 3, 1]]
     assert few.class_names[0] == "sun397: 0"
 
