@@ -6,7 +6,7 @@ J. S. Vitter, "Random Sampling with a Reservoir", ACM Transactions on Mathematic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,13 +19,13 @@ LARGE = 2**62  # a draw below it, modulo n, is uniform to within n / 2**62
 
 @dataclass(frozen=True)
 class Stored:
-    """Some samples of a memory."""
+    """Some samples, in a memory or offered to one."""
 
     items: Tensor  # (N, ...) images as uint8, or features
     labels: Tensor  # (N,) int64
     tasks: Tensor  # (N,) int64
     rows: Tensor  # (N,) int64, rows of the stream's image array; -1: not known
-    extras: dict[str, Tensor]  # whatever else was kept, such as logits
+    extras: dict[str, Tensor] = field(default_factory=dict)  # whatever else was kept, such as logits
 
 
 class Memory(nn.Module):
@@ -80,60 +80,34 @@ class Memory(nn.Module):
         """Whether there is no sample to draw."""
         return self.count == 0
 
-    def reservoir(
-        self,
-        items: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        *,
-        tasks: Tensor | int = 0,
-        rows: Tensor | None = None,
-        **extras: Tensor,
-    ) -> None:
+    def reservoir(self, offered: Stored, generator: torch.Generator) -> None:
         """Offer samples so that each of all offered so far is in the memory with the same probability."""
-        offered = self._offer(items, labels, tasks, rows, extras)
+        number = len(offered.labels)
         # The n-th sample ever offered takes a place drawn from 0..n-1, if there is such a place.
-        nth = torch.arange(self.num_seen + 1, self.num_seen + len(labels) + 1)
-        drawn = torch.randint(LARGE, (len(labels),), generator=generator) % nth
-        drawn[: self.capacity - self.count] = torch.arange(self.count, self.capacity)[: len(labels)]
+        nth = torch.arange(self.num_seen + 1, self.num_seen + number + 1)
+        drawn = torch.randint(LARGE, (number,), generator=generator) % nth
+        drawn[: self.capacity - self.count] = torch.arange(self.count, self.capacity)[:number]
         accepted = (drawn < self.capacity).nonzero().flatten()
         self._write(dict(zip(drawn[accepted].tolist(), accepted.tolist(), strict=True)), offered)  # last wins
 
-    def balance(
-        self,
-        items: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        *,
-        tasks: Tensor | int = 0,
-        rows: Tensor | None = None,
-        **extras: Tensor,
-    ) -> None:
+    def balance(self, offered: Stored, generator: torch.Generator) -> None:
         """Offer samples so that the classes have equal shares; a random one of the largest class gives way.
 
         Within a class whoever comes first stays, so offer a whole task in random order.
         """
-        offered = self._offer(items, labels, tasks, rows, extras)
         places: dict[int, list[int]] = {}
         for place, label in enumerate(self.labels[: self.count].tolist()):
             places.setdefault(label, []).append(place)
+        labels = offered.labels.tolist()
         draws = torch.randint(LARGE, (len(labels),), generator=generator).tolist()
-        self._write(balanced(places, self.capacity, labels.tolist(), draws), offered)
+        self._write(balanced(places, self.capacity, labels, draws), offered)
 
-    def append(
-        self,
-        items: Tensor,
-        labels: Tensor,
-        *,
-        tasks: Tensor | int = 0,
-        rows: Tensor | None = None,
-        **extras: Tensor,
-    ) -> None:
+    def append(self, offered: Stored) -> None:
         """Store samples behind those there are, in this order; there must be room."""
-        if self.count + len(labels) > self.capacity:
-            raise ValueError(f"no room for {len(labels)} more in a memory of {self.count}/{self.capacity}")
-        chosen = {self.count + index: index for index in range(len(labels))}
-        self._write(chosen, self._offer(items, labels, tasks, rows, extras))
+        number = len(offered.labels)
+        if self.count + number > self.capacity:
+            raise ValueError(f"no room for {number} more in a memory of {self.count}/{self.capacity}")
+        self._write({self.count + index: index for index in range(number)}, offered)
 
     def keep(self, index: Tensor) -> None:
         """Keep the samples of these places, in this order, and forget the others."""
@@ -168,32 +142,20 @@ class Memory(nn.Module):
         """Set the two counters, for ``load_state_dict``."""
         self.count, self.num_seen = state.tolist()
 
-    def _offer(
-        self,
-        items: Tensor,
-        labels: Tensor,
-        tasks: Tensor | int,
-        rows: Tensor | None,
-        extras: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """Return what is offered by the names of the buffers."""
-        if items.dtype != self.items.dtype:
-            raise TypeError(f"this memory holds {self.items.dtype}, not {items.dtype}")
-        if extras.keys() != set(self._names[4:]):
-            raise KeyError(f"extras {sorted(extras)} are offered, {sorted(self._names[4:])} are kept")
-        tasks = tasks if isinstance(tasks, Tensor) else torch.full_like(labels, tasks)
-        rows = torch.full_like(labels, -1) if rows is None else rows
-        return {"items": items, "labels": labels, "tasks": tasks, "rows": rows, **extras}
-
     @torch.no_grad()
-    def _write(self, chosen: dict[int, int], offered: dict[str, Tensor]) -> None:
+    def _write(self, chosen: dict[int, int], offered: Stored) -> None:
         """Put into each chosen place the offered sample of this index; no place twice."""
-        self.num_seen += len(offered["labels"])
+        if offered.items.dtype != self.items.dtype:
+            raise TypeError(f"this memory holds {self.items.dtype}, not {offered.items.dtype}")
+        if offered.extras.keys() != set(self._names[4:]):
+            raise KeyError(f"extras {sorted(offered.extras)} are offered, {sorted(self._names[4:])} are kept")
+        self.num_seen += len(offered.labels)
         if not chosen:
             return
         place, index = torch.tensor(list(chosen)), torch.tensor(list(chosen.values()))
-        for name, values in offered.items():
-            buffer = self.get_buffer(name)
+        given = {**vars(offered), **offered.extras}
+        for name in self._names:
+            values, buffer = given[name], self.get_buffer(name)
             new = values.index_select(0, index.to(values.device)).to(buffer)
             buffer.index_copy_(0, place.to(buffer.device), new)
         self.count = max(self.count, 1 + max(chosen))

@@ -60,10 +60,7 @@ class ER(Strategy):
     def after_step(self, batch: Batch) -> None:
         """Offer the new images to the reservoir, the first time that they are met."""
         if batch.is_first_pass:
-            new = batch.new()
-            self.memory.reservoir(
-                new.items, new.labels, batch.generator("memory"), tasks=new.tasks, rows=new.rows
-            )
+            self.memory.reservoir(batch.new(), batch.generator("memory"))
 
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the softmax over all classes seen."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from clbench.balancing import rank_within
 from clbench.evaluate.costs import stored_bytes
 from clbench.herding import herding
-from clbench.memory import Memory
+from clbench.memory import Memory, Stored
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -24,12 +24,26 @@ def memory_of(capacity: int) -> Memory:
     return memory
 
 
+def samples(
+    items: Tensor,
+    labels: Tensor | list[int],
+    *,
+    tasks: Tensor | int = 0,
+    rows: Tensor | None = None,
+    **extras: Tensor,
+) -> Stored:
+    """Samples of one task and of unknown rows unless these are given."""
+    labels = torch.as_tensor(labels)
+    tasks = torch.zeros_like(labels) + tasks
+    return Stored(items, labels, tasks, torch.full_like(labels, -1) if rows is None else rows, extras)
+
+
 def offer(memory: Memory, labels: list[int], generator: torch.Generator, method: str = "reservoir") -> None:
     """Offer samples whose rows count on from those offered before."""
     rows = torch.arange(len(labels)) + memory.num_seen
     items = (rows % 256).to(torch.uint8)[:, None]
     store = memory.reservoir if method == "reservoir" else memory.balance
-    store(items, torch.tensor(labels), generator, rows=rows)
+    store(samples(items, labels, rows=rows), generator)
 
 
 def counts(memory: Memory) -> list[int]:
@@ -97,7 +111,7 @@ def test_memory_is_never_above_its_capacity_and_what_it_holds_belongs_together(m
         items = (rows % 256).to(torch.uint8)[:, None, None, None].expand(6, 2, 2, 3)
         logits = rows[:, None].float().expand(6, 5).requires_grad_()
         store = memory.reservoir if method == "reservoir" else memory.balance
-        store(items, rows % 7, generator, tasks=rows // 40, rows=rows, logits=logits)
+        store(samples(items, rows % 7, tasks=rows // 40, rows=rows, logits=logits), generator)
         assert len(memory) <= 8
     stored = memory.at(torch.arange(8))
     assert len(set(stored.rows.tolist())) == 8
@@ -151,13 +165,11 @@ def test_keep_and_append_set_the_content() -> None:
     offer(memory, [0, 0, 0, 1, 1, 1], seeded())
     memory.keep((rank_within(memory.labels[:6]) < 2).nonzero().flatten())
     assert memory.rows[: len(memory)].tolist() == [0, 1, 3, 4]
-    memory.append(
-        torch.zeros(2, 1, dtype=torch.uint8), torch.tensor([2, 2]), tasks=7, rows=torch.tensor([9, 8])
-    )
+    memory.append(samples(torch.zeros(2, 1).byte(), [2, 2], tasks=7, rows=torch.tensor([9, 8])))
     assert memory.rows.tolist() == [0, 1, 3, 4, 9, 8]
     assert memory.tasks.tolist() == [0, 0, 0, 0, 7, 7]
     with pytest.raises(ValueError, match="no room for 1 more in a memory of 6/6"):
-        memory.append(torch.zeros(1, 1, dtype=torch.uint8), torch.tensor([2]))
+        memory.append(samples(torch.zeros(1, 1).byte(), [2]))
     memory.keep(torch.tensor([5, 0]))
     assert memory.rows[: len(memory)].tolist() == [8, 0]
 
@@ -177,7 +189,7 @@ def test_draw_is_uniform_and_without_repetition() -> None:
 def test_balanced_draw_takes_as_many_of_each_task() -> None:
     memory, generator = memory_of(30), seeded()
     tasks = torch.tensor([0] * 20 + [1] * 6 + [3] * 2)
-    memory.reservoir(torch.zeros(28, 1, dtype=torch.uint8), tasks, generator, tasks=tasks)
+    memory.reservoir(samples(torch.zeros(28, 1).byte(), tasks, tasks=tasks), generator)
     for count, expected in ((6, [2, 2, 0, 2]), (12, [5, 5, 0, 2]), (28, [20, 6, 0, 2]), (99, [20, 6, 0, 2])):
         index = memory.draw_balanced(count, generator)
         assert len(set(index.tolist())) == len(index)
@@ -204,7 +216,7 @@ def test_bytes_are_those_of_the_tensors_reserved() -> None:
     expected = 50 * (32 * 32 * 3 + 3 * 8 + 10 * 4) + two_counters
     assert stored_bytes({"memory": memory})["memory"] == expected
     images = torch.zeros(80, 32, 32, 3, dtype=torch.uint8)
-    memory.reservoir(images, torch.zeros(80, dtype=torch.int64), seeded(), logits=torch.zeros(80, 10))
+    memory.reservoir(samples(images, [0] * 80, logits=torch.zeros(80, 10)), seeded())
     assert stored_bytes({"memory": memory})["memory"] == expected
 
 
@@ -213,13 +225,13 @@ def test_features_can_be_kept_and_a_wrong_kind_is_refused() -> None:
     memory.reserve((4,), torch.float32)
     memory.reserve((4,), torch.float32)  # changes nothing
     features = torch.rand(2, 4, generator=seeded())
-    memory.reservoir(features, torch.tensor([0, 1]), seeded())
+    memory.reservoir(samples(features, [0, 1]), seeded())
     assert torch.equal(memory.items[:2], features)
     assert memory.rows[:2].tolist() == [-1, -1]
     with pytest.raises(TypeError, match=r"holds torch\.float32, not torch\.uint8"):
-        memory.reservoir(features.byte(), torch.tensor([0, 1]), seeded())
+        memory.reservoir(samples(features.byte(), [0, 1]), seeded())
     with pytest.raises(KeyError, match="logits"):
-        memory.reservoir(features, torch.tensor([0, 1]), seeded(), logits=features)
+        memory.reservoir(samples(features, [0, 1], logits=features), seeded())
 
 
 def test_room_is_made_where_the_memory_was_moved_to() -> None:
@@ -231,7 +243,8 @@ def test_room_is_made_where_the_memory_was_moved_to() -> None:
 def test_widened_extra_keeps_its_values() -> None:
     memory = Memory(2)
     memory.reserve((1,), logits=((2,), torch.float32))
-    memory.reservoir(torch.zeros(1, 1).byte(), torch.tensor([0]), seeded(), logits=torch.tensor([[1.0, 2.0]]))
+    logits = torch.tensor([[1.0, 2.0]])
+    memory.reservoir(samples(torch.zeros(1, 1).byte(), [0], logits=logits), seeded())
     memory.widen("logits", 4)
     memory.widen("logits", 3)  # never shorter
     assert memory.at(torch.tensor([0])).extras["logits"].tolist() == [[1, 2, 0, 0]]
