@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from clbench.cross_convolution import CrossConvolution, NoPairsError, Tracker, find_pairs, mean_after
+from clbench.cross_convolution import CrossConvolution, PaddingError, Tracker, find_pairs, mean_after
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -100,7 +100,7 @@ def test_recovered_mean_is_ten_times_closer_than_the_stale_one() -> None:
 
 def test_recovery_is_the_running_mean_for_uniform_images_without_padding() -> None:
     layers = nn.Sequential(convolution(3, 4, kernel_size=3, stride=2), nn.BatchNorm2d(4))
-    state = CrossConvolution(layers.eval(), images(9))
+    state = CrossConvolution(find_pairs(layers.eval(), images(9)))
     tracker = cast("Tracker", state.trackers[0])
     layers.train()
     for step in range(5):
@@ -111,7 +111,7 @@ def test_recovery_is_the_running_mean_for_uniform_images_without_padding() -> No
 
 def test_tracker_moves_by_a_tenth_in_training_mode_only() -> None:
     layers = nn.Sequential(convolution(1, 2, kernel_size=3, stride=2, padding=1), nn.BatchNorm2d(2))
-    state = CrossConvolution(layers.eval(), torch.zeros(2, 1, 4, 4))
+    state = CrossConvolution(find_pairs(layers.eval(), torch.zeros(2, 1, 4, 4)))
     mean_SRI = cast("Tracker", state.trackers[0]).mean_SRI
     image = tiled(torch.tensor([[1.0, 2.0], [3.0, 4.0]])[:, :, None], 4)
     layers(image)
@@ -125,7 +125,7 @@ def test_tracker_moves_by_a_tenth_in_training_mode_only() -> None:
 
 def test_single_pixel_at_stride_2_leaves_the_places_that_it_has_not_at_zero() -> None:
     layers = nn.Sequential(convolution(2, 3, kernel_size=3, stride=2, padding=1), nn.BatchNorm2d(3))
-    state = CrossConvolution(layers.eval(), torch.zeros(1, 2, 1, 1))
+    state = CrossConvolution(find_pairs(layers.eval(), torch.zeros(1, 2, 1, 1)))
     layers.train()(torch.ones(4, 2, 1, 1))
     tracker = cast("Tracker", state.trackers[0])
     assert tracker.mean_SRI.sum().item() == pytest.approx(0.1 * 2)
@@ -134,7 +134,7 @@ def test_single_pixel_at_stride_2_leaves_the_places_that_it_has_not_at_zero() ->
 
 def test_resnet18_has_20_pairs_and_the_published_numbers_of_floats() -> None:
     model = network()
-    state = CrossConvolution(model, images(64))
+    state = CrossConvolution(find_pairs(model, images(64)))
     trackers = [cast("Tracker", tracker) for tracker in state.trackers]
     assert len(trackers) == 20
     assert sum(tracker.mean_SRI.shape[:2] == (2, 2) for tracker in trackers) == 7
@@ -157,14 +157,14 @@ def test_every_batch_norm_of_other_networks_is_in_a_pair(name: str) -> None:
 
 def test_trackers_leave_the_output_bit_equal() -> None:
     tracked, plain = network(), network()
-    CrossConvolution(tracked, images(64))
+    CrossConvolution(find_pairs(tracked, images(64)))
     for mode in (False, True):
         assert torch.equal(tracked.train(mode)(images(64)), plain.train(mode)(images(64)))
 
 
 def test_state_of_an_old_task_is_put_in_place_with_means_of_the_present_kernels_and_taken_out_again() -> None:
     layers = nn.Sequential(convolution(3, 4, kernel_size=3, padding=1), nn.BatchNorm2d(4))
-    state = CrossConvolution(layers.eval(), images(8))
+    state = CrossConvolution(find_pairs(layers.eval(), images(8)))
     norm, tracker = layers[1], cast("Tracker", state.trackers[0])
     kept = []
     for task in range(2):
@@ -187,25 +187,21 @@ def test_state_of_an_old_task_is_put_in_place_with_means_of_the_present_kernels_
         assert all(torch.equal(here, now) for here, now in zip(tracker.state(), kept[1], strict=True))
 
 
+def test_batch_norm_that_does_not_follow_a_convolution_is_in_no_pair() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+    assert find_pairs(layers, images(8)) == []
+
+
 @pytest.mark.parametrize(
-    ("layers", "reason"),
-    [
-        ([nn.Conv2d(3, 4, 3), nn.ReLU()], "needs a network with batch norms after convolutions"),
-        ([nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)], "needs a network with batch norms after"),
-        ([nn.Conv2d(3, 4, 3, padding="same"), nn.BatchNorm2d(4)], "one of 3 channels into 4 does not"),
-        (
-            [nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(4)],
-            "pad both sides with as many zeros",
-        ),
-    ],
+    "options", [{"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}, {"padding": "valid"}]
 )
-def test_network_whose_means_cannot_be_recovered_is_refused(layers: list[nn.Module], reason: str) -> None:
-    sequence = nn.Sequential(*layers).eval()
-    with pytest.raises(NoPairsError, match=reason):
-        CrossConvolution(sequence, images(8))
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in sequence)
+def test_convolution_with_another_padding_is_refused(options: dict[str, Any]) -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3, **options), nn.BatchNorm2d(4)).eval()
+    with pytest.raises(PaddingError, match="as many zeros; one of 3 channels into 4 does not"):
+        find_pairs(layers, images(8))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in layers)
 
 
 def test_padding_that_timm_computes_anew_for_each_image_is_refused() -> None:
-    with pytest.raises(NoPairsError, match="one of 3 channels into 16 does not"):
-        CrossConvolution(network("tf_mobilenetv3_small_075"), images(64))
+    with pytest.raises(PaddingError, match="one of 3 channels into 16 does not"):
+        find_pairs(network("tf_mobilenetv3_small_075"), images(64))

@@ -10,7 +10,7 @@ Differs from the published code: the means by place are part of the state, and t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.cross_convolution.closed_form import mean_after
-from clbench.cross_convolution.pairs import NoPairsError, Pair, find_pairs
+from clbench.cross_convolution.pairs import PaddingError, Pair, find_pairs
 
 MOMENTUM = 0.1  # of a tracker whose batch norm has none
 
@@ -66,10 +66,10 @@ class Tracker(nn.Module):
 class CrossConvolution(nn.Module):
     """The trackers of a network, and the batch-norm state of every task begun, one vector each."""
 
-    def __init__(self, network: nn.Module, images: Tensor) -> None:
-        """Track every pair that ``images`` pass; NoPairsError where there is none."""
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        """Track what goes into the convolution of every pair, from now on."""
         super().__init__()
-        self.trackers = nn.ModuleList(Tracker(pair) for pair in find_pairs(network, images))
+        self.trackers = nn.ModuleList(Tracker(pair) for pair in pairs)
         self.num_tasks = 0
 
     def begin_task(self) -> None:
@@ -110,4 +110,4 @@ class CrossConvolution(nn.Module):
             tensor.copy_(values.view_as(tensor))
 
 
-__all__ = ["CrossConvolution", "NoPairsError", "Pair", "Tracker", "find_pairs", "mean_after"]
+__all__ = ["CrossConvolution", "PaddingError", "Pair", "Tracker", "find_pairs", "mean_after"]

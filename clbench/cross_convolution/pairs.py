@@ -12,8 +12,8 @@ from clbench.cross_convolution.closed_form import output_size
 from clbench.errors import UserError
 
 
-class NoPairsError(UserError, ValueError):
-    """A network whose batch norms' means cannot be recovered."""
+class PaddingError(UserError, ValueError):
+    """A convolution after which the mean cannot be computed."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ def find_pairs(network: nn.Module, images: Tensor) -> list[Pair]:
     """Return the pairs in the order in which ``images`` pass them, whatever the network's class.
 
     The network is in evaluation mode, so that nothing in it changes. A batch norm whose input is not the
-    output of a convolution is in no pair. NoPairsError where there is none, or where a convolution pads with
-    anything but as many zeros on both sides.
+    output of a convolution is in no pair. PaddingError where the convolution of a pair pads with anything but
+    as many zeros on both sides.
     """
     outputs: list[tuple[nn.Conv2d, tuple[int, int], Tensor]] = []  # all kept: no two can be at one address
     pairs: list[Pair] = []
@@ -54,15 +54,13 @@ def find_pairs(network: nn.Module, images: Tensor) -> list[Pair]:
     finally:
         for handle in handles:
             handle.remove()
-    if not pairs:
-        raise NoPairsError("cross-convolution batch norm needs a network with batch norms after convolutions")
     return pairs
 
 
 def _check_padding(convolution: nn.Conv2d, size: tuple[int, int], output: Tensor) -> None:
     is_plain = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
     if not is_plain or output_size(convolution, size) != tuple(output.shape[-2:]):
-        raise NoPairsError(
+        raise PaddingError(
             "cross-convolution batch norm needs convolutions that pad both sides with as many zeros;"
             f" one of {convolution.in_channels} channels into {convolution.out_channels} does not"
         )
