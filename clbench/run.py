@@ -16,7 +16,6 @@ from clbench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clbench.data.batches import Batcher
 from clbench.environment import environment
 from clbench.errors import UserError
-from clbench.evaluate.anytime import Watch
 from clbench.evaluate.costs import count_parameters, packed_bytes, stored_bytes
 from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
@@ -125,7 +124,7 @@ def _finish(
         meter,
         progress,
         save=lambda state: save_checkpoint(record.path / "checkpoint", state),
-        log=lambda task, columns: _log(record, stream, loop.watch, task, columns),
+        log=lambda task, columns: _log(record, stream, loop, task, columns),
         precision=run.precision,
         eval_batch_size=run.eval_batch_size,
         checkpoint_every=run.checkpoint_every,
@@ -147,10 +146,10 @@ def _finish(
     progress.run_finished(record.path)
 
 
-def _log(record: Record, stream: TaskStream, watch: Watch, task: int, columns: Columns | None) -> list[float]:
+def _log(record: Record, stream: TaskStream, loop: Loop, task: int, columns: Columns | None) -> list[float]:
     """Keep the predictions made after a task; return its row of the accuracy matrix."""
     if columns is not None:
-        record.write_anytime(watch.columns())
+        record.write_anytime(loop.watch.columns())
         after = np.full(len(columns["row"]), task, np.int16)
         record.write_predictions(task, {"after_task": after, **columns})
     results = record.results(len(stream.tasks))
@@ -164,5 +163,6 @@ def _log(record: Record, stream: TaskStream, watch: Watch, task: int, columns: C
     }
     record.write_json("matrix.json", matrix)
     accuracies = [float(value) for value in results.accuracy[task, : task + 1]]
-    record.event("task finished", task=task, accuracies=accuracies)
+    notes = loop.strategy.notes()
+    record.event("task finished", task=task, accuracies=accuracies, **({"notes": notes} if notes else {}))
     return accuracies

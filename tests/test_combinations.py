@@ -17,7 +17,7 @@ from clbench.evaluate.meter import Meter
 from clbench.loop import Loop
 from clbench.progress import Progress
 from clbench.seeds import Seeds
-from clbench.testing import generated_stream
+from clbench.trial import generated_stream
 
 # All of peft go one way through the strategies, so that one of them is enough for the quick tests.
 QUICK = [name for name in petl.names() if not name.startswith("peft.") or name == "peft.lora"]

@@ -18,7 +18,7 @@ from clbench.run import execute
 from clbench.seeds import Seeds
 from clbench.spec import resolve
 from clbench.streams import Places
-from clbench.testing import generated_stream
+from clbench.trial import generated_stream
 
 pytestmark = [
     pytest.mark.gpu,

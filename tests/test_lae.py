@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from clbench import petl, strategies
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.sites import BlockSites, Branch, Site
 from clbench.data.samples import Samples
+from clbench.inputs import Batch, sight
 from clbench.petl import Petl
 from clbench.seeds import Seeds
-from clbench.strategies import Batch, Strategy
+from clbench.strategies import Strategy
 from clbench.streams import Task
 
 EMPTY = Samples(np.zeros((1, 1, 1, 3), np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -69,6 +71,9 @@ def identity_backbone(width: int) -> Backbone:
     )
 
 
+NO_BATCH = sight(torch.zeros(0, 1), [])
+
+
 def task(index: int, classes: list[int]) -> Task:
     return Task(index, classes, classes, EMPTY, EMPTY, EMPTY)
 
@@ -87,7 +92,7 @@ def identity_head(strategy: Strategy, num_classes: int) -> None:
 
 
 def batch(images: torch.Tensor, labels: list[int], index: int) -> Batch:
-    return Batch(images, torch.tensor(labels), index)
+    return sight(images, labels, index)
 
 
 def test_local_cross_entropy_counts_the_current_classes_only():
@@ -109,7 +114,7 @@ def test_offline_module_is_the_moving_average_of_the_online_one():
     strategy.online.branches[0].vector.data.fill_(4.0)
     strategy.begin_task(task(1, [1]))
     strategy.online.branches[0].vector.data.fill_(8.0)
-    strategy.after_step()
+    strategy.after_step(NO_BATCH)
     assert strategy.offline.branches[0].vector.item() == 5.0
 
 
@@ -120,7 +125,7 @@ def test_a_cifar_task_keeps_nine_tenths_of_the_offline_module():
     strategy.begin_task(task(1, [1]))
     strategy.online.branches[0].vector.data.zero_()
     for _ in range(208 * 5):
-        strategy.after_step()
+        strategy.after_step(NO_BATCH)
     # float32 rounds each of the 1,040 products: 1e-4 leaves room for that
     assert strategy.offline.branches[0].vector.item() == pytest.approx(0.9012, abs=1e-4)
 
@@ -133,7 +138,7 @@ def test_prediction_takes_the_larger_probability_of_the_two_modules():
     online, offline = torch.tensor([0.6, 0.3, 0.1]).log(), torch.tensor([0.2, 0.1, 0.7]).log()
     strategy.online.branches[0].vector.data.copy_(online)
     strategy.offline.branches[0].vector.data.copy_(offline)
-    scores = strategy.predict(torch.zeros(1, 3))
+    scores = strategy.predict(sight(torch.zeros(1, 3)))
     torch.testing.assert_close(scores, torch.tensor([[0.6, 0.3, 0.7]]))
     assert scores.argmax().item() == 2
 
@@ -143,7 +148,7 @@ def test_the_first_task_is_predicted_by_the_online_module_alone():
     strategy.begin_task(task(0, [0, 1]))
     identity_head(strategy, 2)
     assert "petl offline" not in strategy.parts()
-    torch.testing.assert_close(strategy.predict(torch.tensor([[0.0, 0.0]])), torch.tensor([[0.5, 0.5]]))
+    torch.testing.assert_close(strategy.predict(sight(torch.zeros(1, 2))), torch.tensor([[0.5, 0.5]]))
 
 
 def test_the_offline_module_starts_as_a_copy_of_what_the_first_task_taught():
@@ -170,7 +175,7 @@ def test_frozen_epochs_leave_the_online_module_alone_while_the_offline_one_moves
         optimizer.zero_grad()
         strategy.loss(batch(torch.eye(2), [1, 2], 1)).backward()
         optimizer.step()
-        strategy.after_step()
+        strategy.after_step(NO_BATCH)
         assert torch.equal(strategy.online.branches[0].vector, before) != moves
     assert strategy.offline.branches[0].vector.mean() > 0
     assert torch.equal(strategy.head.tasks[0].weight, old_head)
@@ -193,3 +198,40 @@ def test_the_recipe_of_imagenet_r_is_the_papers():
 @pytest.mark.parametrize("module", petl.names())
 def test_every_combination_with_a_module_resolves(module: str):
     assert strategies.split(f"lae-{module}") == ("lae", module)
+
+
+def two_modules(**options: object) -> Strategy:
+    """Two classes; the logits of the online module are (2, 0), of the offline one (0, 1)."""
+    strategy = lae(2, **options)
+    strategy.begin_task(task(0, [0]))
+    strategy.begin_task(task(1, [1]))
+    identity_head(strategy, 2)
+    strategy.online.branches[0].vector.data.copy_(torch.tensor([2.0, 0.0]))
+    strategy.offline.branches[0].vector.data.copy_(torch.tensor([0.0, 1.0]))
+    return strategy
+
+
+def test_the_mean_ensemble_averages_the_probabilities():
+    scores = two_modules(ensemble="mean").predict(sight(torch.zeros(1, 2)))
+    softmax = [torch.tensor(logits).softmax(0) for logits in ([2.0, 0.0], [0.0, 1.0])]
+    torch.testing.assert_close(scores[0], (softmax[0] + softmax[1]) / 2)
+
+
+def test_the_evidential_ensemble_follows_dempsters_rule_and_reports_the_conflict():
+    strategy = two_modules(ensemble="evidential")
+    scores = strategy.predict(sight(torch.zeros(1, 2)))
+    online, offline = (F.softplus(torch.tensor(logits)) for logits in ([2.0, 0.0], [0.0, 1.0]))
+    fused = online + offline + online * offline / 2  # K = 2
+    torch.testing.assert_close(scores[0], (fused + 1) / (fused.sum() + 2))
+    own, other = online / (online.sum() + 2), offline / (offline.sum() + 2)  # beliefs
+    assert strategy.notes()["conflict"] == pytest.approx(
+        float(own[0] * other[1] + own[1] * other[0]), abs=1e-6
+    )
+
+
+def test_images_in_conflict_get_the_average_instead():
+    strategy = two_modules(ensemble="evidential", conflict_limit=0.0)
+    scores = strategy.predict(sight(torch.zeros(1, 2)))
+    online, offline = (F.softplus(torch.tensor(logits)) for logits in ([2.0, 0.0], [0.0, 1.0]))
+    average = (online + offline) / 2
+    torch.testing.assert_close(scores[0], (average + 1) / (average.sum() + 2))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from clbench.checkpoint import load_checkpoint
+from clbench.inputs import Batch
 from clbench.progress import Progress
 from clbench.record import Record
 from clbench.run import execute, resume
@@ -84,7 +85,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The progress of every step that is made from now on."""
     values: list[float] = []
 
-    def note(strategy: Strategy) -> None:
+    def note(strategy: Strategy, batch: Batch) -> None:
         values.extend({float(part.progress) for part in scheduled(strategy.parts().values())})
 
     monkeypatch.setattr(Strategy, "after_step", note)

@@ -45,11 +45,11 @@ class Mine(Strategy):
         self.head.grow(len(task.new_classes), self.seeds.generator("head", task.index), self.backbone.device)
 
     def loss(self, batch):
-        scores = self.predict(batch.images)
+        scores = self.predict(batch)
         return F.mse_loss(scores, F.one_hot(batch.labels, scores.shape[1]).float())
 
-    def predict(self, images):
-        return torch.softmax(self.sharpness * self.head(self.backbone(images)), dim=1)
+    def predict(self, inputs):
+        return torch.softmax(self.sharpness * self.head(inputs.features(self.backbone)), dim=1)
 '''
 
 

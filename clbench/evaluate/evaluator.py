@@ -6,7 +6,7 @@ One pass makes one log, from which every metric is derived.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,9 +49,12 @@ class Evaluator:
         self.meter.memory.lap("evaluate")
         filled = next(task for task in reversed(seen) if len(task.test))
         one = self._inputs(filled.test.rows[:1], filled.index)
-        # With gradients, because torch's counter asks what has some for its node of the graph.
-        per_image = self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self._predict(one))
-        self.meter.flops["evaluate"] += per_image * num_images
+        # With gradients, because torch's counter asks what has some for its node of the graph. What it takes to
+        # predict an image is one thing, what was left to compute beside the cache another.
+        computed = replace(one, cache=None)
+        self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self._predict(computed))
+        spent = self.meter.count("evaluate beside cache", len(seen), 1, lambda: self._predict(one))
+        self.meter.flops["evaluate"] += spent * num_images
         return columns
 
     def hits(self, inputs: Inputs, labels: Tensor, known: Tensor | None) -> int:

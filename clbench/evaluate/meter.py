@@ -34,10 +34,14 @@ class Meter:
 
     def flops_per_image(self, phase: str, key: int, num_images: int, once: Callable[[], object]) -> float:
         """Return the FLOPs an image of a call on ``num_images``, counted when a key is first met."""
-        if (phase, key) not in self._counted:
-            self._counted[phase, key] = count_flops(once) / num_images
-        self.flops[f"{phase}_per_image"] = self._counted[phase, key]
+        self.flops[f"{phase}_per_image"] = self.count(phase, key, num_images, once)
         return self._counted[phase, key]
+
+    def count(self, what: str, key: int, num_images: int, once: Callable[[], object]) -> float:
+        """Return the same for what stands on no account of its own."""
+        if (what, key) not in self._counted:
+            self._counted[what, key] = count_flops(once) / num_images
+        return self._counted[what, key]
 
     def encoded(self, key: str, num_images: int, compute: Callable[[], Tensor]) -> Tensor:
         """Return the features that ``compute`` makes of so many images, on the account of "encode"."""

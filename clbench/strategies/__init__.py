@@ -110,6 +110,10 @@ class Strategy(ABC):
         evaluator divides each row by its sum. ``inputs.task`` is None unless the scenario tells it.
         """
 
+    def notes(self) -> dict[str, float]:
+        """Return what the strategy has to say after an evaluation; it goes to the record's events."""
+        return {}
+
     def trainable(self) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups: everything in ``parts`` that requires a gradient."""
         parameters = [p for part in self.parts().values() for p in part.parameters() if p.requires_grad]
