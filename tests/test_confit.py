@@ -26,7 +26,8 @@ from clbench.progress import Progress
 from clbench.seeds import Seeds
 from clbench.stages import open_stage
 from clbench.strategies import Strategy
-from clbench.testing import check_strategy, generated_stream
+from clbench.testing import check_strategy
+from clbench.trial import generated_stream
 
 
 def small_resnet() -> Backbone:
