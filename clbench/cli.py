@@ -89,6 +89,7 @@ def run(
     settings: Annotated[
         list[str] | None, Option("--set", metavar="KEY=VALUE", help="An option, as in strategy.epochs=3.")
     ] = None,
+    exact: Annotated[bool, Option("--exact", help="Compute everything each time; keep no features.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Print all options as TOML; run nothing.")] = False,
 ) -> None:
     """Run a strategy over a stream (without options: a small default)."""
@@ -96,6 +97,7 @@ def run(
 
     names = {"stream": stream, "strategy": strategy, "backbone": backbone, "petl": petl}
     options = {**names, "seed": seed, "device": device, "precision": precision}
+    options["exact"] = "true" if exact else None
     chosen = specs(config=config, options=options, settings=settings or [])
     if dry_run:
         for spec in chosen:

@@ -39,6 +39,7 @@ COMMANDS = {
         "--out",
         "--config",
         "--set",
+        "--exact",
         "--dry-run",
     ],
     "resume": ["RUN", "--data-dir"],

@@ -24,7 +24,7 @@ PUBLIC = {
     ],
     "clbench.backbones": ["BackboneOptions", "create", "get", "names", "register"],
     "clbench.petl": ["Petl", "attach", "get", "load", "names", "register"],
-    "clbench.strategies": ["Batch", "Strategy", "Task", "combinations", "get", "names", "register", "split"],
+    "clbench.strategies": ["Strategy", "Task", "combinations", "get", "names", "register", "split"],
     "clbench.streams": [
         "DataNotFoundError",
         "Places",

@@ -1,0 +1,224 @@
+"""Frozen features, prefixes and queries are computed once, and predictions are the same without that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clbench import petl
+from clbench.backbones.backbone import Backbone
+from clbench.backbones.prefix import entering, leaving
+from clbench.data.batches import Batcher
+from clbench.evaluate.results import COLUMNS
+from clbench.feature_cache import FeatureCache
+from clbench.inputs import Batch, Inputs
+from clbench.petl.attached import Attached
+from clbench.progress import Progress
+from clbench.record import Record
+from clbench.run import execute
+from clbench.seeds import Seeds
+from clbench.spec import resolve
+from clbench.streams import Places
+from clbench.testing import small_backbone
+
+ROWS = np.arange(6)
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    return small_backbone()
+
+
+class Counted:
+    """A cache of ten random images, and the number of images that it computed."""
+
+    def __init__(self, backbone: Backbone, folder: Path | None = None, augment: str = "none") -> None:
+        images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3)).astype(np.uint8)
+        self.batcher = Batcher(images, backbone.preprocessing, augment, torch.device("cpu"))
+        self.num_computed = 0
+        self.cache = FeatureCache(self.batcher, batch_size=4, folder=folder, account=self.account)
+
+    def account(self, key, num_images, compute):
+        self.num_computed += num_images
+        return compute()
+
+    def inputs(self, rows=ROWS) -> Inputs:
+        return Inputs(batcher=self.batcher, rows=np.array(rows), cache=self.cache)
+
+
+def attached(backbone: Backbone, name: str, **options: object) -> Attached:
+    """A module with random values everywhere, so that it changes the features."""
+    generator = Seeds(0).generator("petl")
+    module = petl.get(name)(**options).attach(backbone, generator)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.1, generator=generator)
+    return module
+
+
+def test_features_are_computed_once_an_image(backbone: Backbone):
+    counted = Counted(backbone)
+    first = counted.inputs().features(backbone)
+    again = counted.inputs([5, 0, 5]).features(backbone)
+    assert counted.num_computed == 6
+    assert torch.equal(again, first[[5, 0, 5]])
+    torch.testing.assert_close(first, backbone(counted.batcher.test_batch(ROWS)))
+
+
+def test_all_rows_that_are_expected_are_computed_at_the_first_miss(backbone: Backbone):
+    counted = Counted(backbone)
+    counted.cache.expect("test", np.arange(8))
+    counted.inputs([7]).features(backbone)
+    assert counted.num_computed == 8
+
+
+def test_a_second_run_reads_the_features_of_the_first_from_its_folder(backbone: Backbone, tmp_path: Path):
+    first = Counted(backbone, tmp_path)
+    features = first.inputs().features(backbone)
+    first.cache.save()
+    second = Counted(backbone, tmp_path)
+    assert torch.equal(second.inputs([3, 1]).features(backbone), features[[3, 1]])
+    assert second.num_computed == 0
+
+
+def test_a_damaged_file_is_computed_anew(backbone: Backbone, tmp_path: Path):
+    first = Counted(backbone, tmp_path)
+    features = first.inputs().features(backbone)
+    first.cache.save()
+    (file,) = tmp_path.iterdir()
+    assert set(load_file(file)) == {"rows", "values"}
+    file.write_bytes(file.read_bytes()[:40])
+    second = Counted(backbone, tmp_path)
+    assert torch.equal(second.inputs().features(backbone), features)
+    assert second.num_computed == 6
+
+
+def test_other_pixels_under_the_same_rows_are_other_images(backbone: Backbone, tmp_path: Path):
+    first = Counted(backbone, tmp_path)
+    first.inputs().features(backbone)
+    first.cache.save()
+    second = Counted(backbone, tmp_path)
+    second.batcher.images = second.batcher.images[::-1].copy()
+    second.inputs().features(backbone)
+    assert second.num_computed == 6
+
+
+def test_a_frozen_module_has_features_of_its_own_and_they_follow_its_values(backbone: Backbone):
+    counted = Counted(backbone)
+    plain = counted.inputs().features(backbone)
+    module = attached(backbone, "adapter").requires_grad_(False)
+    adapted = counted.inputs().features(backbone)
+    assert counted.num_computed == 12
+    torch.testing.assert_close(adapted, backbone(counted.batcher.test_batch(ROWS)))
+    with torch.no_grad():
+        next(module.parameters()).add_(1)
+    changed = counted.inputs().features(backbone)
+    assert counted.num_computed == 18
+    assert not torch.allclose(changed, adapted)
+    module.enabled = False
+    assert torch.equal(counted.inputs().features(backbone), plain)
+    assert counted.num_computed == 18
+
+
+def test_nothing_is_kept_of_a_module_that_learns_from_the_first_block(backbone: Backbone):
+    counted = Counted(backbone)
+    attached(backbone, "adapter")
+    counted.inputs().features(backbone)
+    assert backbone.first_changing_block == 0
+    assert counted.num_computed == 0
+
+
+def test_a_module_that_drops_out_is_not_frozen_while_it_trains(backbone: Backbone):
+    counted = Counted(backbone)
+    module = attached(backbone, "adaptformer").requires_grad_(False)
+    module.train()
+    counted.inputs().features(backbone)
+    assert counted.num_computed == 0
+    module.eval()
+    counted.inputs().features(backbone)
+    assert counted.num_computed == 6
+
+
+class LastBlocks(petl.Petl):
+    """A scale and shift of the third block's attention only: the two before it never change."""
+
+    def branches(self, backbone, generator):
+        ssf = petl.get("ssf")()
+        yield from (
+            (site, branch) for site, branch in ssf.branches(backbone, generator) if "block[2]" in site.name
+        )
+
+
+def test_only_the_blocks_that_a_module_reaches_are_computed_again(backbone: Backbone):
+    counted = Counted(backbone)
+    module = LastBlocks().attach(backbone, Seeds(0).generator("petl"))
+    assert backbone.first_changing_block == 2
+    features = counted.inputs().features(backbone)
+    assert counted.num_computed == 6  # what enters the third block
+    torch.testing.assert_close(features, backbone(counted.batcher.test_batch(ROWS)))
+    features.sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.5)
+    torch.testing.assert_close(
+        counted.inputs().features(backbone), backbone(counted.batcher.test_batch(ROWS))
+    )
+    assert counted.num_computed == 6
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_network_in_two_parts_gives_what_the_whole_gives(backbone: Backbone, index: int):
+    images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = backbone(images)
+    assert torch.equal(leaving(backbone, index, entering(backbone, index, images)), whole)
+    assert torch.equal(backbone(images), whole)  # everything is in its place again
+
+
+def test_augmented_images_are_computed_each_time(backbone: Backbone):
+    counted = Counted(backbone, augment="crop-flip")
+    batch = Batch(
+        batcher=counted.batcher,
+        rows=ROWS,
+        cache=counted.cache,
+        labels=torch.zeros(6, dtype=torch.int64),
+        task=0,
+        seeds=Seeds(0),
+        position=(0, 0, 0),
+    )
+    batch.features(backbone)
+    assert counted.num_computed == 0
+    batch.plain().features(backbone)
+    assert counted.num_computed == 6
+
+
+def run(strategy: str, folder: Path, **run_options: object) -> Record:
+    spec = resolve(
+        {
+            "stream": {"train_per_class": 10, "test_per_class": 5},
+            "strategy": {"name": strategy},
+            "run": run_options,
+        }
+    )
+    return execute(spec, out=folder, places=Places(None, folder), progress=Progress(), command="")
+
+
+@pytest.mark.parametrize("strategy", ["simplecil", "naive-linear"])
+def test_an_exact_run_predicts_the_same(strategy: str, tmp_path: Path):
+    cached, again, exact = (
+        run(strategy, tmp_path),
+        run(strategy, tmp_path),
+        run(strategy, tmp_path, exact=True),
+    )
+    for name in COLUMNS[:-1]:
+        assert np.array_equal(cached.predictions()[name], exact.predictions()[name])
+        assert np.array_equal(cached.predictions()[name], again.predictions()[name])
+    images = [
+        record.read_json("costs.json")["time"].get("encode", {"images": 0})["images"]
+        for record in (cached, again, exact)
+    ]
+    assert images == [10 * 5 + (10 * 9 if strategy == "simplecil" else 0), 0, 0]
