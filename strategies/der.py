@@ -1,0 +1,48 @@
+"""Replay images with the logits that they had when they were met: Dark Experience Replay (DER).
+
+P. Buzzega, M. Boschini, A. Porrello, D. Abati, S. Calderara, "Dark Experience for General Continual Learning:
+a Strong, Simple Baseline", NeurIPS 2020, arXiv 2004.07211. Not the Dynamically Expandable Representation that
+has the same three letters. Eq. 6:
+
+    CE(new images) + alpha * |logits of replayed images - their logits in the memory|^2
+
+The square is the mean over images and classes, as in the released code. An image is offered to the memory
+each time that it is met, so the logits come from the whole course of learning.
+
+Differs from the paper: new and replayed images pass the network as one batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from clbench.inputs import Batch
+from clbench.losses.dark import dark_distance
+from clbench.replay import Replay
+from clbench.strategies import register
+
+
+@register("der", petl="adapter")
+@dataclass
+class DER(Replay):
+    """Cross-entropy on new images, logits held on replayed ones."""
+
+    keeps_logits: ClassVar[bool] = True
+
+    alpha: Annotated[float, Field(ge=0)] = 0.3  # weight of the logits' distance
+
+    def before_step(self, batch: Batch) -> Batch:
+        """Put replayed images behind the new ones."""
+        return self.with_replayed(batch)
+
+    def replay_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the two terms."""
+        end = batch.num_new
+        (replayed,) = batch.replayed
+        loss = F.cross_entropy(logits[:end], batch.labels[:end])
+        return loss + self.alpha * dark_distance(logits[end:], replayed.extras["logits"])

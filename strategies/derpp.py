@@ -1,0 +1,52 @@
+"""Replay images with the logits that they had and, in a second draw, with their labels: DER++.
+
+P. Buzzega, M. Boschini, A. Porrello, D. Abati, S. Calderara, "Dark Experience for General Continual Learning:
+a Strong, Simple Baseline", NeurIPS 2020, arXiv 2004.07211. Dark Experience Replay as in ``der``, and a
+cross-entropy on images replayed besides:
+
+    CE(new images) + alpha * |logits of one draw - their logits in the memory|^2 + beta * CE(another draw)
+
+The square is the mean over images and classes, as in the released code. An image is offered to the memory
+each time that it is met.
+
+Differs from the paper: new and replayed images pass the network as one batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from clbench.inputs import Batch
+from clbench.losses.dark import dark_distance
+from clbench.replay import Replay
+from clbench.strategies import register
+
+
+@register("derpp", petl="adapter")
+@dataclass
+class DERpp(Replay):
+    """Cross-entropy on new images, logits held on one draw, labels learnt from another."""
+
+    keeps_logits: ClassVar[bool] = True
+
+    alpha: Annotated[float, Field(ge=0)] = 0.1  # weight of the logits' distance
+    beta: Annotated[float, Field(ge=0)] = 0.5  # weight of the replayed labels
+
+    def before_step(self, batch: Batch) -> Batch:
+        """Put both draws behind the new images."""
+        return self.with_replayed(self.with_replayed(batch, "replay logits"), "replay labels")
+
+    def replay_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the three terms."""
+        dark, _ = batch.replayed
+        end, last = batch.num_new, batch.num_new + len(dark.labels)
+        loss = F.cross_entropy(logits[:end], batch.labels[:end])
+        loss = loss + self.alpha * dark_distance(logits[end:last], dark.extras["logits"])
+        if len(batch) > last:
+            loss = loss + self.beta * F.cross_entropy(logits[last:], batch.labels[last:])
+        return loss
