@@ -56,6 +56,7 @@ class FeatureCache:
         self.folder = folder
         self.precision = precision
         self.account = account
+        self.parts: Sequence[NDArray[np.int64]] = ()  # rows of each part of each task, once that is known
         self._tables: dict[str, Table] = {}
         self._expected: dict[str, NDArray[np.int64]] = {}  # by view
         self._images_digest = ""
@@ -64,7 +65,7 @@ class FeatureCache:
         """Say which rows of a view will be asked for: the first miss computes them all, in this order.
 
         So the batches in which features are computed do not depend on the order in which they are asked for,
-        nor on where a run was stopped.
+        nor on where a run was stopped. Rows of which nothing was said are computed one by one.
         """
         self._expected[view] = rows
 
@@ -113,9 +114,12 @@ class FeatureCache:
         table = self._tables[key]
         table.is_used = True
         if not table.has(inputs.rows):
-            expected = self._expected.get(inputs.view or "", inputs.rows)
-            for rows in (expected if np.isin(inputs.rows, expected).any() else inputs.rows, inputs.rows):
-                self._fill(table, table.missing(rows), key, inputs.view or "", compute)
+            # What is kept between runs is computed part by part of the stream, also in a run that goes on.
+            for group in [*(self.parts if table.is_kept else []), self._expected.get(inputs.view or "")]:
+                if group is not None and np.isin(table.missing(inputs.rows), group).any():
+                    self._fill(table, table.missing(group), key, inputs, compute, self.batch_size)
+            # Which of the others come together, as a memory draws them, must not show: each is on its own.
+            self._fill(table, table.missing(inputs.rows), key, inputs, compute, batch_size=1)
         return table.at(inputs.rows).to(self.batcher.device)
 
     @torch.no_grad()
@@ -124,18 +128,19 @@ class FeatureCache:
         table: Table,
         rows: NDArray[np.int64],
         key: str,
-        view: str,
+        inputs: Inputs,
         compute: Callable[[Tensor], Tensor],
+        batch_size: int,
     ) -> None:
-        transform = self.batcher.plain if view == "test" else self.batcher.whole
+        transform = self.batcher.plain if inputs.view == "test" else self.batcher.whole
 
         def once(part: NDArray[np.int64]) -> Tensor:
             kind = self.batcher.device.type
             with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
                 return compute(transform(self.batcher.gather(part))).cpu()
 
-        for start in range(0, len(rows), self.batch_size):
-            part = rows[start : start + self.batch_size]
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
             table.put(part, self.account(key, len(part), partial(once, part)))
 
     def _key(self, inputs: Inputs, backbone: Backbone, block: int) -> str:

@@ -70,6 +70,8 @@ class Loop:
             precision=self.precision,
             batch_size=self.eval_batch_size,
         )
+        if self.cache:
+            self.cache.parts = [part.rows for task in self.stream.tasks for part in (task.train, task.test)]
         self.watch = Watch(self.evaluator, self.seeds, every=self.eval_every, num_images=self.eval_images)
 
     def run(self, checkpoint: Checkpoint | None = None) -> None:
