@@ -80,6 +80,8 @@ class Attached(nn.Module):
         self._switch.on = on
         for name, tensor in (self._own if on else self._base).items():
             _install(self.backbone, name, tensor)
+        if self.petl.trains_backbone:  # its batch norms are in the mode of whose statistics they use
+            self.backbone.train(on and self.training)
 
     @property
     def is_felt(self) -> bool:
@@ -118,9 +120,9 @@ class Attached(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def train(self, mode: bool = True) -> Attached:
-        """Set training mode; a backbone that is trained itself follows, any other does not."""
+        """Set training mode; a backbone follows if it is trained itself and the module is on."""
         super().train(mode)
-        if self.petl.trains_backbone:
+        if self.petl.trains_backbone and self.enabled:
             self.backbone.train(mode)
         return self
 
