@@ -1,10 +1,11 @@
-"""Grow a linear classifier: one layer a task, their outputs side by side."""
+"""Make classifiers: one that grows by a layer a task, and one by cosines."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from clbench.losses.precision import cosines
 from clbench.petl.parts.initialise import kaiming_uniform
 from clbench.quant.low_bit_linear import FULL, LowBitLinear
 
@@ -55,3 +56,18 @@ class GrowingHead(nn.Module):
         head = LowBitLinear(self.width, num_classes, self.bits)
         kaiming_uniform(head.weight, generator)
         return head
+
+
+class CosineHead(nn.Module):
+    """A classifier by scaled cosines: features (B, D) to logits (B, C)."""
+
+    def __init__(self, width: int, num_classes: int, generator: torch.Generator, scale: float = 1.0) -> None:
+        """Draw a vector a class from U(-1/sqrt(D), 1/sqrt(D)); the scale of the cosines is learnt, too."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, width))
+        self.scale = nn.Parameter(torch.tensor(scale))
+        kaiming_uniform(self.weight, generator)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.scale * cosines(features, self.weight)

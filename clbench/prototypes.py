@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from clbench.losses.precision import cosines
 
 
 class Prototypes(nn.Module):
@@ -44,4 +45,4 @@ class Prototypes(nn.Module):
 
     def cosines(self, features: Tensor) -> Tensor:
         """Return the cosine between each of the features (B, D) and each mean: (B, C)."""
-        return F.normalize(features.float(), dim=1) @ F.normalize(self.means, dim=1).T
+        return cosines(features, self.means)

@@ -166,12 +166,15 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     stream = complete(streams.get(stream_name), "stream", {**stream_options, **tables["stream"]})
     recipe = {**streams.get(stream_name).recipe, **strategy.recipes.get(stream_name, {})}
     if stream.get("online"):
-        recipe |= {**strategy.recipes.get("online", {}), **_single_pass(stream["online"], tables["strategy"])}
+        for each in ("online", f"online-{petl_name}"):
+            recipe |= strategy.recipes.get(each, {})
+        recipe |= _single_pass(stream["online"], tables["strategy"])
     backbone_name = str(tables["backbone"].pop("name", "vit-micro"))
     if backbone_name not in backbones.names():
         from clbench.backbones.creation import architecture  # takes seconds: it imports timm
 
         architecture(backbone_name)
+    options = {**strategy.module_options.get(petl_name, {}), **tables["petl"]}
     return RunSpec(
         stream=Part(name=stream_name, options=stream),
         strategy=Part(
@@ -180,7 +183,7 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
         backbone=Part(
             name=backbone_name, options=complete(backbones.BackboneOptions, "backbone", tables["backbone"])
         ),
-        petl=Part(name=petl_name, options=complete(petl.get(petl_name), "petl", tables["petl"])),
+        petl=Part(name=petl_name, options=complete(petl.get(petl_name), "petl", options)),
         run=_run_options(tables["run"]),
     )
 

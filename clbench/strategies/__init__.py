@@ -37,7 +37,8 @@ class Strategy(ABC):
     computed once where it cannot change.
     """
 
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {}  # other defaults, by stream name; "online": of any
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {}  # defaults on a stream; "online": in one pass
+    module_options: ClassVar[dict[str, dict[str, Any]]] = {}  # a module's other defaults, by its name
     needs: ClassVar[tuple[str, ...]] = ()  # of stream and backbone: names in clbench.needs.NEEDS
     resumable: ClassVar[bool] = True  # whether parts() is its whole state; if not, a stopped run begins anew
 

@@ -1,0 +1,68 @@
+"""Estimate a normal distribution for each class: its mean, and a covariance of its own or one for all.
+
+What is kept are sums, so the estimate depends neither on the order of the images nor on their batches, but
+for rounding. Shapes: B images, C classes, D width, R deviations.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Gaussians(nn.Module):
+    """Counts (C,), means (C, D) in double precision, and scatters (C or 1, D, D)."""
+
+    counts: Tensor
+    means: Tensor
+    scatters: Tensor  # sums of (x - mean)(x - mean)' over the images of a class, or of all classes
+
+    def __init__(self, width: int, *, is_shared: bool) -> None:
+        """Start without classes; ``is_shared`` keeps one covariance within all classes together."""
+        super().__init__()
+        self.is_shared = is_shared
+        self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("means", torch.zeros(0, width, dtype=torch.float64))
+        self.register_buffer("scatters", torch.zeros(int(is_shared), width, width))
+
+    def grow(self, num_classes: int, device: torch.device) -> None:
+        """Make room for new classes."""
+        self.to(device)
+        width = self.means.shape[1]
+        self.counts = torch.cat([self.counts, self.counts.new_zeros(num_classes)])
+        self.means = torch.cat([self.means, self.means.new_zeros(num_classes, width)])
+        if not self.is_shared:
+            self.scatters = torch.cat([self.scatters, self.scatters.new_zeros(num_classes, width, width)])
+
+    @torch.no_grad()
+    def add(self, feature_BD: Tensor, labels: Tensor) -> None:
+        """Learn from features and their labels (B,): one rank update a scatter."""
+        feature_BD = feature_BD.to(self.means.dtype)
+        added_C = torch.bincount(labels, minlength=len(self.counts))
+        sum_CD = torch.zeros_like(self.means).index_add_(0, labels, feature_BD)
+        mean_CD = sum_CD / added_C.clamp_min(1)[:, None]
+        # Chan et al. (1979): two scatters join as S1 + S2 + n1 n2 / (n1 + n2) d d', d between the two means.
+        total_C = self.counts + added_C
+        weight_C = self.counts * added_C / total_C.clamp_min(1)
+        met = added_C.nonzero()[:, 0]
+        step_CD = (mean_CD - self.means) * weight_C.sqrt()[:, None]
+        deviation_RD = torch.cat([feature_BD - mean_CD[labels], step_CD[met]])
+        self._scatter(deviation_RD, torch.cat([labels, met]), met)
+        self.means += (mean_CD - self.means) * (added_C / total_C.clamp_min(1))[:, None]
+        self.counts += added_C
+
+    def covariances(self) -> Tensor:
+        """Return the covariances (C, D, D), each over n - 1, or the shared one (1, D, D), over all images.
+
+        That of a class with fewer than two images is zero.
+        """
+        divisor = self.counts.sum()[None] if self.is_shared else self.counts - 1
+        return self.scatters / divisor.clamp_min(1)[:, None, None]
+
+    def _scatter(self, deviation_RD: Tensor, classes: Tensor, met: Tensor) -> None:
+        if self.is_shared:
+            self.scatters[0] += (deviation_RD.T @ deviation_RD).to(self.scatters.dtype)
+            return
+        for number in met.tolist():
+            own_RD = deviation_RD[classes == number]
+            self.scatters[number] += (own_RD.T @ own_RD).to(self.scatters.dtype)
