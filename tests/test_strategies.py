@@ -9,7 +9,10 @@ from clbench.spec import option_types
 from clbench.testing import check_strategy
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "memory_size": 20}
-OWN = {"lae": {"frozen_epochs": 1}}  # what else makes two epochs on a few images enough
+OWN = {
+    "lae": {"frozen_epochs": 1},
+    "ranpac": {"projection": 64},
+}  # what else makes two epochs on a few images enough
 # One way into avalanche, so that one of its strategies is enough for the quick tests.
 NAMES = [
     pytest.param(
