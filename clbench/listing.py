@@ -17,6 +17,7 @@ from rich.text import Text
 
 from clbench import backbones, petl, strategies, streams
 from clbench.cards import RegistryError
+from clbench.needs import NEEDS
 from clbench.registry import Registry, UnknownNameError, did_you_mean
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -174,14 +175,24 @@ def _options(component: type, section: str) -> Iterator[RenderableType]:
 
 def _with_strategy(name: str) -> Iterator[RenderableType]:
     strategy = strategies.get(name)
+    for need in strategy.needs:
+        yield Text(f"needs {NEEDS[need].words}: {NEEDS[need].remedy}")
     for stream, recipe in sorted(strategy.recipes.items()):
         values = ", ".join(f"{option}={value}" for option, value in recipe.items())
-        yield Text(f"on {stream} the defaults are: {values}")
+        yield Text(f"{_place(stream)} the defaults are: {values}")
     default = strategies.registry.card(name).preset.get("petl", "linear")
     yield Text(
-        f"combines with every stream, backbone and module, as in {name}-lora (see: clbench list petl; plain"
-        f" {name}: {name}-{default})"
+        f"combines with every stream and backbone that meet its needs, and every module, as in {name}-lora"
+        f" (see: clbench list petl; plain {name}: {name}-{default})"
     )
+
+
+def _place(recipe: str) -> str:
+    """Say where a recipe of a strategy holds: on a stream, or in a single pass, perhaps with one module."""
+    if recipe.partition("-")[0] != "online":
+        return f"on {recipe}"
+    module = recipe.removeprefix("online").lstrip("-")
+    return f"in a single pass{f' with {module}' if module else ''} (stream.online)"
 
 
 def _with_stream(name: str) -> Iterator[RenderableType]:

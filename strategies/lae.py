@@ -48,7 +48,7 @@ class LAE(Strategy):
     recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "split-digits": {"frozen_epochs": 12},  # three fifths of the epochs, as in the paper
         "split-imagenet-r": LONG_RECIPE,
-        "split-domainnet": LONG_RECIPE,
+        "domainnet": LONG_RECIPE,
     }
 
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "new-classes", "disjoint-classes")
