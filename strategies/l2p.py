@@ -1,0 +1,125 @@
+"""Learn a pool of prompts, from which each image takes those whose keys are nearest (L2P).
+
+Z. Wang, Z. Zhang, C.-Y. Lee, H. Zhang, R. Sun, X. Ren, G. Su, V. Perot, J. Dy, T. Pfister, "Learning to
+Prompt for Continual Learning", CVPR 2022, arXiv 2112.08654. An image's query q is its feature without
+prompts. The N of M prompts with the largest cos(q, k_m) are inserted after the class token; the feature is
+the mean of what becomes of their tokens. With lam the weight of the keys,
+
+    loss = cross-entropy among the task's classes - lam * sum of cos(q, k_m) over the prompts taken.
+
+Differs from the paper:
+- The query of a training image is computed on its test view, once; ``faithful_query`` augments it.
+- A tenth of the training images is held out for tuning: ``--set stream.validation_rate=0`` trains on all.
+- Prompts get no position embedding, and keys and prompts start from U(-1, 1) (our choice).
+- Where a stream tells no boundaries, the classes that may occur in the next segment are compared.
+- A module named with the strategy is trained beside the prompts, with nothing against its forgetting.
+
+``selection="batch"`` is the published code's: a batch takes the prompts that most of its images ask for.
+Test batches sorted by class then tell an image its task: a leak, which makes accuracies incomparable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clbench.backbones.backbone import Backbone
+from clbench.errors import UserError
+from clbench.inputs import Batch, Inputs
+from clbench.losses.local_cross_entropy import local_cross_entropy
+from clbench.petl import Petl
+from clbench.petl.parts.prompted import GivenTokens
+from clbench.prompted_classifier import PromptedClassifier
+from clbench.seeds import Seeds
+from clbench.strategies import Strategy, Task, register
+
+
+class PoolError(UserError, ValueError):
+    """More prompts are to be taken than there are."""
+
+
+@register("l2p", petl="linear")
+@dataclass
+class L2P(Strategy):
+    """A pool of prompts and keys, and a head, are trained; the backbone is frozen."""
+
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {"split-imagenet-r": {"epochs": 10, "batch_size": 32}}
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+
+    epochs: Annotated[int, Field(ge=1)] = 5
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001875  # 0.03 * batch_size / 256
+    pool_size: Annotated[int, Field(ge=1)] = 10  # prompts in the pool, M
+    prompt_length: Annotated[int, Field(ge=1)] = 5  # tokens a prompt
+    top_k: Annotated[int, Field(ge=1)] = 5  # prompts that an image takes, N
+    key_weight: Annotated[float, Field(ge=0)] = 0.1  # lam, of the pull of keys towards queries
+    max_gradient: Annotated[float, Field(gt=0)] = 1.0  # norm that the gradient of all parameters is cut to
+    selection: Literal["sample", "batch"] = "sample"  # batch: by majority; LEAKS the task at test time
+    faithful_query: bool = False  # whether the query of a training image is of its augmented view
+
+    def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
+        """Draw the pool."""
+        if self.top_k > self.pool_size:
+            raise PoolError(f"strategy.top_k: {self.top_k}, but strategy.pool_size is {self.pool_size}")
+        self.model = PromptedClassifier(
+            backbone,
+            petl,
+            seeds,
+            self.head_bits,
+            prompts=GivenTokens(length=self.top_k * self.prompt_length),
+            faithful_query=self.faithful_query,
+        )
+        generator, width = seeds.generator("prompts"), backbone.blocks[0].width
+        prompts = torch.empty(self.pool_size, self.prompt_length, width).uniform_(-1, 1, generator=generator)
+        keys = torch.empty(self.pool_size, backbone.width).uniform_(-1, 1, generator=generator)
+        self.prompts = nn.ParameterList([prompts]).to(backbone.device)  # (M, length, D)
+        self.keys = nn.ParameterList([keys]).to(backbone.device)  # (M, D)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Hold the pool and the head."""
+        return {**self.model.parts(), "prompts": self.prompts, "keys": self.keys}
+
+    def begin_task(self, task: Task) -> None:
+        """Append a head for the new classes."""
+        self.classes = task.classes
+        self.model.grow(task)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the cross-entropy among the task's classes, less the weighted cosines to the keys taken."""
+        cosines_BM = self.cosines(self.model.training_query(batch))
+        taken_BN = self.select(cosines_BM)
+        logits = self.model.logits(batch, [self.prompts_of(taken_BN)])
+        pull = cosines_BM.gather(1, taken_BN).sum(dim=1).mean()
+        return local_cross_entropy(logits, batch.labels, self.classes) - self.key_weight * pull
+
+    def before_update(self, batch: Batch) -> None:
+        """Cut the gradient."""
+        parameters = [parameter for group in self.trainable() for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.max_gradient)
+
+    def predict(self, inputs: Inputs) -> Tensor:
+        """Return the softmax over all classes seen."""
+        taken_BN = self.select(self.cosines(self.model.query(inputs)))
+        return self.model.probabilities(inputs, [self.prompts_of(taken_BN)])
+
+    def cosines(self, query: Tensor) -> Tensor:
+        """Return the cosines (B, M) of queries (B, D) to all keys."""
+        return F.normalize(query, dim=1) @ F.normalize(self.keys[0], dim=1).T
+
+    def select(self, cosines_BM: Tensor) -> Tensor:
+        """Return the indices (B, N) of the prompts that each image takes."""
+        nearest_BN = cosines_BM.topk(self.top_k, dim=1).indices
+        if self.selection == "sample":
+            return nearest_BN
+        votes_M = nearest_BN.flatten().bincount(minlength=self.pool_size)
+        return votes_M.topk(self.top_k).indices.expand_as(nearest_BN)  # depends on the image's batch mates
+
+    def prompts_of(self, taken_BN: Tensor) -> Tensor:
+        """Return the tokens (B, N * length, D) of the prompts taken."""
+        prompts: Tensor = self.prompts[0]
+        return prompts[taken_BN].flatten(1, 2)
