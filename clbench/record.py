@@ -121,11 +121,14 @@ class Record:
 
     def results(self, num_tasks: int | None = None) -> Results:
         """Return what every metric is a function of; matrix.json, once there, knows the number of tasks."""
+        from clbench.evaluate.looks import Anytime
         from clbench.evaluate.results import Results
 
         if num_tasks is None:
             num_tasks = len(self.read_json("matrix.json")["classes_of_task"])
-        return Results.from_log(self.predictions(), num_tasks)
+        log = self.anytime()
+        looks = Anytime.from_log(log, num_tasks) if log else None
+        return Results.from_log(self.predictions(), num_tasks, looks)
 
     def _log_files(self) -> list[Path]:
         found = {

@@ -28,6 +28,8 @@ class Metric:
     averaging: str  # over what, and with which weights
     reference: str
     higher_is_better: bool
+    unit: str = ""  # of the value; empty: it is a share, shown in percent
+    of_looks: bool = False  # whether it is known only where the learner was looked at while it learnt
 
     @property
     def summary(self) -> str:
@@ -43,7 +45,14 @@ METRICS: dict[str, Metric] = {}
 
 
 def metric(
-    name: str, *, formula: str, averaging: str, reference: str, higher_is_better: bool = True
+    name: str,
+    *,
+    formula: str,
+    averaging: str,
+    reference: str,
+    higher_is_better: bool = True,
+    unit: str = "",
+    of_looks: bool = False,
 ) -> Callable[[Function], Function]:
     """Return a decorator that registers a function as the metric ``name`` and leaves it as it is."""
 
@@ -51,7 +60,9 @@ def metric(
         if name in METRICS:
             first, second = METRICS[name].function.__module__, function.__module__
             raise ValueError(f"metric {name!r} is registered twice: by {first} and by {second}")
-        METRICS[name] = Metric(name, function, formula, averaging, reference, higher_is_better)
+        METRICS[name] = Metric(
+            name, function, formula, averaging, reference, higher_is_better, unit, of_looks
+        )
         return function
 
     return add

@@ -2,8 +2,12 @@
 
 Each row of the log says: after how many steps and training images, in which task, how many of how many
 test images of which task were predicted right. Images of task -1 are the training images since the last row,
-each predicted before it was learnt (test-then-train). Rows after a task's last step are of all test images,
-the others of a fixed subset.
+each predicted before it was learnt (test-then-train), in a task's first epoch only. After a task all test
+images are predicted: there are exact rows about all of them, and rows about the fixed subset as elsewhere,
+because two samples of images cannot be compared to the last percent.
+
+A stream without boundaries does not tell which classes are coming: of the classes met so far one is
+predicted, and an image of a class that comes for the first time is a miss.
 """
 
 from __future__ import annotations
@@ -17,12 +21,10 @@ from numpy.typing import NDArray
 
 from clbench.data.samples import Samples
 from clbench.evaluate.evaluator import Columns, Evaluator
+from clbench.evaluate.looks import COLUMNS, PREQUENTIAL
 from clbench.inputs import Batch
 from clbench.seeds import Seeds
 from clbench.streams import Task
-
-COLUMNS = ("step", "images", "in_task", "task", "hits", "num", "exact")
-PREQUENTIAL = -1  # the "task" of training images that were predicted before they were learnt
 
 
 class Watch:
@@ -46,12 +48,15 @@ class Watch:
         return self.evaluator.stream.tasks
 
     def before_step(self, batch: Batch) -> None:
-        """Predict a batch before it is learnt."""
-        if self.every:
-            self.met.update(batch.labels.tolist())
-            with self.evaluator.meter.phase("watch", images=len(batch)):
-                self.hits += self.evaluator.hits(batch.plain(), batch.labels, self._known())
+        """Predict a batch before it is learnt, and note which classes it brings."""
+        if not self.every:
+            return
+        if batch.is_first_pass:
             self.tried += len(batch)
+            if self.met or self.evaluator.stream.has_boundaries:
+                with self.evaluator.meter.phase("watch", images=len(batch)):
+                    self.hits += self.evaluator.hits(batch.plain(), batch.labels, self._known())
+        self.met.update(batch.labels.tolist())
 
     def after_step(self, batch: Batch) -> bool:
         """Count a step; return whether the learner is to be looked at now."""
@@ -72,6 +77,9 @@ class Watch:
 
     def task_ended(self, task: int, columns: Columns) -> None:
         """Take over the exact evaluation after a task."""
+        if self.every:
+            chosen = self._in_subset(columns)
+            self._note(task, {name: values[chosen] for name, values in columns.items()}, exact=False)
         self._note(task, columns, exact=True)
 
     def columns(self) -> Columns:
@@ -98,6 +106,14 @@ class Watch:
         for task in np.unique(columns["task"]).tolist():
             own = columns["task"] == task
             self.rows.append([*place, task, int(hit[own].sum()), int(own.sum()), int(exact)])
+
+    def _in_subset(self, columns: Columns) -> NDArray[np.bool_]:
+        """Return which rows of an evaluation are of the subsets."""
+        chosen = np.zeros(len(columns["row"]), np.bool_)
+        for task in np.unique(columns["task"]).tolist():
+            own = columns["task"] == task
+            chosen[own] = np.isin(columns["row"][own], self.subsets[task].rows)
+        return chosen
 
     def _known(self) -> torch.Tensor | None:
         """Return which classes have been met, where a stream has no boundaries that would tell."""

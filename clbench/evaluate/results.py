@@ -1,4 +1,4 @@
-"""Hold what the predictions of a run say: accuracy after each task on each task, and the last confidences."""
+"""Hold what a run's predictions say: accuracy after each task on each task, last confidences, and looks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clbench.evaluate.looks import Anytime
 
 Matrix = NDArray[np.float64]
 COLUMNS = ("after_task", "task", "prediction", "masked_prediction", "label", "confidence")  # needed of a log
@@ -23,9 +25,13 @@ class Results:
     confidence: Matrix  # (n,): of the last evaluation's predictions, their share in the scores
     correct: NDArray[np.bool_]  # (n,): whether the last evaluation's predictions are right
     task_found: Matrix | None = None  # (T, T): share of task j's images given to a class of task j
+    class_accuracy: Matrix | None = None  # (T, C): on the test images of class c after task i
+    anytime: Anytime | None = None  # what was seen while the learner learnt
 
     @classmethod
-    def from_log(cls, log: Mapping[str, NDArray[Any]], num_tasks: int) -> Results:
+    def from_log(
+        cls, log: Mapping[str, NDArray[Any]], num_tasks: int, anytime: Anytime | None = None
+    ) -> Results:
         """Count the hits in a prediction log: columns with one row an image an evaluation.
 
         A log without columns is that of a run that has not been evaluated yet.
@@ -33,27 +39,37 @@ class Results:
         log = log or dict.fromkeys(COLUMNS, np.zeros(0))
         after = log["after_task"].astype(np.int64)
         task = log["task"].astype(np.int64)
-        prediction, masked, label = log["prediction"], log["masked_prediction"], log["label"]
-        cell, shape = after * num_tasks + task, (num_tasks, num_tasks)
-        num_images = np.bincount(cell, minlength=num_tasks**2).reshape(shape)
+        prediction, masked, label = log["prediction"], log["masked_prediction"], log["label"].astype(np.int64)
+        num_classes = 1 + label.max(initial=-1)
 
-        def rate(hit: NDArray[np.bool_]) -> Matrix:
-            hits = np.bincount(cell, weights=hit, minlength=num_tasks**2).reshape(shape)
-            shares: Matrix = np.divide(hits, num_images, out=np.full(shape, np.nan), where=num_images > 0)
-            return shares
+        def rate(hit: NDArray[np.bool_], group: NDArray[np.int64] = task, width: int = num_tasks) -> Matrix:
+            return _shares(after * width + group, hit, (num_tasks, width))
 
         last = after == after.max(initial=0)
         return cls(
             accuracy=rate(prediction == label),
             masked=rate(masked == label),
-            num_test=num_images.max(axis=0),
+            num_test=_counts(after * num_tasks + task, (num_tasks, num_tasks)).max(axis=0),
             confidence=log["confidence"][last].astype(np.float64),
             correct=(prediction == label)[last],
             # the best class of all is also the best of its own task, so the two agree where the task is right
             task_found=rate(prediction == masked),
+            class_accuracy=rate(prediction == label, label, num_classes),
+            anytime=anytime,
         )
 
     @property
     def num_tasks(self) -> int:
         """Number of tasks in the stream, evaluated or not."""
         return len(self.accuracy)
+
+
+def _shares(cell: NDArray[np.int64], hit: NDArray[np.bool_], shape: tuple[int, int]) -> Matrix:
+    """Return the share of hits in each cell, NaN where there is no row."""
+    hits, num = _counts(cell[hit], shape), _counts(cell, shape)
+    shares: Matrix = np.divide(hits, num, out=np.full(shape, np.nan), where=num > 0)
+    return shares
+
+
+def _counts(cell: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:
+    return np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
