@@ -89,8 +89,10 @@ class ConFiT(Strategy):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy among the current task's classes only."""
-        classes = self.classes[batch.task]
-        return F.cross_entropy(self.model.logits(batch)[:, classes], batch.labels - classes[0])
+        classes, backbone = self.classes[batch.task], self.model.backbone
+        # batch norms in training mode make other features of an image at each step: none are looked up
+        features = backbone(batch.images) if self.moves_statistics else batch.features(backbone)
+        return F.cross_entropy(self.model.head(features)[:, classes], batch.labels - classes[0])
 
     def end_task(self, task: Task, images: Feed) -> None:
         """Keep the batch-norm state."""

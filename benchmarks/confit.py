@@ -1,0 +1,133 @@
+"""Tabulate ConFiT, each of its parts alone and plain fine-tuning: ResNet-20 over tasks of CIFAR-100.
+
+    python benchmarks/confit.py --data-dir DIR --weights resnet20_cifar10.safetensors --seeds 0 1 2
+
+DIR holds CIFAR-100; the weights are of a ResNet-20 trained on CIFAR-10. The task of a test image is told. All
+rows see the same images in the same order for the same epochs, without augmentation; nothing is chosen on the
+test images. A seed draws the class order, the heads and the shuffling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from platformdirs import user_cache_path
+
+from clbench import backbones, evaluate, strategies, streams
+from clbench.backbones import BackboneOptions
+from clbench.data.batches import Batcher
+from clbench.evaluate.costs import stored_bytes
+from clbench.evaluate.evaluator import Columns
+from clbench.evaluate.meter import Meter
+from clbench.evaluate.results import Results
+from clbench.files import make_folder, write_text
+from clbench.loop import Loop
+from clbench.petl.full import Full
+from clbench.progress import Progress
+from clbench.seeds import Seeds
+from clbench.spec import build
+from clbench.streams import Places, TaskStream
+
+ROWS = {
+    "fine-tuning": {"cross_convolution": False, "hierarchical": False},
+    "with recovered batch norms": {"cross_convolution": True, "hierarchical": False},
+    "in stages": {"cross_convolution": False, "hierarchical": True},
+    "ConFiT: both": {"cross_convolution": True, "hierarchical": True},
+}
+METRICS = ("accuracy", "forgetting", "learning-accuracy")
+FIELDS = ("row", "seeds", *(f"{name}{part}" for name in METRICS for part in ("", " std")), "bytes", "seconds")
+
+
+def main() -> None:
+    """Fill the table row by row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--weights", required=True, help="file of the ResNet-20's weights, or none")
+    parser.add_argument("--out", type=Path, default=Path("confit.csv"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tasks", type=int, default=10)
+    parser.add_argument("--train-per-class", type=int, default=50)
+    parser.add_argument("--test-per-class", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=0.01)
+    options = parser.parse_args()
+    make_folder(options.out.parent)
+    recipe = {
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+    }
+    loader = streams.get("split-cifar100")(
+        tasks=str(options.tasks),
+        order="random",
+        scenario="task",
+        validation_rate=0.0,
+        train_per_class=options.train_per_class,
+        test_per_class=options.test_per_class,
+        augment="none",
+    )
+    done = []
+    for row, parts in ROWS.items():
+        runs = []
+        started = time.perf_counter()
+        for seed in options.seeds:
+            places = Places(options.data_dir, user_cache_path("clbench"))
+            stream = loader.build("split-cifar100", places, Seeds(seed))
+            runs.append(measured({**recipe, **parts}, options.weights, stream, Seeds(seed)))
+        done.append(summary(row, runs, (time.perf_counter() - started) / len(runs)))
+        write_text(options.out, as_csv(done))
+        print(*done[-1].values(), sep="  ", flush=True)
+
+
+def measured(recipe: dict[str, object], weights: str, stream: TaskStream, seeds: Seeds) -> dict[str, float]:
+    """Learn all tasks from the pre-trained backbone; return the metrics and the bytes stored at the end."""
+    backbone = backbones.create("resnet20", BackboneOptions(weights=weights))
+    strategy = build(strategies.get("confit"), "strategy", recipe)
+    strategy.setup(backbone, Full(), seeds)
+    logs: list[Columns] = []
+
+    def log(task: int, columns: Columns | None) -> list[float]:
+        assert columns is not None
+        logs.append({"after_task": np.full(len(columns["row"]), task), **columns})
+        return []
+
+    device = torch.device("cpu")
+    batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, stream.augment, device)
+    loop = Loop(strategy, stream, batcher, seeds, Meter(device), Progress(), save=lambda state: None, log=log)
+    loop.run()
+    whole = {name: np.concatenate([each[name] for each in logs]) for name in logs[0]}
+    metrics = evaluate.compute(Results.from_log(whole, len(stream.tasks)))
+    return {
+        **{name: 100 * metrics[name] for name in METRICS},
+        "bytes": stored_bytes(strategy.parts())["total"],
+    }
+
+
+def summary(row: str, runs: list[dict[str, float]], seconds: float) -> dict[str, object]:
+    """Return the row of the table: means and standard deviations over the seeds."""
+    facts: dict[str, object] = {"row": row, "seeds": len(runs)}
+    for name in METRICS:
+        values = [run[name] for run in runs]
+        facts[name] = round(float(np.mean(values)), 1)
+        facts[f"{name} std"] = round(float(np.std(values, ddof=1)), 1) if len(runs) > 1 else ""
+    return {**facts, "bytes": int(runs[0]["bytes"]), "seconds": round(seconds)}
+
+
+def as_csv(rows: list[dict[str, object]]) -> str:
+    """Return the table as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    main()
