@@ -9,6 +9,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from clbench import backbones
+from clbench.backbones import BackboneOptions
 from clbench.cross_convolution import CrossConvolution, PaddingError, Tracker, find_pairs, mean_after
 
 
@@ -153,6 +155,11 @@ def test_every_batch_norm_of_other_networks_is_in_a_pair(name: str) -> None:
     assert len(pairs) == len({id(pair.convolution) for pair in pairs}) == len(norms)
     for pair in pairs:
         assert pair.convolution.out_channels == pair.batch_norm.num_features
+
+
+def test_pairs_of_an_opened_network_are_those_of_the_network() -> None:
+    backbone = backbones.create("mobilenetv2_035", BackboneOptions(weights="none", image_size=64))
+    assert len(find_pairs(backbone, images(64))) == len(find_pairs(network("mobilenetv2_035"), images(64)))
 
 
 def test_trackers_leave_the_output_bit_equal() -> None:

@@ -88,10 +88,10 @@ class CrossConvolution(nn.Module):
             yield
             return
         now = self._state()
-        self._put(self.get_buffer(f"task_{task}"))
-        for tracker in self.trackers:
-            cast("Tracker", tracker).recover()
         try:
+            self._put(self.get_buffer(f"task_{task}"))
+            for tracker in self.trackers:
+                cast("Tracker", tracker).recover()
             yield
         finally:
             self._put(now)
