@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
@@ -62,6 +62,41 @@ class MemoryClassifier:
             view.stored = stored.items
             pieces.append(embedded(view, self.backbone))
         return torch.cat(pieces)
+
+
+class MovingMeans(nn.Module):
+    """Class means (C, D) that follow the embeddings of the training batches: nothing is looked at twice."""
+
+    means: Tensor
+    is_met: Tensor
+
+    def __init__(self, width: int, decay: float) -> None:
+        """Start without classes; ``decay`` is the share of a mean that a batch leaves, in [0, 1)."""
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("means", torch.zeros(0, width))
+        self.register_buffer("is_met", torch.zeros(0, dtype=torch.bool))
+
+    def grow(self, num_classes: int, device: torch.device) -> None:
+        """Make room for new classes."""
+        self.means = F.pad(self.means.to(device), (0, 0, 0, num_classes))
+        self.is_met = F.pad(self.is_met.to(device), (0, num_classes))
+
+    @torch.no_grad()
+    def add(self, feature_BD: Tensor, labels: Tensor) -> None:
+        """Move the mean of each class in a batch towards the batch's; a first one is taken as it is."""
+        member_BC = F.one_hot(labels, len(self.means)).float()
+        batch_CD = member_BC.T @ F.normalize(feature_BD.float(), dim=1)
+        batch_CD /= member_BC.sum(dim=0).clamp_min(1)[:, None]
+        is_here = member_BC.any(dim=0)
+        weight_C = torch.where(self.is_met, 1 - self.decay, 1.0) * is_here
+        self.means.lerp_(batch_CD, weight_C[:, None])
+        self.is_met |= is_here
+
+    def scores(self, inputs: Inputs, backbone: Backbone) -> Tensor:
+        """Return the cosines (B, C), shifted to [0, 1]."""
+        cosine_BC = embedded(inputs, backbone) @ F.normalize(self.means, dim=1).T
+        return _ranked((1 + cosine_BC) / 2, ~self.is_met)
 
 
 def embedded(inputs: Inputs, backbone: Backbone) -> Tensor:
