@@ -164,7 +164,7 @@ class Trial(Progress):
         """Expect the scores of an image to be the same alone, in a batch and in another order."""
         for part in self.strategy.parts().values():
             part.eval()
-        rows = self.stream.tasks[-1].test.rows[:6]
+        rows = self.stream.tasks[-1].test.rows[::2]  # of every class: what a vote decides is seen
         last = len(self.stream.tasks) - 1
 
         def scores(rows: NDArray[np.int64]) -> Tensor:
