@@ -9,8 +9,8 @@ again, and as many of their main directions become old that those hold the share
     kept + kept_growth * t,   t = 0, 1, ...,
 
 of the inputs' energy; then S <- S + A_t B_t. The old directions stand for the gradients of old tasks, which
-lie among their inputs (DualGPM; Y.-S. Liang, W.-J. Li, "Adaptive Plasticity Improvement for Continual Learning",
-CVPR 2023).
+lie among their inputs (DualGPM; Y.-S. Liang, W.-J. Li, "Adaptive Plasticity Improvement for Continual
+Learning", CVPR 2023).
 
 Differs from the paper:
 - DualGPM keeps the smaller of two complementary bases. Here is the projection that both of them give.
