@@ -43,13 +43,17 @@ def report(folders: list[Path], out: Path | None) -> Comparison:
 
 
 def write_figures(record: Record) -> None:
-    """Draw the heatmap and the curve of one run into its ``figures`` folder."""
+    """Draw the heatmap, the curve and, if there are any, the looks of one run into its ``figures`` folder."""
+    from clbench.report.anytime_figure import anytime_png
     from clbench.report.figures import curve_png, heatmap_png
 
     group = single(record)
     make_folder(record.path / "figures")
     write_bytes(record.path / "figures" / "accuracy-matrix.png", heatmap_png(group))
     write_bytes(record.path / "figures" / "accuracy-curve.png", curve_png([group]))
+    looks = record.results().anytime
+    if looks and not looks.exact.all():
+        write_bytes(record.path / "figures" / "anytime.png", anytime_png(record.spec, looks))
 
 
 def _write(groups: Sequence[Group], warnings: Sequence[str], out: Path) -> list[Path]:

@@ -1,12 +1,7 @@
-"""Draw the accuracy matrix as a heatmap and the accuracy on seen tasks as a curve.
-
-Figures are made as objects, without matplotlib's global state; equal numbers give equal bytes.
-"""
+"""Draw the accuracy matrix as a heatmap and the accuracy on seen tasks as a curve."""
 
 from __future__ import annotations
 
-import io
-import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -14,21 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clbench.record import safe_name
+from clbench.report.drawing import COLOURS, INK, as_png, clean, name_axes, new_figure, run_name, set_title
 from clbench.report.groups import Group, Matrix
 from clbench.report.units import matrix_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 LineStyle = str | tuple[int, tuple[int, ...]]  # a name, or (offset, lengths of dashes and gaps)
-DPI = 200
-INK, FAINT = "#222222", "#8a8a8a"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito
 LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 DOTS: LineStyle = (0, (2, 3))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LETTERS = 12  # of a title, that go into an inch
 DARK = 0.6  # share of the colour scale below which a cell's text is white
 
 
@@ -37,7 +28,7 @@ def heatmap_png(group: Group) -> bytes:
     accuracy = 100 * group.accuracy.mean(axis=0)
     num_tasks = len(accuracy)
     side = max(3.2, 1.2 + 0.36 * num_tasks)
-    figure = _figure(side + 1.2, side + 0.7)
+    figure = new_figure(side + 1.2, side + 0.7)
     axes = figure.add_subplot()
     learnt = np.tril(np.ones_like(accuracy, dtype=bool)) & ~np.isnan(accuracy)
     image = axes.imshow(np.where(learnt, accuracy, np.nan), cmap="viridis", vmin=0, vmax=100)
@@ -54,35 +45,35 @@ def heatmap_png(group: Group) -> bytes:
     axes.set_xticks(ticks[1:] - 0.5, minor=True)
     axes.set_yticks(ticks[1:] - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
-    _label(axes, "tested on task", "after task")
-    _clean(axes, spines=())
+    name_axes(axes, "tested on task", "after task")
+    clean(axes, spines=())
     bar = figure.colorbar(image, ax=axes, shrink=0.85, aspect=24)
-    _label(bar.ax, "", "accuracy (%)")
-    _clean(bar.ax, spines=())
-    _title(figure, _run_name(group), _seeds(group))
-    return _png(figure)
+    name_axes(bar.ax, "", "accuracy (%)")
+    clean(bar.ax, spines=())
+    set_title(figure, run_name(group.spec), _seeds(group))
+    return as_png(figure)
 
 
 def curve_png(groups: Sequence[Group]) -> bytes:
     """Draw the mean accuracy on the tasks seen so far, mean and spread over the seeds, as a PNG."""
-    figure = _figure(6.4, 4.0 + 0.2 * len(groups))
+    figure = new_figure(6.4, 4.0 + 0.2 * len(groups))
     axes = figure.add_subplot()
     positions, unit = _positions(groups)
     for index, group in enumerate(groups):
         _draw_curve(axes, group, positions[: len(group.classes_seen)], index)
-    _label(axes, f"{unit} seen", "mean accuracy on the tasks seen (%)")
+    name_axes(axes, f"{unit} seen", "mean accuracy on the tasks seen (%)")
     axes.set_ylim(0, 100)
     axes.set_xticks(positions if len(positions) <= 10 else positions[1::2])
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    _clean(axes, spines=("left", "bottom"))
+    clean(axes, spines=("left", "bottom"))
     figure.legend(loc="outside lower center", ncols=_legend_columns(groups), frameon=False, fontsize=9)
     streams = dict.fromkeys(safe_name(group.spec.stream.name) for group in groups)
     backbones = dict.fromkeys(safe_name(group.spec.backbone.name) for group in groups)
     has_spread = any(len(group.records) > 1 for group in groups)
     spread = "mean ± standard deviation over n seeds" if has_spread else "one seed each"
-    _title(figure, f"{', '.join(streams)} · {', '.join(backbones)}", spread)
-    return _png(figure)
+    set_title(figure, f"{', '.join(streams)} · {', '.join(backbones)}", spread)
+    return as_png(figure)
 
 
 def _draw_curve(axes: Axes, group: Group, positions: Sequence[int], index: int) -> None:
@@ -125,14 +116,6 @@ def _positions(groups: Sequence[Group]) -> tuple[list[int], str]:
     return list(range(1, len(seen) + 1)), "tasks"
 
 
-def _run_name(group: Group) -> str:
-    spec = group.spec
-    stream, strategy, module, backbone = (
-        safe_name(part.name) for part in (spec.stream, spec.strategy, spec.petl, spec.backbone)
-    )
-    return f"{stream} · {strategy}-{module} · {backbone}"
-
-
 def _seeds(group: Group) -> str:
     num_runs = len(group.records)
     return f"mean over n = {num_runs} seeds" if num_runs > 1 else f"seed {group.seeds[0]}, n = 1"
@@ -141,36 +124,3 @@ def _seeds(group: Group) -> str:
 def _legend_columns(groups: Sequence[Group]) -> int:
     longest = max(len(group.label) for group in groups)
     return min(len(groups), 3 if longest <= 18 else 2 if longest <= 32 else 1)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _title(figure: Figure, title: str, below: str) -> None:
-    lines = textwrap.wrap(title, int(figure.get_figwidth() * LETTERS), break_on_hyphens=False)
-    figure.suptitle("\n".join([*lines, below]), fontsize=9.5, color=INK, linespacing=1.4)
-
-
-def _label(axes: Axes, below: str, beside: str) -> None:
-    axes.set_xlabel(below, fontsize=9, color=INK)
-    axes.set_ylabel(beside, fontsize=9, color=INK)
-
-
-def _clean(axes: Axes, spines: Sequence[str]) -> None:
-    """Leave of an axes' frame and ticks what helps reading."""
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in spines)
-        spine.set_color(FAINT)
-    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=INK)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()

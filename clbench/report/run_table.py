@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from clbench.evaluate import METRICS
 from clbench.record import Record
 from clbench.report.columns import values_of
 from clbench.report.units import UNKNOWN, matrix_cell, percent, quantity, seconds
@@ -26,7 +27,7 @@ def run_tables(record: Record) -> RenderableType:
     matrix = _matrix(accuracy) if len(accuracy) <= WIDEST_MATRIX else _compact_matrix(accuracy)
     values = values_of(record)
     metrics = _pairs(
-        "metric", "%", [(name, percent(values[name])) for name in record.read_json("metrics.json")]
+        "metric", "%", _metrics({name: values[name] for name in record.read_json("metrics.json")})
     )
     costs = _pairs("cost", "", _costs(values))
     below = Table.grid(padding=(0, 4))
@@ -66,6 +67,22 @@ def _compact_matrix(accuracy: NDArray[np.float64]) -> Table:
         )
         table.add_row(str(task + 1), *map(_cell, numbers), lowest)
     return table
+
+
+def _metrics(values: dict[str, float]) -> list[tuple[str, str]]:
+    """Write each metric; without those of looks, where the learner was looked at after tasks only."""
+    about = {
+        name: METRICS[name] for name in values if name in METRICS
+    }  # not all, in another version's record
+    of_looks = {name for name in about if about[name].of_looks}
+    if np.isnan([values[name] for name in of_looks]).all():
+        values = {name: values[name] for name in values if name not in of_looks}
+    units = {name: about[name].unit if name in about else "" for name in values}
+    return [(name, _metric(value, units[name])) for name, value in values.items()]
+
+
+def _metric(value: float, unit: str) -> str:
+    return f"{value:.0f} {unit}" if unit and not np.isnan(value) else percent(value)
 
 
 def _costs(values: dict[str, float]) -> list[tuple[str, str]]:
