@@ -16,10 +16,19 @@ def make_optimizer(strategy: Strategy, device: torch.device) -> torch.optim.Opti
     groups = strategy.trainable()
     rate, decay, fused = strategy.learning_rate, strategy.weight_decay, device.type in FUSED
     if strategy.optimizer == "sgd":
-        return torch.optim.SGD(groups, rate, strategy.momentum, weight_decay=decay, fused=fused)
+        optimizer = torch.optim.SGD(groups, rate, strategy.momentum, weight_decay=decay, fused=fused)
+        _start_momenta(optimizer)
+        return optimizer
     if strategy.optimizer == "adamw":
         return torch.optim.AdamW(groups, rate, weight_decay=decay, fused=fused)
     return torch.optim.Adam(groups, rate, weight_decay=decay, fused=fused)
+
+
+def _start_momenta(optimizer: torch.optim.SGD) -> None:
+    """Set every momentum to 0: torch's fused step fails where some parameters have had no gradient yet."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def carry_over(before: torch.optim.Optimizer | None, after: torch.optim.Optimizer) -> None:
