@@ -1,4 +1,4 @@
-"""Show the tasks of a stream to Avalanche's strategies, as experiences of one of its streams.
+"""Show samples to Avalanche's strategies, as experiences of one of its streams.
 
 V. Lomonaco et al., "Avalanche: an end-to-end library for continual learning", CVPR workshops 2021,
 arXiv:2104.00405.
@@ -6,6 +6,7 @@ arXiv:2104.00405.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,6 @@ from torch.utils.data import Dataset
 
 from clbench.data.quietly import import_avalanche
 from clbench.data.samples import Samples
-from clbench.streams import TaskStream
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLExperience
@@ -40,27 +40,32 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return image.permute(2, 0, 1).float() / 255, self.targets[index]
 
 
-def as_experiences(stream: TaskStream, split: str) -> list[CLExperience]:
-    """Return an experience a task, with its classes, the earlier and the later ones, and task label 0.
+def as_stored(images: Tensor) -> Tensor:
+    """Return images in [0, 1], of any shape, as the uint8 that they were, or came nearest to."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_experiences(parts: Sequence[Samples], split: str) -> list[CLExperience]:
+    """Return an experience for each part, with its classes, the earlier and the later ones, and task label 0.
 
     Labels are class numbers in stream order. The images are as stored: transforms are the strategy's matter.
     """
     import_avalanche()
     from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline, with_task_labels
     from avalanche.benchmarks.utils import DataAttribute, TaskAwareSupervisedClassificationDataset
+    from avalanche.benchmarks.utils.flat_data import ConstantSequence
 
     if split not in SPLITS:
         raise ValueError(f"no split {split!r} (allowed: {', '.join(SPLITS)})")
-    pictures = [Pictures(getattr(task, split)) for task in stream.tasks]
     datasets = [
         TaskAwareSupervisedClassificationDataset(
-            [part],
+            [pictures],
             data_attributes=[
-                DataAttribute(part.targets, "targets"),
-                DataAttribute([0] * len(part), "targets_task_labels", use_in_getitem=True),
+                DataAttribute(pictures.targets, "targets"),
+                DataAttribute(ConstantSequence(0, len(pictures)), "targets_task_labels", use_in_getitem=True),
             ],
         )
-        for part in pictures
+        for pictures in map(Pictures, parts)
     ]
     benchmark = benchmark_from_datasets(**{split: datasets})
     return list(with_task_labels(with_classes_timeline(benchmark)).streams[split])

@@ -97,7 +97,7 @@ class TaskStream:
         """Return the tasks as Avalanche experiences of the split: train, validation or test."""
         from clbench.data.experiences import as_experiences
 
-        return as_experiences(self, split)
+        return as_experiences([getattr(task, split) for task in self.tasks], split)
 
 
 @dataclass

@@ -1,0 +1,700 @@
+"""Run Avalanche's own strategies, in Avalanche's own loop, between our streams and our evaluator.
+
+V. Lomonaco et al., "Avalanche: an end-to-end library for continual learning", CVPR workshops 2021,
+arXiv:2104.00405 (version 0.6.0). Each task is one of its experiences; its model is the frozen backbone with
+our module and a head that grows; a batch is augmented on its way through the model. What it keeps between
+tasks outside the model is copied into the part "kept", to be counted. A stopped run begins anew.
+
+Differs from our own strategies: the optimiser goes on from task to task, an incomplete last batch is learnt,
+the learning rate is constant, steps are neither watched nor shown, and training is never in half precision.
+What Avalanche offers and this file does not is in ``REFUSED``, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clbench.avalanche_strategy import FromAvalanche, Online, WithMemory, plugin
+from clbench.data.samples import Samples, join
+from clbench.errors import UserError
+from clbench.optimizers import make_optimizer
+from clbench.strategies import Task, register
+
+if TYPE_CHECKING:
+    from avalanche.benchmarks import CLExperience
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+OWN_MODEL = "it builds its own model: "
+REFUSED = {  # what avalanche.training.supervised holds and this file does not offer
+    "AETraining": "it trains an autoencoder, not a classifier",
+    "AR1": OWN_MODEL + "a MobileNet",
+    "BiC": "it gives torch's MultiStepLR the argument verbose, which torch has taken away; here: none",
+    "ExpertGateStrategy": OWN_MODEL + "AlexNets, chosen by autoencoders of their features",
+    "GenerativeReplay": "its generator is a perceptron scaled for MNIST, which fails on a last batch of one",
+    "LearningToPrompt": OWN_MODEL + "a copied ViT that fails with timm 1; here: l2p",
+    "OnlineNaive": "it is deprecated, and the same as Naive",
+    "PNNStrategy": OWN_MODEL + "columns of perceptrons",
+    "PackNet": "it prunes the layers of a network with a fixed head, and has to be told the task",
+    "VAETraining": "it trains an autoencoder, not a classifier",
+}
+
+
+class TooFewError(UserError, ValueError):
+    """A memory that cannot fill a batch."""
+
+
+@register("avalanche.naive", petl="adapter")
+@dataclass
+class Naive(Online):
+    """Avalanche's Naive: cross-entropy on one task after another, with nothing against forgetting."""
+
+    method: ClassVar[str] = "Naive"
+
+
+@register("avalanche.joint", petl="adapter")
+@dataclass
+class Joint(FromAvalanche):
+    """Avalanche's JointTraining: all tasks at once, after the last one has come."""
+
+    method: ClassVar[str] = "JointTraining"
+
+    def training_samples(self, seen: Sequence[Task], num_tasks: int) -> Samples | None:
+        """Wait for the last task: it can be trained only once."""
+        return join([task.train for task in seen]) if len(seen) == num_tasks else None
+
+    def learn(self, experiences: list[CLExperience]) -> None:
+        """Train on all experiences together."""
+        self.learner.train(experiences, eval_streams=[])
+
+
+@register("avalanche.cumulative", petl="adapter")
+@dataclass
+class Cumulative(FromAvalanche):
+    """Avalanche's Cumulative: goes on with all data so far at every task."""
+
+    method: ClassVar[str] = "Cumulative"
+
+
+@register("avalanche.from-scratch", petl="adapter")
+@dataclass
+class FromScratch(FromAvalanche):
+    """Avalanche's FromScratchTraining: every task from the module's first values, with its own data only."""
+
+    method: ClassVar[str] = "FromScratchTraining"
+
+
+@register("avalanche.replay", petl="adapter")
+@dataclass
+class Replay(Online, WithMemory):
+    """Avalanche's Replay (ER): batches half new, half from a memory with as many images of each task.
+
+    A. Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019, arXiv 1902.10486.
+    """
+
+    method: ClassVar[str] = "Replay"
+    holder: ClassVar[str] = "ReplayPlugin"
+    keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size"}
+
+
+@register("avalanche.gdumb", petl="adapter")
+@dataclass
+class GDumb(WithMemory):
+    """Avalanche's GDumb: at every task from the first values again, on a class-balanced memory alone.
+
+    A. Prabhu, P. Torr, P. Dokania, ECCV 2020.
+    """
+
+    method: ClassVar[str] = "GDumb"
+    holder: ClassVar[str] = "GDumbPlugin"
+    keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size"}
+
+    def learn(self, experiences: list[CLExperience]) -> None:
+        """Train, and put what Avalanche's copy of the model has learnt where the module is."""
+        super().learn(experiences)
+        copied = self.learner.model
+        self.encoder.module.load_state_dict(copied.encoder.module.state_dict())
+        self.head = copied.classifier
+
+
+@register("avalanche.der", petl="adapter")
+@dataclass
+class DER(Online, WithMemory):
+    """Avalanche's DER and DER++: replays images with the logits that they had when their task ended.
+
+    P. Buzzega et al., "Dark Experience for General Continual Learning", NeurIPS 2020, arXiv 2004.07211.
+    Avalanche expects a head for all classes from the start; here it grows, and a class that was not known
+    when logits were stored has 0 there.
+    """
+
+    method: ClassVar[str] = "DER"
+    keywords: ClassVar[dict[str, str]] = {
+        "memory_size": "mem_size",
+        "replay_batch": "batch_size_mem",
+        "alpha": "alpha",
+        "beta": "beta",
+    }
+
+    replay_batch: Count = 24  # images replayed a step; none are before the memory holds as many
+    alpha: Weight = 0.1  # of the squared distance to the stored logits
+    beta: Weight = 0.5  # of the cross-entropy on the replayed images; 0: DER, else DER++
+
+    def learn(self, experiences: list[CLExperience]) -> None:
+        """Give the stored logits a place for each new class, and train."""
+        for group in self.learner.storage_policy.buffer_groups.values():
+            for logits in group.buffer.logits.data:
+                logits.set_(F.pad(logits, (0, self.num_classes - len(logits))))
+        super().learn(experiences)
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield the images, their labels and their logits."""
+        yield from super().kept()
+        store = self.store()
+        yield torch.stack([store[place][3] for place in range(len(store))])
+
+
+@register("avalanche.er-ace", petl="adapter")
+@dataclass
+class ERACE(Online, WithMemory):
+    """Avalanche's ER-ACE: new images compete among the classes of their batch, replayed ones among all.
+
+    L. Caccia et al., ICLR 2022, arXiv 2104.05025. A task's images enter the memory before training on it.
+    """
+
+    method: ClassVar[str] = "ER_ACE"
+    keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size", "replay_batch": "batch_size_mem"}
+
+    replay_batch: Count = 24  # images replayed a step; none are before the memory holds as many
+
+
+@register("avalanche.er-aml", petl="adapter")
+@dataclass
+class ERAML(WithMemory):
+    """Avalanche's ER-AML: new images learn by metric, replayed ones by cross-entropy.
+
+    L. Caccia et al., ICLR 2022, arXiv 2104.05025. It takes a whole batch of each class from the memory, and
+    would wait for ever for a class with fewer images.
+    """
+
+    method: ClassVar[str] = "ER_AML"
+    keywords: ClassVar[dict[str, str]] = {
+        "memory_size": "mem_size",
+        "replay_batch": "batch_size_mem",
+        "temperature": "temp",
+        "base_temperature": "base_temp",
+    }
+
+    replay_batch: Count = 24  # images replayed a step; none are before the memory holds as many
+    temperature: Positive = 0.1
+    base_temperature: Positive = 0.07
+
+    def own(self) -> dict[str, Any]:
+        """Add what makes features."""
+        return {**super().own(), "feature_extractor": self.encoder}
+
+    def learn(self, experiences: list[CLExperience]) -> None:
+        """Train, if every class can fill a batch."""
+        rarest = min(int(np.bincount(part.labels)[np.unique(part.labels)].min()) for part in self.seen)
+        share = min(rarest, self.memory_size // self.num_classes)
+        if share < self.batch_size:
+            raise TooFewError(
+                f"avalanche.er-aml takes {self.batch_size} images of a class at once, and has {share} of one"
+                f" (memory_size {self.memory_size}, {self.num_classes} classes); lower strategy.batch_size"
+            )
+        super().learn(experiences)
+
+
+@register("avalanche.feature-replay", petl="adapter")
+@dataclass
+class FeatureReplay(WithMemory):
+    """Avalanche's FeatureReplay: the classifier replays features stored as they were, not images.
+
+    S. Magistri et al. (PR-ACE), ICLR 2024.
+    """
+
+    method: ClassVar[str] = "FeatureReplay"
+    keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size", "replay_batch": "batch_size_mem"}
+
+    replay_batch: Count = 24  # features replayed a step
+
+    def own(self) -> dict[str, Any]:
+        """Let the new images compete among the classes of their task."""
+        from avalanche.training.losses import MaskedCrossEntropy
+
+        return {**super().own(), "criterion": MaskedCrossEntropy()}
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield the features and their labels."""
+        store = self.store()
+        yield torch.stack([store[place][0] for place in range(len(store))])
+        yield torch.tensor([int(store[place][1]) for place in range(len(store))])
+
+
+@register("avalanche.mir", petl="adapter")
+@dataclass
+class MIR(Online, WithMemory):
+    """Avalanche's MIR: replays those images whose loss the coming step would raise most.
+
+    R. Aljundi et al., NeurIPS 2019, arXiv 1908.04742.
+    """
+
+    method: ClassVar[str] = "MIR"
+    holder: ClassVar[str] = "MIRPlugin"
+    keywords: ClassVar[dict[str, str]] = {
+        "memory_size": "mem_size",
+        "replay_batch": "batch_size_mem",
+        "num_candidates": "subsample",
+    }
+
+    replay_batch: Count = 24  # images replayed a step
+    num_candidates: Count = 50  # images that they are chosen from
+
+
+@register("avalanche.mer", petl="adapter")
+@dataclass
+class MER(Online, WithMemory):
+    """Avalanche's MER: steps on one image at a time, then Reptile's step back towards where they began.
+
+    M. Riemer et al., ICLR 2019, arXiv 1810.11910.
+    """
+
+    method: ClassVar[str] = "MER"
+    keywords: ClassVar[dict[str, str]] = {
+        "memory_size": "mem_size",
+        "replay_batch": "batch_size_mem",
+        "num_rounds": "n_inner_steps",
+        "beta": "beta",
+        "gamma": "gamma",
+    }
+
+    replay_batch: Count = 10  # images replayed in each round
+    num_rounds: Count = 5  # over each batch
+    beta: Rate = 0.1  # share of the way that a round keeps
+    gamma: Rate = 0.1  # share of the way that a batch keeps
+
+    def store(self) -> Any:
+        """Return the memory."""
+        return self.learner.buffer.storage_policy.buffer
+
+
+@register("avalanche.gss", petl="adapter")
+@dataclass
+class GSS(Online, WithMemory):
+    """Avalanche's GSS-greedy: keeps images whose gradients point in different directions.
+
+    R. Aljundi et al., "Gradient based sample selection for online continual learning", NeurIPS 2019,
+    arXiv 1903.08671.
+    """
+
+    method: ClassVar[str] = "GSS_greedy"
+    keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size", "num_subsets": "mem_strength"}
+
+    num_subsets: Count = 5  # batches of the memory that a gradient is compared with
+
+    def make_learner(self, task: Task) -> Any:
+        """Tell it the size of an image."""
+        self.image_shape = task.train.image_shape
+        return super().make_learner(task)
+
+    def own(self) -> dict[str, Any]:
+        """Add the size of an image."""
+        return {**super().own(), "input_size": self.image_shape}
+
+    def store(self) -> Any:
+        """Return the memory."""
+        memory = plugin(self.learner, "GSS_greedyPlugin")
+        count = memory.ext_mem_list_current_index
+        return list(zip(memory.ext_mem_list_x[:count], memory.ext_mem_list_y[:count], strict=True))
+
+
+@register("avalanche.lwf", petl="adapter")
+@dataclass
+class LwF(FromAvalanche):
+    """Avalanche's LwF: distils the old classes' probabilities from the model before the task.
+
+    Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016, arXiv 1606.09282.
+    """
+
+    method: ClassVar[str] = "LwF"
+    keywords: ClassVar[dict[str, str]] = {"alpha": "alpha", "temperature": "temperature"}
+
+    alpha: Weight = 1.0  # of the distillation
+    temperature: Positive = 2.0
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield what is trained of the model before the task."""
+        return plugin(self.learner, "LwFPlugin").lwf.prev_model.state_dict().values()  # type: ignore[no-any-return]
+
+
+@register("avalanche.ewc", petl="adapter")
+@dataclass
+class EWC(FromAvalanche):
+    """Avalanche's EWC: parameters that mattered for old tasks, by their Fisher information, hardly move.
+
+    J. Kirkpatrick et al., PNAS 2017, arXiv 1612.00796; online: J. Schwarz et al., ICML 2018, 1805.06370.
+    """
+
+    method: ClassVar[str] = "EWC"
+
+    strength: Weight = 1000.0  # of the penalty
+    mode: Literal["separate", "online"] = "separate"  # a penalty a task, or one that decays
+    decay: Rate = 0.9  # of the older importances, online
+
+    def own(self) -> dict[str, Any]:
+        """Give a decay where there is one."""
+        decay = self.decay if self.mode == "online" else None
+        return {"ewc_lambda": self.strength, "mode": self.mode, "decay_factor": decay}
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield importances and the values to stay at."""
+        found = plugin(self.learner, "EWCPlugin")
+        for task in found.importances:
+            yield from (each.data for each in found.importances[task].values())
+            yield from (each.data for each in found.saved_params[task].values())
+
+
+@register("avalanche.mas", petl="adapter")
+@dataclass
+class MAS(FromAvalanche):
+    """Avalanche's MAS: parameters that the output is sensitive to hardly move.
+
+    R. Aljundi et al., "Memory Aware Synapses", ECCV 2018, arXiv 1711.09601.
+    """
+
+    method: ClassVar[str] = "MAS"
+    keywords: ClassVar[dict[str, str]] = {"strength": "lambda_reg", "alpha": "alpha"}
+
+    strength: Weight = 1.0  # of the penalty
+    alpha: Rate = 0.5  # share of the older importances
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield importances and the values to stay at."""
+        found = plugin(self.learner, "MASPlugin")
+        for values in (found.importance, found.params):
+            yield from (each.data for each in values.values())
+
+
+@register("avalanche.si", petl="adapter")
+@dataclass
+class SI(FromAvalanche):
+    """Avalanche's SynapticIntelligence: parameters whose way lowered the loss most hardly move.
+
+    F. Zenke, B. Poole, S. Ganguli, ICML 2017, arXiv 1703.04200. Differs from Avalanche 0.6.0: weights are
+    copied to be remembered; without that its penalty is always 0 on a CPU.
+    """
+
+    method: ClassVar[str] = "SynapticIntelligence"
+    keywords: ClassVar[dict[str, str]] = {"strength": "si_lambda", "damping": "eps"}
+
+    strength: Weight = 1.0  # of the penalty
+    damping: Positive = 1e-7  # added to the squared way
+
+    def make_learner(self, task: Task) -> Any:
+        """Put right what would be nothing on a CPU."""
+        from clbench.avalanche_model import OwnValues
+
+        learner = super().make_learner(task)
+        theirs = plugin(learner, "SynapticIntelligencePlugin")
+        learner.plugins.insert(learner.plugins.index(theirs) + 1, OwnValues(theirs))
+        return learner
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield importances, the values to stay at, and the sums along the way."""
+        found = plugin(self.learner, "SynapticIntelligencePlugin")
+        for values in (*found.ewc_data, found.syn_data["cum_trajectory"]):
+            yield from (each.data for each in values.values())
+
+
+@register("avalanche.lfl", petl="adapter")
+@dataclass
+class LFL(FromAvalanche):
+    """Avalanche's LFL: features stay near those of the model before the task.
+
+    H. Jung et al., "Less-forgetting Learning in Deep Neural Networks", 2016, arXiv 1607.00122.
+    """
+
+    method: ClassVar[str] = "LFL"
+    keywords: ClassVar[dict[str, str]] = {"strength": "lambda_e"}
+
+    strength: Weight = 1.0  # of the squared distance
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield what is trained of the model before the task."""
+        return plugin(self.learner, "LFLPlugin").prev_model.state_dict().values()  # type: ignore[no-any-return]
+
+
+@register("avalanche.cwr", petl="adapter")
+@dataclass
+class CWR(FromAvalanche):
+    """Avalanche's CWR*: the module learns the first task only, then a classifier whose rows are averaged.
+
+    V. Lomonaco, D. Maltoni, L. Pellegrini, "Rehearsal-Free Continual Learning over Small Non-I.I.D. Batches",
+    CVPR workshops 2020, arXiv 1907.03799.
+    """
+
+    method: ClassVar[str] = "CWRStar"
+
+    def own(self) -> dict[str, Any]:
+        """Name the classifier."""
+        return {"cwr_layer_name": "classifier.classifier"}
+
+
+@register("avalanche.agem", petl="adapter")
+@dataclass
+class AGEM(WithMemory):
+    """Avalanche's A-GEM: no step against the mean gradient of a sample of the memory.
+
+    A. Chaudhry et al., ICLR 2019, arXiv 1812.00420.
+    """
+
+    method: ClassVar[str] = "AGEM"
+    keywords: ClassVar[dict[str, str]] = {"memory_size": "patterns_per_exp", "replay_batch": "sample_size"}
+
+    memory_size: Count = 200  # images of each task
+    replay_batch: Count = 64  # images in the sample, at least one of each task
+
+    def store(self) -> Any:
+        """Return the memory."""
+        return [row for part in plugin(self.learner, "AGEMPlugin").buffers for row in part]
+
+
+@register("avalanche.gem", petl="adapter")
+@dataclass
+class GEM(WithMemory):
+    """Avalanche's GEM: no step against the gradient of any old task's memory.
+
+    D. Lopez-Paz, M. Ranzato, NeurIPS 2017, arXiv 1706.08840.
+    """
+
+    method: ClassVar[str] = "GEM"
+    keywords: ClassVar[dict[str, str]] = {"memory_size": "patterns_per_exp", "margin": "memory_strength"}
+
+    memory_size: Count = 200  # images of each task
+    margin: Weight = 0.5  # that old gradients are followed by at least
+
+    def store(self) -> Any:
+        """Return the memory."""
+        found = plugin(self.learner, "GEMPlugin")
+        tasks = found.memory_x
+        return [row for task in tasks for row in zip(tasks[task], found.memory_y[task], strict=True)]
+
+
+@register("avalanche.icarl", petl="adapter")
+@dataclass
+class ICaRL(WithMemory):
+    """Avalanche's iCaRL: binary cross-entropy and distillation, herded exemplars, and their nearest mean.
+
+    S.-A. Rebuffi et al., CVPR 2017, arXiv 1611.07725.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("boundaries", "many-passes", "disjoint-classes")
+    method: ClassVar[str] = "ICaRL"
+
+    def make_learner(self, task: Task) -> Any:
+        """Give it the encoder and the classifier apart."""
+        from avalanche.training.supervised import ICaRL as Theirs
+
+        from clbench.avalanche_model import NewTeacher
+
+        return Theirs(
+            feature_extractor=self.encoder,
+            classifier=self.head,
+            optimizer=make_optimizer(self, self.backbone.device),
+            memory_size=self.memory_size,
+            buffer_transform=None,
+            fixed_memory=True,
+            plugins=[*self.plugins(), NewTeacher()],
+            **self.sizes(),
+        )
+
+    def learn(self, experiences: list[CLExperience]) -> None:
+        """Say which classes came when, as Avalanche's own class-incremental benchmarks do, and train."""
+        experiences[-1].benchmark = SimpleNamespace(
+            n_classes_per_exp=[len(each.classes_in_this_experience) for each in experiences],
+            classes_order=list(range(self.num_classes)),
+        )
+        super().learn(experiences)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return minus the distances to the class means."""
+        scores: Tensor = self.learner.model.eval_classifier(features)
+        return scores
+
+    def store(self) -> Any:
+        """Return the exemplars."""
+        found = plugin(self.learner, "_ICaRLPlugin")
+        classes = zip(found.x_memory, found.y_memory, strict=True)
+        return [row for images, labels in classes for row in zip(images, labels, strict=True)]
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield the exemplars, and the class means."""
+        yield from super().kept()
+        yield self.learner.model.eval_classifier.class_means
+
+
+@register("avalanche.scr", petl="adapter")
+@dataclass
+class SCR(Online, WithMemory):
+    """Avalanche's SCR: a supervised contrastive loss on two views, and the memory's nearest class mean.
+
+    Z. Mai et al., "Supervised Contrastive Replay", CVPR workshops 2021, arXiv 2103.13885.
+    """
+
+    method: ClassVar[str] = "SCR"
+    keywords: ClassVar[dict[str, str]] = {
+        "memory_size": "mem_size",
+        "replay_batch": "batch_size_mem",
+        "temperature": "temperature",
+    }
+
+    replay_batch: Count = 100  # images replayed a step
+    temperature: Positive = 0.1
+    projection: Count = 128  # numbers that the loss compares
+
+    def make_head(self, width: int) -> nn.Module:
+        """Return the projection."""
+        return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.projection))
+
+    def make_learner(self, task: Task) -> Any:
+        """Give it the model that it wants."""
+        from avalanche.models import SCRModel
+        from avalanche.training.supervised import SCR as Theirs
+
+        return Theirs(
+            model=SCRModel(self.encoder, self.head),
+            optimizer=make_optimizer(self, self.backbone.device),
+            plugins=self.plugins(),
+            **self.sizes(),
+            **self.own(),
+        )
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return minus the distances to the class means."""
+        scores: Tensor = self.learner.model.eval_classifier(F.normalize(features, dim=1))
+        return scores
+
+    def store(self) -> Any:
+        """Return the memory."""
+        return self.learner.replay_plugin.storage_policy.buffer
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield the images, their labels and the class means."""
+        yield from super().kept()
+        yield self.learner.model.eval_classifier.class_means
+
+
+@register("avalanche.slda", petl="linear")
+@dataclass
+class SLDA(Online):
+    """Avalanche's StreamingLDA: class means and one covariance of features, updated image by image.
+
+    T. Hayes, C. Kanan, CVPR workshops 2020, arXiv 1909.01520. One pass, whatever ``epochs`` says; a module
+    stays as it begins.
+    """
+
+    method: ClassVar[str] = "StreamingLDA"
+
+    shrinkage: Rate = 1e-4  # towards the identity
+
+    def make_head(self, width: int) -> nn.Module:
+        """Freeze the module; there is no head."""
+        self.encoder.module.requires_grad_(False)
+        return nn.Identity()
+
+    def make_learner(self, task: Task) -> Any:
+        """Give it the encoder, and no classes yet."""
+        from avalanche.training.supervised import StreamingLDA
+
+        return StreamingLDA(
+            slda_model=self.encoder,
+            criterion=nn.CrossEntropyLoss(),
+            input_size=self.backbone.width,
+            num_classes=0,
+            shrinkage_param=self.shrinkage,
+            **{**self.sizes(), "train_epochs": 1},
+        )
+
+    def learn(self, experiences: list[CLExperience]) -> None:
+        """Make room for the new classes, and learn."""
+        more = self.num_classes - len(self.learner.cK)
+        self.learner.muK = F.pad(self.learner.muK, (0, 0, 0, more))
+        self.learner.cK = F.pad(self.learner.cK, (0, more))
+        super().learn(experiences)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the discriminants."""
+        scores: Tensor = self.learner.predict(features)
+        return scores
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield means, counts and the covariance."""
+        return (self.learner.muK, self.learner.cK, self.learner.Sigma)
+
+
+@register("avalanche.cope", petl="adapter")
+@dataclass
+class CoPE(Online, WithMemory):
+    """Avalanche's CoPE: prototypes that move slowly, and a loss that draws features to them.
+
+    M. De Lange, T. Tuytelaars, "Continual Prototype Evolution", ICCV 2021, arXiv 2009.00919. It makes one
+    step an experience, whatever ``epochs`` says, so that a task is always cut into batches.
+    """
+
+    method: ClassVar[str] = "CoPE"
+    keywords: ClassVar[dict[str, str]] = {
+        "memory_size": "mem_size",
+        "prototype_size": "p_size",
+        "prototype_decay": "alpha",
+        "temperature": "T",
+    }
+
+    micro_experiences: Literal[True] = True
+    prototype_size: Count = 100  # numbers in a prototype
+    prototype_decay: Rate = 0.99  # share of a prototype that a batch keeps
+    temperature: Positive = 0.1
+
+    def make_head(self, width: int) -> nn.Module:
+        """Return the layer that makes what is compared with prototypes."""
+        return nn.Linear(width, self.prototype_size)
+
+    def make_learner(self, task: Task) -> Any:
+        """Let it draw a prototype when a class is first seen, and print what it prints now."""
+        learner = super().make_learner(task)
+        self.prototypical = plugin(learner, "CoPEPlugin")
+        self.prototypical.p_init_adaptive = True
+        with redirect_stdout(StringIO()):
+            self.prototypical.before_training(learner)
+        return learner
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the cosines to the prototypes, over the temperature."""
+        return F.normalize(self.head(features), dim=1) @ self.prototypes().T / self.temperature
+
+    def prototypes(self) -> Tensor:
+        """Return the prototypes (classes seen, numbers); 0 for a class without."""
+        known = self.prototypical.p_mem
+        absent = torch.zeros(1, self.prototype_size, device=self.backbone.device)
+        return torch.cat([known.get(number, absent) for number in range(self.num_classes)])
+
+    def store(self) -> Any:
+        """Return the memory."""
+        return self.prototypical.storage_policy.buffer
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield the images, their labels and the prototypes."""
+        yield from super().kept()
+        yield self.prototypes()
