@@ -1,0 +1,157 @@
+"""Tabulate every strategy on ten tasks of CIFAR-100: accuracy, forgetting, parameters, bytes and time.
+
+    python benchmarks/strategies.py --data-dir DIR --weights vit_tiny_patch16_224.safetensors --out table
+
+DIR holds CIFAR-100. All strategies see the same images in the same class order, as often, without
+augmentation, and have their own optimiser and learning rate; what is learnt on frozen features runs with
+several seeds, the rest with one. A row is ``<strategy>`` or ``<strategy>-<module>``, with options as in
+``--rows aper-ssf lae:ensemble=mean``. Each run leaves its record in ``--out``; runs that are there already
+are not repeated, and a stopped one is resumed. Nothing is chosen on the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import statistics
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from clbench import strategies
+from clbench.errors import UserError
+from clbench.files import write_text
+from clbench.progress import Progress
+from clbench.record import Record
+from clbench.run import execute, resume
+from clbench.spec import RunSpec, option_types, resolve
+from clbench.streams import Places
+
+BESIDE = [  # rows beside every strategy with the module that it is registered with
+    *("naive-linear", "naive-full", "joint-linear", "joint-full", "lae-lora", "lae-prefix"),
+    *("lae:ensemble=mean", "lae:ensemble=evidential", "aper-ssf", "aper-vpt-deep", "aper-full"),
+    *("taer-adapter", "er:quality_retaining=two_sample"),
+]
+FIELDS = (
+    *("row", "module", "seeds", "accuracy", "accuracy_std", "average", "forgetting", "trainable"),
+    *("stored_bytes", "seconds"),
+)
+
+
+def main() -> None:
+    """Fill the table row by row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--weights", default="default", help="file of vit_tiny_patch16_224's weights")
+    parser.add_argument("--out", type=Path, default=Path("table"))
+    parser.add_argument("--rows", nargs="*", help="strategies, as NAME or NAME:option=value,...")
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--train-per-class", type=int, default=30)
+    parser.add_argument("--test-per-class", type=int, default=20)
+    parser.add_argument("--memory-size", type=int, default=500)
+    parser.add_argument("--seeds", type=int, default=3, help="of rows that learn from cached features")
+    options = parser.parse_args()
+    table = options.out / "strategies.csv"
+    done = list(csv.DictReader(table.open())) if table.exists() else []
+    for row in options.rows or [*strategies.names(), *BESIDE]:
+        if row in (each["row"] for each in done):
+            continue
+        try:
+            records = [finished(spec_of(row, 0, options), options)]
+            if learns_from_features(records[0]):
+                records += [
+                    finished(spec_of(row, seed, options), options) for seed in range(1, options.seeds)
+                ]
+        except UserError as reason:
+            print(f"{row}: {reason}", flush=True)
+            continue
+        done.append(measured(row, records))
+        write_text(table, as_csv(done))
+        print(*done[-1].values(), flush=True)
+
+
+def spec_of(row: str, seed: int, options: argparse.Namespace) -> RunSpec:
+    """Return the run of a row; epochs and memory are the same for all that have them."""
+    name, _, settings = row.partition(":")
+    allowed = option_types(strategies.get(name))
+    common = {"epochs": options.epochs, "memory_size": options.memory_size}
+    chosen = {key: value for key, value in common.items() if key in allowed}
+    chosen |= dict(item.split("=") for item in settings.split(",") if item)
+    backbone = {
+        "name": "vit_tiny_patch16_224",
+        "weights": options.weights,
+        "image_size": options.image_size,
+    }
+    stream = {
+        "name": "split-cifar100",
+        "tasks": "10",
+        "order": "1993",
+        "validation_rate": 0.0,
+        "augment": "none",
+        "train_per_class": options.train_per_class,
+        "test_per_class": options.test_per_class,
+        **({"scenario": "task"} if "task-identity" in strategies.get(name).needs else {}),
+    }
+    sections: dict[str, dict[str, Any]] = {
+        "stream": stream,
+        "strategy": {"name": name, **chosen},
+        "backbone": backbone,
+        "run": {"seed": seed},
+    }
+    return resolve(sections)
+
+
+def finished(spec: RunSpec, options: argparse.Namespace) -> Record:
+    """Return the record of a run: one that is there, resumed if it was stopped, or a new one."""
+    places = Places(options.data_dir, user_cache_path("clbench"))
+    for folder in sorted(options.out.glob(f"*_{spec.id[:8]}")):
+        return resume(folder, places=places, progress=Progress())
+    return execute(spec, out=options.out, places=places, progress=Progress(), command="")
+
+
+def learns_from_features(record: Record) -> bool:
+    """Tell whether a training step costs less than a look at an image: the features were there already."""
+    flops = record.read_json("costs.json")["flops"]
+    return bool(flops.get("train_per_image", 0) < flops["evaluate_per_image"])
+
+
+def measured(row: str, records: list[Record]) -> dict[str, object]:
+    """Return what the table says of a row, in percent, bytes and seconds."""
+    metrics = [record.read_json("metrics.json") for record in records]
+    costs = records[0].read_json("costs.json")
+    accuracies = [100 * each["accuracy"] for each in metrics]
+
+    def mean(name: str) -> object:
+        values = [each[name] for each in metrics]
+        return "" if None in values else round(100 * statistics.mean(values), 1)
+
+    phases = ("train", "evaluate", "encode")
+    values = (
+        row,
+        records[0].spec.petl.name,
+        len(records),
+        round(statistics.mean(accuracies), 1),
+        round(statistics.stdev(accuracies), 1) if len(records) > 1 else "",
+        mean("average-accuracy"),
+        mean("forgetting"),
+        costs["parameters"]["trainable"],
+        costs["stored_bytes"]["total"],
+        round(sum(costs["time"].get(phase, {"seconds": 0})["seconds"] for phase in phases)),
+    )
+    return dict(zip(FIELDS, values, strict=True))
+
+
+def as_csv(rows: list[dict[str, object]]) -> str:
+    """Return the table, best accuracy first."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: -float(str(row["accuracy"]))))
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    main()
