@@ -14,8 +14,8 @@ Learning", CVPR 2023).
 
 Differs from the paper:
 - DualGPM keeps the smaller of two complementary bases. Here is the projection that both of them give.
-- The energy of a direction is the sum of squares of the inputs' parts along it, as the paper defines it; the
-  published code squares that again, which makes the same share far fewer directions.
+- Directions and energies are those of H H^T, of which the published code takes the singular values, not of
+  the inputs H themselves: the same share then needs far fewer directions.
 - The share grows by 0.005 a task, which for 10 tasks is the published code's way to 1, and needs no number of
   tasks. 0.95 is its value for CIFAR-100; for ImageNet-R it is 0.98.
 - Inputs are those of the training images in the test transform.

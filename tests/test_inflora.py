@@ -80,23 +80,25 @@ def test_where_everything_is_old_there_is_no_direction_left() -> None:
     update = update_of([1.0, 1.0, 1.0], rank=2)
     update.aim(diagonal(5.0, 3.0, 1.0))
     torch.testing.assert_close(update.down, torch.zeros(2, 3))
+    update.protect(diagonal(5.0, 3.0, 1.0), 1.0)
+    torch.testing.assert_close(update.old, torch.eye(3))
 
 
 @pytest.mark.parametrize(
     ("share", "old"),
-    [(0.0, [0, 0, 0]), (0.5, [1, 0, 0]), (0.61, [1, 1, 0]), (0.95, [1, 1, 1]), (1.0, [1, 1, 1])],
+    [(0.0, [0, 0, 0]), (0.7, [1, 0, 0]), (0.8, [1, 1, 0]), (0.98, [1, 1, 1]), (1.0, [1, 1, 1])],
 )
 def test_as_many_directions_become_old_as_hold_the_share(share: float, old: list[float]) -> None:
     update = update_of([0.0, 0.0, 0.0])
-    update.protect(diagonal(6.0, 3.0, 1.0), share)
+    update.protect(diagonal(6.0, 3.0, 1.0), share)  # energies 36, 9 and 1 of 46
     torch.testing.assert_close(update.old, diagonal(*map(float, old)))
 
 
 def test_what_is_old_already_counts_towards_the_share() -> None:
     update = update_of([1.0, 0.0, 0.0])
-    update.protect(diagonal(6.0, 3.0, 1.0), 0.59)
+    update.protect(diagonal(6.0, 3.0, 1.0), 0.78)
     torch.testing.assert_close(update.old, diagonal(1.0, 0.0, 0.0))
-    update.protect(diagonal(6.0, 3.0, 1.0), 0.8)
+    update.protect(diagonal(6.0, 3.0, 1.0), 0.97)
     torch.testing.assert_close(update.old, diagonal(1.0, 1.0, 0.0))
 
 

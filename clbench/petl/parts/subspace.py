@@ -7,7 +7,9 @@ arXiv 2404.00228. On a fused qkv layer, with S what earlier tasks learnt,
 
 Only A is trained. B's rows are directions of the new task's inputs, orthogonal to those of the old tasks', so
 that the update leaves an old task's inputs alone. Which directions the old inputs take is kept as the
-projection onto them.
+projection onto them. With H the inputs as columns, directions and their energies are the left singular
+vectors and the squared singular values of H H^T, without its old part: the published code decomposes that in
+the place of H.
 
 Shape letters: B batch, N tokens, D width, R rank.
 """
@@ -29,7 +31,7 @@ from clbench.backbones.sites import Branch, Site
 from clbench.inputs import Feed
 from clbench.petl import Petl
 
-MEANINGFUL = 1e-6  # share of the largest energy below which a direction is rounding of float32 inputs
+MEANINGFUL = 1e-10  # share of the whole energy below which a direction is rounding of float32 projections
 
 
 class SubspaceUpdate(Branch):
@@ -70,9 +72,10 @@ class SubspaceUpdate(Branch):
     def protect(self, moment_DD: Tensor, share: float) -> None:
         """Count more directions as old, the main ones first, until the old have this share of the energy."""
         energies, directions = self._beside(moment_DD)
-        wanted = energies.sum() - (1 - share) * moment_DD.diagonal().sum()
-        meaningful = energies > MEANINGFUL * energies[0]
-        is_short = energies.cumsum(0) - energies < wanted  # before this direction, what is old was too little
+        whole = moment_DD.double().square().sum().cpu()
+        meaningful = energies > MEANINGFUL * whole
+        # before this direction, what is old was too little
+        is_short = energies.cumsum(0) - energies < energies.sum() - (1 - share) * whole
         added = directions[:, is_short & meaningful]
         self.old.add_((added @ added.T).to(self.old))
 
@@ -85,8 +88,9 @@ class SubspaceUpdate(Branch):
 
     def _beside(self, moment_DD: Tensor) -> tuple[Tensor, Tensor]:
         """Return energies (D,), falling, and directions (D, D) of what is not old; in float64, on the CPU."""
-        beside = torch.eye(len(self.old), dtype=torch.float64) - self.old.double().cpu()
-        energies, directions = torch.linalg.eigh(beside @ moment_DD.double().cpu() @ beside)
+        moment_DD = moment_DD.double().cpu()
+        rest_DD = moment_DD - self.old.double().cpu() @ moment_DD
+        energies, directions = torch.linalg.eigh(rest_DD @ rest_DD.T)
         return energies.flip(0).clamp_min(0), directions.flip(1)
 
 
