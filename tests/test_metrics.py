@@ -112,6 +112,20 @@ def test_forgetting_takes_the_best_of_the_known_steps():
     assert METRICS["forgetting"](results_of(rows)) == pytest.approx(np.mean(drops))
 
 
+def test_a_task_without_test_images_is_left_out():
+    rows = [[0.9], [0.7, NAN], [0.6, NAN, 0.8]]
+    values = compute(results_of(rows, num_test=[100, 0, 300]))
+    assert values["accuracy"] == pytest.approx(0.7)
+    assert values["accuracy-micro"] == pytest.approx((60 + 240) / 400)
+    assert values["average-accuracy"] == pytest.approx((0.9 + 0.7 + 0.7) / 3)
+    assert values["average-accuracy-micro"] == pytest.approx((0.9 + 0.7 + 0.75) / 3)
+    assert values["forgetting"] == pytest.approx(0.3)
+    assert values["bwt"] == pytest.approx(-0.3)
+    assert values["bwt-d"] == pytest.approx((-0.2 - 0.3) / 2)
+    assert values["accuracy-d"] == pytest.approx((0.9 + 0.7 + 0.6 + 0.8) / 4)
+    assert values["learning-accuracy"] == pytest.approx((0.9 + 0.8) / 2)
+
+
 def test_nothing_known_gives_nan_everywhere():
     values = compute(results_of([[], []], num_test=[0, 0]))
     assert all(np.isnan(value) for value in values.values())

@@ -59,9 +59,21 @@ class Results:
         )
 
     @property
+    def is_tested(self) -> NDArray[np.bool_]:
+        """Which tasks have test images (T,), or have not been evaluated: it is not known of those."""
+        return is_tested(self.accuracy)
+
+    @property
     def num_tasks(self) -> int:
         """Number of tasks in the stream, evaluated or not."""
         return len(self.accuracy)
+
+
+def is_tested(accuracy: Matrix) -> NDArray[np.bool_]:
+    """Return which tasks have a test, (T,): in a stream without boundaries those that bring new classes."""
+    known = ~np.isnan(accuracy)
+    tested: NDArray[np.bool_] = np.logical_or(known.any(axis=0), ~known.any(axis=1))  # or never evaluated
+    return tested
 
 
 def _shares(cell: NDArray[np.int64], hit: NDArray[np.bool_], shape: tuple[int, int]) -> Matrix:

@@ -52,7 +52,7 @@ def _draw_boundaries(axes: Axes, looks: Anytime) -> None:
     for start, end, task in zip([0, *ends[:-1]], ends, tasks, strict=True):
         axes.axvline(end, color=FAINT, linewidth=0.6, linestyle=(0, (4, 3)))
         if len(ends) <= MOST_NAMED:
-            name = f"task {task + 1}" if len(ends) <= 8 else f"{task + 1}"
+            name = f"task {task + 1}" if task == 0 or len(ends) <= 8 else f"{task + 1}"
             axes.annotate(
                 name,
                 ((start + end) / 2, 1),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clbench.evaluate.results import is_tested
 from clbench.record import safe_name
 from clbench.report.drawing import COLOURS, INK, as_png, clean, name_axes, new_figure, run_name, set_title
 from clbench.report.groups import Group, Matrix
@@ -103,8 +104,9 @@ def _draw_curve(axes: Axes, group: Group, positions: Sequence[int], index: int) 
 
 
 def _seen_accuracy(matrix: Matrix) -> Matrix:
-    """Return the mean over the tasks seen after each task; NaN unless all are known."""
-    return np.array([row[: task + 1].mean() for task, row in enumerate(matrix)])
+    """Return the mean over the tasks seen after each task; NaN unless all that have test images are known."""
+    seen = np.tri(len(matrix), dtype=bool) & is_tested(matrix)
+    return np.array([row[known].mean() for row, known in zip(matrix, seen, strict=True)])
 
 
 def _positions(groups: Sequence[Group]) -> tuple[list[int], str]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench.evaluate import METRICS
+from clbench.evaluate.results import is_tested
 from clbench.record import Record
 from clbench.report.columns import values_of
 from clbench.report.units import UNKNOWN, matrix_cell, percent, quantity, seconds
@@ -42,11 +43,12 @@ def _matrix(accuracy: NDArray[np.float64]) -> Table:
     for task in range(len(accuracy)):
         table.add_column(str(task + 1), justify="right")
     table.add_column("mean", justify="right")
+    tested = is_tested(accuracy)
     for task, row in enumerate(accuracy):
         cells = [_cell(value) for value in row[: task + 1]]
         cells[-1].stylize("bold")
         blank = [Text("")] * (len(accuracy) - task - 1)
-        table.add_row(str(task + 1), *cells, *blank, _cell(_mean(row[: task + 1])))
+        table.add_row(str(task + 1), *cells, *blank, _cell(_mean(row[: task + 1], tested)))
     return table
 
 
@@ -55,13 +57,14 @@ def _compact_matrix(accuracy: NDArray[np.float64]) -> Table:
     table = _plain_table()
     for heading in ("after", "mean", "newest task", "earlier tasks", "first task", "lowest", "on task"):
         table.add_column(heading, justify="right")
+    tested = is_tested(accuracy)
     for task, row in enumerate(accuracy):
         seen = row[: task + 1]
         lowest = "–" if np.isnan(seen).all() else str(int(np.nanargmin(seen)) + 1)
         numbers = (
-            _mean(seen),
+            _mean(seen, tested),
             seen[-1],
-            _mean(seen[:-1]),
+            _mean(seen[:-1], tested),
             seen[0],
             np.nan if lowest == "–" else np.nanmin(seen),
         )
@@ -128,6 +131,7 @@ def _cell(value: float) -> Text:
     return Text("–", style="dim") if np.isnan(value) else Text(matrix_cell(float(value)))
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    """Return the mean; NaN if a value is not known or there is none."""
-    return float(values.mean()) if values.size else NAN
+def _mean(values: NDArray[np.float64], tested: NDArray[np.bool_]) -> float:
+    """Return the mean over those of the first tasks that have test images; NaN if one is not known."""
+    chosen = values[tested[: len(values)]]
+    return float(chosen.mean()) if chosen.size else NAN

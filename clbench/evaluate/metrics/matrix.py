@@ -2,7 +2,8 @@
 
 R[i, j] is the accuracy on task j after task i; in the formulas tasks count from 1 to T and n_j is the number
 of test images of task j. A mean that needs an unknown (NaN) cell is NaN itself: what was not measured is not
-guessed. Cells above the diagonal, about tasks not yet learnt, are never used.
+guessed. Tasks without test images, segments of a stream without boundaries, are left out. Cells above the
+diagonal, about tasks not yet learnt, are never used.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ DIAZ_RODRIGUEZ = "Díaz-Rodríguez et al., 2018, arXiv 1810.13166"
 @metric("accuracy", formula="A_T = 1/T Σ_j R[T,j]", averaging="macro: tasks weigh the same", reference=GEM)
 def accuracy(results: Results) -> float:
     """Average the accuracies on all tasks after the last; NaN if it was not evaluated after the last."""
-    return _mean(results.accuracy[-1])
+    return _mean(results.accuracy[-1], results.is_tested)
 
 
 @metric(
@@ -32,7 +33,7 @@ def accuracy(results: Results) -> float:
 )
 def accuracy_micro(results: Results) -> float:
     """Give the share of all test images that are right after the last task."""
-    return _weighted_mean(results.accuracy[-1], results.num_test)
+    return _weighted_mean(results.accuracy[-1], results.num_test, results.is_tested)
 
 
 @metric(
@@ -43,7 +44,8 @@ def accuracy_micro(results: Results) -> float:
 )
 def average_accuracy(results: Results) -> float:
     """Average the accuracy on the tasks seen so far over the steps."""
-    return _mean(np.array([_mean(row[: k + 1]) for k, row in enumerate(results.accuracy)]))
+    learnt = np.tri(results.num_tasks, dtype=bool) & results.is_tested
+    return _mean(np.array([_mean(row, known) for row, known in zip(results.accuracy, learnt, strict=True)]))
 
 
 @metric(
@@ -54,8 +56,9 @@ def average_accuracy(results: Results) -> float:
 )
 def average_accuracy_micro(results: Results) -> float:
     """Average the share of seen test images that are right over the steps."""
-    steps = enumerate(results.accuracy)
-    return _mean(np.array([_weighted_mean(row[: k + 1], results.num_test[: k + 1]) for k, row in steps]))
+    learnt = np.tri(results.num_tasks, dtype=bool) & results.is_tested
+    steps = zip(results.accuracy, learnt, strict=True)
+    return _mean(np.array([_weighted_mean(row, results.num_test, known) for row, known in steps]))
 
 
 @metric(
@@ -72,7 +75,7 @@ def forgetting(results: Results) -> float:
     """
     earlier = _learnt(results.accuracy)[:-1, :-1]
     best = np.fmax.reduce(earlier, axis=0, initial=np.nan)  # NaN only where every step is
-    return _mean(best - results.accuracy[-1, :-1])
+    return _mean(best - results.accuracy[-1, :-1], results.is_tested[:-1])
 
 
 @metric(
@@ -83,7 +86,7 @@ def forgetting(results: Results) -> float:
 )
 def backward_transfer(results: Results) -> float:
     """Average the change from just after a task was learnt to the end; NaN for one task."""
-    return _mean((results.accuracy[-1] - results.accuracy.diagonal())[:-1])
+    return _mean((results.accuracy[-1] - results.accuracy.diagonal())[:-1], results.is_tested[:-1])
 
 
 @metric(
@@ -95,7 +98,7 @@ def backward_transfer(results: Results) -> float:
 def backward_transfer_of_all_steps(results: Results) -> float:
     """Average the change since a task was learnt over all later steps; NaN for one task."""
     change = results.accuracy - results.accuracy.diagonal()
-    return _mean(change[np.tri(results.num_tasks, k=-1, dtype=bool)])
+    return _mean(change, np.tri(results.num_tasks, k=-1, dtype=bool) & results.is_tested)
 
 
 @metric(
@@ -106,7 +109,7 @@ def backward_transfer_of_all_steps(results: Results) -> float:
 )
 def accuracy_of_all_steps(results: Results) -> float:
     """Average the matrix on and below its diagonal."""
-    return _mean(results.accuracy[np.tri(results.num_tasks, dtype=bool)])
+    return _mean(results.accuracy, np.tri(results.num_tasks, dtype=bool) & results.is_tested)
 
 
 @metric(
@@ -117,7 +120,7 @@ def accuracy_of_all_steps(results: Results) -> float:
 )
 def learning_accuracy(results: Results) -> float:
     """Average the accuracy on each task just after it was learnt."""
-    return _mean(results.accuracy.diagonal())
+    return _mean(results.accuracy.diagonal(), results.is_tested)
 
 
 def _learnt(matrix: Matrix) -> Matrix:
@@ -125,9 +128,10 @@ def _learnt(matrix: Matrix) -> Matrix:
     return np.where(np.tri(len(matrix), dtype=bool), matrix, np.nan)
 
 
-def _mean(values: Matrix) -> float:
-    return float(values.mean()) if values.size else float("nan")
+def _mean(values: Matrix, which: NDArray[np.bool_] | None = None) -> float:
+    chosen = values if which is None else values[which]
+    return float(chosen.mean()) if chosen.size else float("nan")
 
 
-def _weighted_mean(values: Matrix, weights: NDArray[np.int64]) -> float:
-    return float(values @ weights / weights.sum())
+def _weighted_mean(values: Matrix, weights: NDArray[np.int64], which: NDArray[np.bool_]) -> float:
+    return float(values[which] @ weights[which] / weights[which].sum())
