@@ -157,7 +157,7 @@ class Loop:
                 total += loss
             self.meter.flops["train"] += flops_per_image * num_images
             self.progress.step_done(num_images, loss)
-            if self.watch.after_step(batch) and step + 1 < len(batches):
+            if self.watch.after_step(batch):
                 self.watch.look(self.stream.tasks[: start.task + 1])
             if self.checkpoint_every and (step + 1) % self.checkpoint_every == 0 and step + 1 < len(batches):
                 self._checkpoint(Position(start.task, start.epoch, step + 1))

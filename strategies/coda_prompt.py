@@ -58,7 +58,7 @@ class CodaPrompt(Strategy):
     batch_size: Annotated[int, Field(ge=1)] = 128
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
     schedule: Literal["constant", "cosine"] = "cosine"
-    components_per_task: Annotated[int, Field(ge=1)] = 10
+    components_per_task: Annotated[int, Field(ge=1)] = 10  # of each prompted block
     rows: Annotated[int, Field(ge=1)] = 4  # of a component, in front of the keys, and as many of the values
     orthogonality: Annotated[float, Field(ge=0)] = 0.0  # weight of the penalty on components that overlap
     faithful_query: bool = False  # whether the query of a training image is of its augmented view

@@ -45,7 +45,10 @@ class RanPAC(Strategy):
     """A module adapted to the first task, then sums over the images of all."""
 
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "many-passes")
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"split-imagenet-r": IMAGENET_R}
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {
+        "split-digits": {"projection": 1000},  # a task has 260 images
+        "split-imagenet-r": IMAGENET_R,
+    }
     module_options: ClassVar[dict[str, dict[str, Any]]] = {"adaptformer": {"rank": 64}}
 
     epochs: Annotated[int, Field(ge=1)] = 20  # of phase 1
@@ -55,9 +58,9 @@ class RanPAC(Strategy):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["constant", "cosine"] = "cosine"
     phase1: bool = True  # train the module on the first task; false: it stays as it begins
-    projection: Annotated[int, Field(ge=0)] = 10_000  # columns of W, M; 0: the features themselves
+    projection: Annotated[int, Field(ge=0)] = 10_000  # M: columns of W, and G has M^2 numbers; 0: h = f
     ridge: Annotated[float, Field(ge=0)] = 0.0  # 0: after each task, the best on a fifth of its images
-    logits: Literal["linear", "cosine"] = "linear"
+    logits: Literal["linear", "cosine"] = "linear"  # cosine: of the hidden features to each class's weights
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the module and draw the projection."""

@@ -49,8 +49,8 @@ class Evaluator:
         self.meter.memory.lap("evaluate")
         filled = next(task for task in reversed(seen) if len(task.test))
         one = self._inputs(filled.test.rows[:1], filled.index)
-        # With gradients, because torch's counter asks what has some for its node of the graph. What it takes to
-        # predict an image is one thing, what was left to compute beside the cache another.
+        # With gradients, because torch's counter asks what has some for its node of the graph. What it takes
+        # to predict an image is one thing, what was left to compute beside the cache another.
         computed = replace(one, cache=None)
         self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self._predict(computed))
         spent = self.meter.count("evaluate beside cache", len(seen), 1, lambda: self._predict(one))
