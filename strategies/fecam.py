@@ -4,6 +4,7 @@ D. Goswami, Y. Liu, B. Twardowski, J. van de Weijer, "FeCAM: Exploiting the Hete
 Distributions in Exemplar-Free Continual Learning", NeurIPS 2023, arXiv 2309.14062. A covariance is shrunk,
 ``S + g1 v1 I + g2 v2 (1 - I)`` with v1 and v2 the means on and off its diagonal, then scaled to a correlation
 matrix. The defaults are the authors' for pre-trained ViTs: features of unit length, g1 = 1, g2 = 0, no power.
+With far fewer images a class than the width of the features, ``shared`` or a g1 near 10 does better.
 
 Differs from the paper:
 - A class with fewer than two different images gets the mean covariance of the others; if there are none, the
@@ -42,7 +43,7 @@ class FeCAM(Strategy):
 
     shared: bool = False  # one covariance for all classes, D^2 numbers, not one each, C D^2
     power: Annotated[float, Field(gt=0, le=1)] = 1.0  # Tukey's lambda; 0.5 in the paper for ConvNets
-    diagonal_shrinkage: Annotated[float, Field(ge=0)] = 1.0  # g1
+    diagonal_shrinkage: Annotated[float, Field(ge=0)] = 1.0  # g1; more where a class has few images
     other_shrinkage: Annotated[float, Field(ge=0)] = 0.0  # g2, at most g1; 1 in the paper for ConvNets
 
     def __post_init__(self) -> None:

@@ -1,0 +1,148 @@
+"""Measure what it saves to compute frozen features once: ten tasks with the feature cache, and without.
+
+    python benchmarks/feature_cache.py --data-dir DIR --weights vit_tiny_patch16_224.safetensors
+
+DIR holds CIFAR-100. A run learns ten tasks and evaluates all classes seen after each. Without the cache (as
+with ``run.exact``) the features of the training images are computed for every task and those of the test
+images for every evaluation; with it, each image's once. The two take turns in one process, the cache being
+empty at the start of each turn, and the median of the ratios of their times is given: for each method, and
+for all of them in a row, as in a study, where the methods share the features. The last lines are the time of
+a run in another class order on the features that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+
+from clbench import backbones, petl, strategies, streams
+from clbench.backbones import BackboneOptions
+from clbench.backbones.backbone import Backbone
+from clbench.data.batches import Batcher
+from clbench.evaluate.evaluator import Columns
+from clbench.evaluate.meter import Meter
+from clbench.evaluate.timing import ratio_of_times
+from clbench.feature_cache import FeatureCache
+from clbench.loop import Loop
+from clbench.progress import Progress
+from clbench.seeds import Seeds
+from clbench.spec import build
+from clbench.streams import Places, TaskStream
+
+METHODS = {
+    "simplecil": {},
+    "slda": {},
+    "ranpac": {"phase1": False, "projection": 2000},
+}
+
+
+def main() -> None:
+    """Print the ratios, then the seconds in another class order."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--weights", default="default", help="file of the backbone's weights")
+    parser.add_argument("--backbone", default="vit_tiny_patch16_224")
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--train-per-class", type=int, default=20)
+    parser.add_argument("--test-per-class", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    made = BackboneOptions(weights=options.weights, image_size=options.image_size)
+    backbone = backbones.create(options.backbone, made)
+    study = Study(backbone, ten_tasks(options, order="natural"))
+    count = [sum(len(vars(task)[part]) for task in study.stream.tasks) for part in ("train", "test")]
+    print(f"{options.backbone}, {options.image_size} px, {count[0]} training and {count[1]} test images")
+    for names in [*([name] for name in METHODS), list(METHODS)]:
+        study.compare(names, options.rounds)
+    cache = study.empty_cache()
+    study.run(list(METHODS), cache)
+    again = Study(backbone, ten_tasks(options, order="1993"))
+    for name in METHODS:
+        started, known = time.perf_counter(), again.num_encoded
+        accuracy = again.run([name], cache)
+        seconds = time.perf_counter() - started
+        print(
+            f"{name:28s} another class order {seconds:.2f} s, {again.num_encoded - known} images encoded,"
+            f" accuracy {accuracy:.1%}"
+        )
+
+
+def ten_tasks(options: argparse.Namespace, order: str) -> TaskStream:
+    """Return CIFAR-100 in ten tasks, in a class order; the images are the same in each."""
+    loader = streams.get("split-cifar100")(
+        train_per_class=options.train_per_class,
+        test_per_class=options.test_per_class,
+        order=order,
+        augment="none",
+    )
+    return loader.build("split-cifar100", Places(options.data_dir, user_cache_path("clbench")), Seeds(0))
+
+
+class Study:
+    """Methods on one stream and one backbone, which counts the images that it encodes."""
+
+    def __init__(self, backbone: Backbone, stream: TaskStream) -> None:
+        """Look at every batch that the backbone encodes."""
+        self.backbone = backbone
+        self.stream = stream
+        images = stream.tasks[0].train.images
+        self.batcher = Batcher(images, backbone.preprocessing, "none", torch.device("cpu"))
+        self.num_encoded = 0
+        backbone.register_forward_pre_hook(lambda _, inputs: self._count(len(inputs[0])))
+
+    def compare(self, names: Sequence[str], rounds: int) -> None:
+        """Print the time without the cache by that with it."""
+        ratio = ratio_of_times(
+            lambda: self.run(names, None), lambda: self.run(names, self.empty_cache()), rounds=rounds
+        )
+        counts = []
+        for cache in (None, self.empty_cache()):
+            before = self.num_encoded
+            self.run(names, cache)
+            counts.append(self.num_encoded - before)
+        label = ", ".join(names)
+        print(f"{label:28s} {ratio:.2f}x, {counts[0]} against {counts[1]} images encoded", flush=True)
+
+    def empty_cache(self) -> FeatureCache:
+        """Return a cache in memory that knows nothing."""
+        return FeatureCache(self.batcher, batch_size=256)
+
+    def run(self, names: Sequence[str], cache: FeatureCache | None) -> float:
+        """Learn and evaluate all tasks with each method; return the last one's final accuracy."""
+        accuracies: list[float] = []
+
+        def log(_: int, columns: Columns | None) -> list[float]:
+            assert columns is not None
+            accuracies.append(float((columns["prediction"] == columns["label"]).mean()))
+            return accuracies[-1:]
+
+        for name in names:
+            strategy = build(strategies.get(name), "strategy", METHODS[name])
+            strategy.setup(self.backbone, petl.get("linear")(), Seeds(0))
+            meter = Meter(self.batcher.device)
+            loop = Loop(
+                strategy,
+                self.stream,
+                self.batcher,
+                Seeds(0),
+                meter,
+                Progress(),
+                save=lambda state: None,
+                log=log,
+                cache=cache,
+            )
+            loop.run()
+            strategy.parts()["petl"].detach()
+        return accuracies[-1]
+
+    def _count(self, num_images: int) -> None:
+        self.num_encoded += num_images
+
+
+if __name__ == "__main__":
+    main()
