@@ -6,7 +6,7 @@ Learning", CVPR 2017, arXiv 1611.07725.
 A task is learnt from its images and the exemplars together. With g_y the sigmoid of a logit and q_y that of
 the network before the task, the loss of an image is, summed over classes,
 
-    BCE(g_y, [y is the label]) over the new classes + BCE(g_y, q_y) over the old ones
+    BCE(g_y, [y is the label]) over the new classes + BCE(g_y, q_y) over the old ones    (the paper's)
 
 ``loss_form="ce"`` is what later work often trains instead: a cross-entropy over all classes and a distillation
 of the softened softmax over the old ones. The paper's is the default. Then each class keeps memory_size //
@@ -121,7 +121,7 @@ class ICaRL(Strategy):
         self.means.forget()
 
     def end_task(self, task: Task, images: Feed) -> None:
-        """Shorten each old class's exemplars to the first of their ranking, and choose those of the new ones."""
+        """Cut the exemplars of each old class down to the first of their ranking, and choose the new ones'."""
         share = self.memory_size // self.head.num_classes
         self.memory.keep(
             (rank_within(self.memory.labels[: len(self.memory)].cpu()) < share).nonzero().flatten()
