@@ -12,7 +12,7 @@ QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "memory_size": 20}
 OWN = {
     "lae": {"frozen_epochs": 1},
     "ranpac": {"projection": 64},
-    "scr": {"replay_batch": 0},  # its loss grows with the number of images in a step
+    "scr": {"replay_batch": 0, "temperature": 0.5},  # a loss that does not grow with the memory
 }  # what else makes two epochs on a few images enough
 # One way into avalanche, so that one of its strategies is enough for the quick tests.
 NAMES = [
