@@ -78,6 +78,7 @@ class Batch(Inputs):
     num_new: int = -1  # the first so many are new, the others replayed; -1: all are new
     replayed: tuple[Stored, ...] = ()  # what a memory gave, in the order in which it stands behind the new
     given: Tensor | None = None  # (B, 3, H, W) uint8, where the images are not read off the stream's array
+    is_last_update: bool = True  # whether the next step is on the next batch
 
     def __post_init__(self) -> None:
         """Count the new images."""
@@ -105,8 +106,8 @@ class Batch(Inputs):
 
     @property
     def is_first_pass(self) -> bool:
-        """Whether the task's images are met for the first time."""
-        return self.position[1] == 0
+        """Whether the task's images are met for the first time, and this is the last step on them."""
+        return self.position[1] == 0 and self.is_last_update
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return the generator of a purpose at this step."""

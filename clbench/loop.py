@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ class Loop:
     checkpoint_every: int = 0  # steps; 0: after epochs and tasks only
     eval_every: int = 0  # steps; 0: after tasks only
     eval_images: int = 100  # test images of each task that are looked at every so many steps
+    prequential: bool = True  # where there are looks, whether each batch is predicted before it is learnt
     cache: FeatureCache | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)  # of the task begun
 
@@ -72,7 +73,13 @@ class Loop:
         )
         if self.cache:
             self.cache.parts = [part.rows for task in self.stream.tasks for part in (task.train, task.test)]
-        self.watch = Watch(self.evaluator, self.seeds, every=self.eval_every, num_images=self.eval_images)
+        self.watch = Watch(
+            self.evaluator,
+            self.seeds,
+            every=self.eval_every,
+            num_images=self.eval_images,
+            prequential=self.prequential,
+        )
 
     def run(self, checkpoint: Checkpoint | None = None) -> None:
         """Learn and evaluate every task, from the beginning or from a checkpoint."""
@@ -153,9 +160,9 @@ class Loop:
             batch = self._batch(samples, batches[step], position)
             self.watch.before_step(batch)
             with self.meter.phase("train", images=num_images):
-                loss = self._step(batch, position, done)
+                loss = self._steps(batch, done)
                 total += loss
-            self.meter.flops["train"] += flops_per_image * num_images
+            self.meter.flops["train"] += flops_per_image * num_images * self.strategy.steps_per_batch()
             self.progress.step_done(num_images, loss)
             if self.watch.after_step(batch):
                 self.watch.look(self.stream.tasks[: start.task + 1])
@@ -183,11 +190,17 @@ class Loop:
             cache=self.cache,
         )
 
-    def _step(self, batch: Batch, position: Position, done: float) -> Tensor:
+    def _steps(self, batch: Batch, done: float) -> Tensor:
+        """Make as many optimiser steps as the strategy wants of a batch; return the last loss."""
+        for update in range(self.strategy.steps_per_batch() - 1):
+            self._step(replace(batch, position=(*batch.position, update), is_last_update=False), done)
+        return self._step(batch, done)
+
+    def _step(self, batch: Batch, done: float) -> Tensor:
         """Make one optimiser step; return its loss, still on the device."""
         assert self.optimizer is not None
         self._set_training(True)
-        self.seeds.seed_torch(position.task, position.epoch, position.step)
+        self.seeds.seed_torch(*batch.position)
         set_rates(self.optimizer, self.strategy, done)
         batch = self._composed(batch)
         loss = self._loss(batch)

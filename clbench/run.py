@@ -130,6 +130,7 @@ def _finish(
         checkpoint_every=run.checkpoint_every,
         eval_every=run.eval_every,
         eval_images=run.eval_images,
+        prequential=run.prequential,
         cache=None if run.exact else cache,
     )
     progress.run_started(record.spec, record.path, len(stream.tasks))

@@ -49,6 +49,7 @@ class Generative(Strategy):
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images
     replay_batch: Annotated[int, Field(ge=0)] = 0  # images replayed a step; 0: as many as are new
+    num_updates: Annotated[int, Field(ge=1)] = 1  # steps on a batch, each with other replayed images
     gamma: Annotated[float, Field(ge=0)] = 1.0  # weight of the discriminative part; 0: purely generative
     alpha: Annotated[float, Field(gt=0)] = 2.0  # sharpness among images of one class
     beta: Annotated[float, Field(gt=0)] = 50.0  # sharpness among images of different classes
@@ -77,6 +78,10 @@ class Generative(Strategy):
         """Hold the module, the proxies and the memory."""
         moving = {"means": self.moving} if self.classifier == "ncm_running" else {}
         return {"petl": self.module, "proxies": self.proxies, **moving, "memory": self.memory}
+
+    def steps_per_batch(self) -> int:
+        """Return the number of updates."""
+        return self.num_updates
 
     def begin_task(self, task: Task) -> None:
         """Make room for the classes that may come now."""

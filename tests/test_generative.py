@@ -232,6 +232,24 @@ def test_as_many_images_are_replayed_as_are_new_once_there_is_a_memory() -> None
     assert len(trial.strategy.memory) == 8
 
 
+def test_updates_on_a_batch_draw_other_images_and_store_the_new_ones_once() -> None:
+    trial = trial_of(generative(num_updates=3))
+    drawn: list[list[int]] = []
+    compose = trial.strategy.before_step
+
+    def before_step(batch: Batch) -> Batch:
+        composed = compose(batch)
+        drawn.append(composed.rows[8:].tolist())
+        return composed
+
+    trial.strategy.before_step = before_step
+    trial.run()
+    assert trial.strategy.memory.num_seen == 48
+    steps = [rows for rows in drawn if rows][-3:]  # of the last batch
+    assert len(set(map(tuple, steps))) == 3
+    assert len(trial.losses) == 6
+
+
 def test_a_stream_without_boundaries_is_learnt_like_one_with_them() -> None:
     """What is told of a segment, the classes that may come, changes nothing that is learnt."""
     told, untold = trial_of(generative()), trial_of(generative(), has_boundaries=False)

@@ -30,10 +30,13 @@ from clbench.streams import Task
 class Watch:
     """The log of one run; ``every`` steps (0: only after tasks) on ``num_images`` test images a task."""
 
-    def __init__(self, evaluator: Evaluator, seeds: Seeds, *, every: int, num_images: int) -> None:
+    def __init__(
+        self, evaluator: Evaluator, seeds: Seeds, *, every: int, num_images: int, prequential: bool = True
+    ) -> None:
         """Draw the subset of each task's test images, the same at every evaluation."""
         self.evaluator = evaluator
         self.every = every
+        self.prequential = prequential  # whether training images are predicted, too
         self.rows: list[list[int]] = []
         self.num_steps = 0
         self.num_trained = 0  # images
@@ -51,7 +54,7 @@ class Watch:
         """Predict a batch before it is learnt, and note which classes it brings."""
         if not self.every:
             return
-        if batch.is_first_pass:
+        if batch.is_first_pass and self.prequential:
             self.tried += len(batch)
             if self.met or self.evaluator.stream.has_boundaries:
                 with self.evaluator.meter.phase("watch", images=len(batch)):

@@ -73,6 +73,10 @@ class Strategy(ABC):
         """Return how often to pass over a task's data with steps; 0 for what is learnt in closed form."""
         return self.epochs
 
+    def steps_per_batch(self) -> int:
+        """Return how many optimiser steps to make on a batch, each by draws of its own, before the next."""
+        return 1
+
     def begin_task(self, task: Task) -> None:
         """Get ready for a task: grow what grows with its classes. The optimiser is made after this hook.
 
