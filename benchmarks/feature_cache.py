@@ -97,16 +97,18 @@ class Study:
 
     def compare(self, names: Sequence[str], rounds: int) -> None:
         """Print the time without the cache by that with it."""
-        ratio = ratio_of_times(
-            lambda: self.run(names, None), lambda: self.run(names, self.empty_cache()), rounds=rounds
-        )
-        counts = []
-        for cache in (None, self.empty_cache()):
+        encoded = {}
+
+        def learn(kind: str, cache: FeatureCache | None) -> None:
             before = self.num_encoded
             self.run(names, cache)
-            counts.append(self.num_encoded - before)
-        label = ", ".join(names)
-        print(f"{label:28s} {ratio:.2f}x, {counts[0]} against {counts[1]} images encoded", flush=True)
+            encoded[kind] = self.num_encoded - before
+
+        ratio = ratio_of_times(
+            lambda: learn("without", None), lambda: learn("with", self.empty_cache()), rounds=rounds
+        )
+        counts = f"{encoded['without']} against {encoded['with']} images encoded"
+        print(f"{', '.join(names):28s} {ratio:.2f}x, {counts}", flush=True)
 
     def empty_cache(self) -> FeatureCache:
         """Return a cache in memory that knows nothing."""
