@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from clbench.backbones.prefix import entering, leaving
 from clbench.data.batches import Batcher
+from clbench.feature_table import Table
 from clbench.files import make_folder, write_bytes
 
 if TYPE_CHECKING:
@@ -173,60 +174,6 @@ class FeatureCache:
         table.put(tensors["rows"].numpy(), tensors["values"])
         table.has_grown = False
         return table
-
-
-class Table:
-    """Values by row, in the order in which they came."""
-
-    def __init__(self, num_rows: int, is_kept: bool) -> None:
-        """Know nothing yet of ``num_rows`` rows."""
-        self.place = np.full(num_rows, -1, np.int64)  # of a row's value
-        self.values: Tensor | None = None
-        self.count = 0
-        self.is_kept = is_kept  # on disk
-        self.is_used = True  # since the cache last looked
-        self.has_grown = False
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that the values take."""
-        return 0 if self.values is None else self.values.untyped_storage().nbytes()
-
-    def has(self, rows: NDArray[np.int64]) -> bool:
-        """Tell whether the values of all these rows are known."""
-        return bool((self.place[rows] >= 0).all())
-
-    def missing(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of the rows whose values are not known, each once, in their order."""
-        unknown = rows[self.place[rows] < 0]
-        _, first = np.unique(unknown, return_index=True)
-        return unknown[np.sort(first)]
-
-    def put(self, rows: NDArray[np.int64], values: Tensor) -> None:
-        """Add the values of new rows."""
-        with torch.inference_mode(False):  # what is kept may be learnt from later
-            need = self.count + len(rows)
-            if self.values is None or len(self.values) < need:
-                grown = torch.empty(max(need, 2 * self.count), *values.shape[1:], dtype=values.dtype)
-                if self.values is not None:
-                    grown[: self.count] = self.values[: self.count]
-                self.values = grown
-        self.values[self.count : need] = values
-        self.place[rows] = np.arange(self.count, need)
-        self.count = need
-        self.has_grown = True
-
-    def at(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return the values of known rows."""
-        assert self.values is not None
-        with torch.inference_mode(False):
-            return self.values[torch.from_numpy(self.place[rows])]
-
-    def to_bytes(self) -> bytes:
-        """Return rows and values as a safetensors file."""
-        assert self.values is not None
-        rows = np.flatnonzero(self.place >= 0)
-        return save({"rows": torch.from_numpy(rows), "values": self.at(rows).contiguous()})
 
 
 def _digest(images: NDArray[np.uint8]) -> str:
