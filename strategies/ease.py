@@ -101,7 +101,7 @@ class EASE(Strategy):
 
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the weighted cosines, shifted to [0, 1]."""
-        features = torch.stack([inputs.features(self.backbone) for _ in self._each()])
+        features = torch.stack([inputs.features(self.backbone).float() for _ in self._each()])
         most = 1 + self.other_weight
         return (most + self.subspaces.scores(features, self.other_weight)) / (2 * most)
 

@@ -57,7 +57,7 @@ class RanPAC(Strategy):
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["constant", "cosine"] = "cosine"
-    phase1: bool = True  # train the module on the first task; false: it stays as it begins
+    phase1: bool = True  # train the module on the first task; false, as for ranpac-linear: it stays
     projection: Annotated[int, Field(ge=0)] = 10_000  # M: columns of W, and G has M^2 numbers; 0: h = f
     ridge: Annotated[float, Field(ge=0)] = 0.0  # 0: after each task, the best on a fifth of its images
     logits: Literal["linear", "cosine"] = "linear"  # cosine: of the hidden features to each class's weights
