@@ -239,7 +239,11 @@ class Loop:
     def _set_training(self, mode: bool) -> None:
         """Set the mode of the parts; those in which nothing is learnt compute as at test time."""
         for part in self.strategy.parts().values():
-            part.train(mode and any(parameter.requires_grad for parameter in part.parameters()))
+            is_training = mode and any(parameter.requires_grad for parameter in part.parameters())
+            if (
+                part.training != is_training or not mode
+            ):  # walking through all modules at each step takes long
+                part.train(is_training)
 
     def _checkpoint(self, position: Position) -> None:
         if self.strategy.resumable:
