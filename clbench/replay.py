@@ -24,8 +24,7 @@ from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task
 
-# What online learning from scratch is compared with (slim-resnet18, petl full); a module on a pre-trained
-# backbone wants --set strategy.optimizer=adam --set strategy.learning_rate=0.003 or the like.
+# The recipe of online learning with a network of its own, such as slim-resnet18 with the module "full".
 FROM_SCRATCH = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0}
 
 
@@ -33,7 +32,7 @@ FROM_SCRATCH = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0}
 class Replay(Strategy):
     """A head over all classes seen, and a reservoir of the images met; a subclass says what is learnt."""
 
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online": FROM_SCRATCH}
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
     keeps_logits: ClassVar[bool] = False  # whether the memory keeps the logits that an image had
 
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images
@@ -90,7 +89,7 @@ class Replay(Strategy):
         """Offer the new images to the reservoir: once, or with their logits each time that they are met."""
         if self.retaining:
             self.retaining.update(self.logits, batch.labels, self.task_of_class)
-        if batch.is_first_pass or self.keeps_logits:
+        if batch.is_first_pass or (self.keeps_logits and batch.is_last_update):
             extras = {"logits": self.logits[: batch.num_new]} if self.keeps_logits else {}
             self.memory.reservoir(replace(batch.new(), extras=extras), batch.generator("memory"))
 

@@ -34,7 +34,7 @@ from clbench.strategies import Strategy, Task, register
 class AGEM(Strategy):
     """Cross-entropy over all classes seen so far, its gradient projected where it would harm the memory."""
 
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online": FROM_SCRATCH}
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
     needs: ClassVar[tuple[str, ...]] = ("boundaries",)
 
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images
