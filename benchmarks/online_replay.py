@@ -9,7 +9,7 @@ width 32 at 8 pixels, whose arithmetic takes little, so that the loops themselve
 
 Avalanche runs Naive with its replay plug-in and reservoir over an online stream (an experience a batch),
 without metrics, on images that are normalised beforehand. The bare loop indexes the uint8 images and a
-pre-allocated reservoir itself. Our time includes all that our loop does once an epoch, such as counting FLOPs.
+pre-allocated reservoir itself. Our time includes what our loop does once an epoch, such as counting FLOPs.
 """
 
 from __future__ import annotations

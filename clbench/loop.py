@@ -240,9 +240,7 @@ class Loop:
         """Set the mode of the parts; those in which nothing is learnt compute as at test time."""
         for part in self.strategy.parts().values():
             is_training = mode and any(parameter.requires_grad for parameter in part.parameters())
-            if (
-                part.training != is_training or not mode
-            ):  # walking through all modules at each step takes long
+            if part.training != is_training or not mode:  # at most steps nothing changes
                 part.train(is_training)
 
     def _checkpoint(self, position: Position) -> None:
