@@ -5,6 +5,9 @@
 DIR holds CIFAR-100; the weights are of a ResNet-20 trained on CIFAR-10. The task of a test image is told. All
 rows see the same images in the same order for the same epochs, without augmentation; nothing is chosen on the
 test images. A seed draws the class order, the heads and the shuffling.
+
+The defaults take one processor some ten minutes a seed. The learning rate is higher than the
+paper's 0.01, at which steps as few as these hardly move the convolutions, and nothing is forgotten.
 """
 
 from __future__ import annotations
@@ -52,11 +55,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("confit.csv"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tasks", type=int, default=10)
-    parser.add_argument("--train-per-class", type=int, default=50)
+    parser.add_argument("--train-per-class", type=int, default=25)
     parser.add_argument("--test-per-class", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=0.01)
+    parser.add_argument("--learning-rate", type=float, default=0.05)
     options = parser.parse_args()
     make_folder(options.out.parent)
     recipe = {
