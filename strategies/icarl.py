@@ -8,9 +8,10 @@ the network before the task, the loss of an image is, summed over classes,
 
     BCE(g_y, [y is the label]) over the new classes + BCE(g_y, q_y) over the old ones    (the paper's)
 
-``loss_form="ce"`` is what later work often trains instead: a cross-entropy over all classes and a distillation
-of the softened softmax over the old ones. The paper's is the default. Then each class keeps memory_size //
-classes exemplars, the first of their ranking, and the prediction is the nearest mean of unit features.
+``loss_form="ce"`` is what later work often trains instead: a cross-entropy over all classes and a
+distillation of the softened softmax over the old ones. The paper's is the default. Then each class keeps
+memory_size // classes exemplars, the first of their ranking, and the prediction is the nearest mean of unit
+features.
 
 Differs from the paper: optimiser, learning rate and epochs are those of this bench's other methods; the paper
 trains a ResNet-32 from scratch (SGD at 2.0, 70 epochs of 128). The old network sees the augmented images.
@@ -121,7 +122,7 @@ class ICaRL(Strategy):
         self.means.forget()
 
     def end_task(self, task: Task, images: Feed) -> None:
-        """Cut the exemplars of each old class down to the first of their ranking, and choose the new ones'."""
+        """Cut each old class's exemplars down to the first of their ranking, and choose those of the new."""
         share = self.memory_size // self.head.num_classes
         self.memory.keep(
             (rank_within(self.memory.labels[: len(self.memory)].cpu()) < share).nonzero().flatten()
