@@ -136,8 +136,9 @@ def _finish(
     progress.run_started(record.spec, record.path, len(stream.tasks))
     loop.run(checkpoint)
     held = parts.strategy.parts()
+    parameters = count_parameters(parts.backbone, held)
     # a module that happens to be frozen when the run ends was trainable all the same
-    parameters = {**count_parameters(parts.backbone, held), "trainable": meter.num_trainable}
+    parameters["trainable"] = meter.num_trainable or parameters["trainable"]
     sizes = {"stored_bytes": stored_bytes(held), "packed_bytes": packed_bytes(held)}
     record.write_json("costs.json", {"parameters": parameters, **sizes, **meter.to_dict()})
     write_figures(record)
