@@ -45,6 +45,7 @@ REFUSED = {  # what avalanche.training.supervised holds and this file does not o
     "AR1": OWN_MODEL + "a MobileNet",
     "BiC": "it gives torch's MultiStepLR the argument verbose, which torch has taken away; here: none",
     "ExpertGateStrategy": OWN_MODEL + "AlexNets, chosen by autoencoders of their features",
+    "GSS_greedy": "it replays the empty places of its memory as black images of class 0",
     "GenerativeReplay": "its generator is a perceptron scaled for MNIST, which fails on a last batch of one",
     "LearningToPrompt": OWN_MODEL + "a copied ViT that fails with timm 1; here: l2p",
     "OnlineNaive": "it is deprecated, and the same as Naive",
@@ -103,12 +104,22 @@ class FromScratch(FromAvalanche):
 class Replay(Online, WithMemory):
     """Avalanche's Replay (ER): batches half new, half from a memory with as many images of each task.
 
-    A. Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019, arXiv 1902.10486.
+    A. Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019, arXiv 1902.10486. Where
+    batches are experiences the memory is a reservoir.
     """
 
     method: ClassVar[str] = "Replay"
     holder: ClassVar[str] = "ReplayPlugin"
     keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size"}
+
+    def make_learner(self, task: Task) -> Any:
+        """Choose the memory."""
+        learner = super().make_learner(task)
+        if self.micro_experiences:
+            from avalanche.training.storage_policy import ReservoirSamplingBuffer
+
+            plugin(learner, self.holder).storage_policy = ReservoirSamplingBuffer(self.memory_size)
+        return learner
 
 
 @register("avalanche.gdumb", petl="adapter")
@@ -235,7 +246,7 @@ class FeatureReplay(WithMemory):
         """Let the new images compete among the classes of their task."""
         from avalanche.training.losses import MaskedCrossEntropy
 
-        return {**super().own(), "criterion": MaskedCrossEntropy()}
+        return {**super().own(), "criterion": MaskedCrossEntropy(mask="new")}
 
     def kept(self) -> Iterable[Tensor]:
         """Yield the features and their labels."""
@@ -249,7 +260,8 @@ class FeatureReplay(WithMemory):
 class MIR(Online, WithMemory):
     """Avalanche's MIR: replays those images whose loss the coming step would raise most.
 
-    R. Aljundi et al., NeurIPS 2019, arXiv 1908.04742.
+    R. Aljundi et al., NeurIPS 2019, arXiv 1908.04742. It leaves out the classes of the last batch before an
+    experience, which would be those of the task before, so that a task is always cut into batches.
     """
 
     method: ClassVar[str] = "MIR"
@@ -260,6 +272,7 @@ class MIR(Online, WithMemory):
         "num_candidates": "subsample",
     }
 
+    micro_experiences: Literal[True] = True
     replay_batch: Count = 24  # images replayed a step
     num_candidates: Count = 50  # images that they are chosen from
 
@@ -289,36 +302,6 @@ class MER(Online, WithMemory):
     def store(self) -> Any:
         """Return the memory."""
         return self.learner.buffer.storage_policy.buffer
-
-
-@register("avalanche.gss", petl="adapter")
-@dataclass
-class GSS(Online, WithMemory):
-    """Avalanche's GSS-greedy: keeps images whose gradients point in different directions.
-
-    R. Aljundi et al., "Gradient based sample selection for online continual learning", NeurIPS 2019,
-    arXiv 1903.08671.
-    """
-
-    method: ClassVar[str] = "GSS_greedy"
-    keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size", "num_subsets": "mem_strength"}
-
-    num_subsets: Count = 5  # batches of the memory that a gradient is compared with
-
-    def make_learner(self, task: Task) -> Any:
-        """Tell it the size of an image."""
-        self.image_shape = task.train.image_shape
-        return super().make_learner(task)
-
-    def own(self) -> dict[str, Any]:
-        """Add the size of an image."""
-        return {**super().own(), "input_size": self.image_shape}
-
-    def store(self) -> Any:
-        """Return the memory."""
-        memory = plugin(self.learner, "GSS_greedyPlugin")
-        count = memory.ext_mem_list_current_index
-        return list(zip(memory.ext_mem_list_x[:count], memory.ext_mem_list_y[:count], strict=True))
 
 
 @register("avalanche.lwf", petl="adapter")
