@@ -61,7 +61,7 @@ class Replay(Strategy):
         self.task_of_class = torch.cat([self.task_of_class, tasks])
         if self.keeps_logits:
             self.memory.reserve(task.train.image_shape, logits=((num_classes,), torch.float32))
-            self.memory.widen("logits", num_classes)
+            widen_logits(self.memory, num_classes)
         else:
             self.memory.reserve(task.train.image_shape)
         if self.retaining:
@@ -96,3 +96,14 @@ class Replay(Strategy):
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the softmax over all classes seen."""
         return self.model.probabilities(inputs)
+
+
+def widen_logits(memory: Memory, num_classes: int) -> None:
+    """Give what is stored a logit for each later class: the lowest that the image has.
+
+    A network that had the class from the start would have learnt that it is none of the images before it.
+    """
+    num_known = memory.get_buffer("logits").shape[1]
+    memory.widen("logits", num_classes)
+    logits = memory.get_buffer("logits")
+    logits[:, num_known:] = logits[:, :num_known].amin(dim=1, keepdim=True)

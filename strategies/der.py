@@ -9,7 +9,10 @@ has the same three letters. Eq. 6:
 The square is the mean over images and classes, as in the released code. An image is offered to the memory
 each time that it is met, so the logits come from the whole course of learning.
 
-Differs from the paper: new and replayed images pass the network as one batch.
+Differs from the paper:
+- The head grows: of a class that came later an image counts as having its lowest logit (our choice). The
+  paper's head has all classes from the start, and learns that they are not meant.
+- New and replayed images pass the network as one batch.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class DER(Replay):
 
     keeps_logits: ClassVar[bool] = True
 
-    alpha: Annotated[float, Field(ge=0)] = 0.3  # weight of the logits' distance
+    alpha: Annotated[float, Field(ge=0)] = 1.0  # weight of the logits' distance
 
     def before_step(self, batch: Batch) -> Batch:
         """Put replayed images behind the new ones."""

@@ -9,7 +9,10 @@ cross-entropy on images replayed besides:
 The square is the mean over images and classes, as in the released code. An image is offered to the memory
 each time that it is met.
 
-Differs from the paper: new and replayed images pass the network as one batch.
+Differs from the paper:
+- The head grows: of a class that came later an image counts as having its lowest logit (our choice). The
+  paper's head has all classes from the start, and learns that they are not meant.
+- New and replayed images pass the network as one batch.
 """
 
 from __future__ import annotations

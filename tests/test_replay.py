@@ -16,6 +16,7 @@ from clbench.data.batches import Batcher
 from clbench.inputs import Batch, Inputs
 from clbench.losses.quality_retaining import QualityRetaining
 from clbench.memory import Memory
+from clbench.replay import widen_logits
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 from clbench.testing import check_strategy
@@ -124,6 +125,16 @@ def test_logits_are_kept_as_they_were_when_the_image_was_met() -> None:
         strategy.model.head.weight.zero_()  # the step that follows
     strategy.after_step(batch)
     assert strategy.memory.at(torch.arange(2)).extras["logits"].tolist() == [[1, 4], [4, 10]]
+
+
+def test_a_later_class_has_the_lowest_logit_of_what_was_stored_before() -> None:
+    memory = Memory(2)
+    memory.reserve((1,), logits=((2,), torch.float32))
+    stored = replace(images([[1, 0, 0]], [0]).new(), items=torch.zeros(1, 1).byte())
+    memory.append(replace(stored, extras={"logits": torch.tensor([[3.0, -1]])}))
+    for num_classes in (4, 4):  # the second time there is nothing to do
+        widen_logits(memory, num_classes)
+        assert memory.at(torch.tensor([0])).extras["logits"].tolist() == [[3, -1, -1, -1]]
 
 
 def test_the_two_terms_of_dark_experience_replay_have_draws_of_their_own() -> None:
