@@ -49,8 +49,9 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", help="strategies, as NAME or NAME:option=value,...")
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--train-per-class", type=int, default=30)
-    parser.add_argument("--test-per-class", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=10)
+    parser.add_argument("--train-per-class", type=int, default=20)
+    parser.add_argument("--test-per-class", type=int, default=10)
     parser.add_argument("--memory-size", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3, help="of rows that learn from cached features")
     options = parser.parse_args()
@@ -74,10 +75,14 @@ def main() -> None:
 
 
 def spec_of(row: str, seed: int, options: argparse.Namespace) -> RunSpec:
-    """Return the run of a row; epochs and memory are the same for all that have them."""
+    """Return the run of a row; epochs, batches and memory are the same for all that have them."""
     name, _, settings = row.partition(":")
     allowed = option_types(strategies.get(name))
-    common = {"epochs": options.epochs, "memory_size": options.memory_size}
+    common = {
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "memory_size": options.memory_size,
+    }
     chosen = {key: value for key, value in common.items() if key in allowed}
     chosen |= dict(item.split("=") for item in settings.split(",") if item)
     backbone = {

@@ -164,7 +164,8 @@ class Loop:
                 total += loss
             self.meter.flops["train"] += flops_per_image * num_images * self.strategy.steps_per_batch()
             self.progress.step_done(num_images, loss)
-            if self.watch.after_step(batch):
+            is_last = (start.epoch + 1, step + 1) == (num_epochs, len(batches))
+            if self.watch.after_step(batch) and not is_last:  # what comes then is looked at whole
                 self.watch.look(self.stream.tasks[: start.task + 1])
             if self.checkpoint_every and (step + 1) % self.checkpoint_every == 0 and step + 1 < len(batches):
                 self._checkpoint(Position(start.task, start.epoch, step + 1))

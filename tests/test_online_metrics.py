@@ -272,13 +272,13 @@ def share(log: Columns, rows: NDArray[np.int64]) -> float:
 def test_looks_are_on_the_fixed_subset_and_exact_after_tasks(tmp_path: Path):
     run = Watched(digits(), tmp_path)
     looks = Anytime.from_log(run.loop.watch.columns(), num_tasks=2)
-    assert looks.steps.tolist() == [3, 6, 9, 10, 12, 18, 20]  # two epochs of five steps a task
+    assert looks.steps.tolist() == [3, 6, 9, 10, 12, 15, 18, 20]  # two epochs of five steps a task
     assert looks.images.tolist() == [8 * step for step in looks.steps]
-    assert looks.exact.tolist() == [False] * 3 + [True] + [False] * 2 + [True]
-    assert looks.num.tolist() == [[10, 0]] * 4 + [[10, 10]] * 3
+    assert looks.exact.tolist() == [False] * 3 + [True] + [False] * 3 + [True]
+    assert looks.num.tolist() == [[10, 0]] * 4 + [[10, 10]] * 4
     assert looks.num_test.tolist() == [30, 30]
-    assert looks.tried.tolist() == [24, 16, 0, 0, 16, 24, 0]  # each image before its first epoch only
-    for after, end in enumerate((3, 6)):
+    assert looks.tried.tolist() == [24, 16, 0, 0, 16, 24, 0, 0]  # each image before its first epoch only
+    for after, end in enumerate((3, 7)):
         for task in range(after + 1):
             whole, subset = run.loop.stream.tasks[task].test, run.loop.watch.subsets[task]
             assert looks.accuracy[end, task] == share(run.logs[after], whole.rows)
