@@ -47,8 +47,9 @@ REFUSED = {  # what avalanche.training.supervised holds and this file does not o
     "ExpertGateStrategy": OWN_MODEL + "AlexNets, chosen by autoencoders of their features",
     "GSS_greedy": "it replays the empty places of its memory as black images of class 0",
     "GenerativeReplay": "its generator is a perceptron scaled for MNIST, which fails on a last batch of one",
+    "LaMAML": "it draws every linear layer anew, a module's zeros among them",
     "LearningToPrompt": OWN_MODEL + "a copied ViT that fails with timm 1; here: l2p",
-    "OnlineNaive": "it is deprecated, and the same as Naive",
+    "ObjectDetectionTemplate": "it finds objects in images",
     "PNNStrategy": OWN_MODEL + "columns of perceptrons",
     "PackNet": "it prunes the layers of a network with a fixed head, and has to be told the task",
     "VAETraining": "it trains an autoencoder, not a classifier",
@@ -296,8 +297,10 @@ class MER(Online, WithMemory):
 
     replay_batch: Count = 10  # images replayed in each round
     num_rounds: Count = 5  # over each batch
-    beta: Rate = 0.1  # share of the way that a round keeps
-    gamma: Rate = 0.1  # share of the way that a batch keeps
+    beta: Rate = 0.3  # share of the way that a round keeps (our choice)
+    gamma: Rate = (
+        1.0  # share of the way that a batch keeps (the paper's; Avalanche: 0.1, which learns nothing)
+    )
 
     def store(self) -> Any:
         """Return the memory."""

@@ -10,6 +10,8 @@ from clbench.testing import check_strategy
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "memory_size": 20}
 OWN = {
+    "avalanche.er-aml": {"memory_size": 40},  # a batch of each class
+    "avalanche.mer": {"num_rounds": 1},
     "lae": {"frozen_epochs": 1},
     "ranpac": {"projection": 64},
     "scr": {"replay_batch": 0, "temperature": 0.5},  # a loss that does not grow with the memory
