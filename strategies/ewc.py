@@ -31,7 +31,7 @@ from clbench.strategies import Task, register
 class EWC(Anchored):
     """Cross-entropy over all classes seen so far, and the pull towards earlier parameters."""
 
-    strength: Annotated[float, Field(ge=0)] = 100.0  # lambda / 2
+    strength: Annotated[float, Field(ge=0)] = 1000.0  # lambda / 2
     mode: Literal["separate", "online"] = "separate"  # a penalty of each task, or one that is renewed
     decay: Annotated[float, Field(ge=0, le=1)] = 1.0  # online: kept of the Fisher information at each task
     importance_images: Annotated[int, Field(ge=0)] = 500  # that F is estimated from; 0: all of the task

@@ -32,7 +32,7 @@ class SI(Anchored):
 
     keeps_path: ClassVar[bool] = True
 
-    strength: Annotated[float, Field(ge=0)] = 0.1  # c
+    strength: Annotated[float, Field(ge=0)] = 1.0  # c
     damping: Annotated[float, Field(gt=0)] = 0.001  # xi
 
     @torch.no_grad()
