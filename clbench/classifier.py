@@ -19,6 +19,7 @@ class Classifier:
     def __init__(self, backbone: Backbone, petl: Petl, seeds: Seeds, head_bits: int) -> None:
         """Attach the module, and start with a head without classes."""
         self.backbone = backbone
+        self.petl = petl
         self.seeds = seeds
         self.module = petl.attach(backbone, seeds.generator("petl"))
         self.head = GrowingHead(backbone.width, bits=head_bits)
@@ -30,6 +31,14 @@ class Classifier:
     def grow(self, task: Task) -> None:
         """Append a head for the task's new classes."""
         self.head.grow(len(task.new_classes), self.seeds.generator("head", task.index), self.backbone.device)
+
+    def start_again(self, task: Task) -> None:
+        """Go back to the pre-trained backbone, with a fresh module and a head for all classes so far."""
+        self.module.detach()
+        self.module = self.petl.attach(self.backbone, self.seeds.generator("petl"))
+        num_classes = self.head.num_classes + len(task.new_classes)
+        self.head = GrowingHead(self.backbone.width, bits=self.head.bits)
+        self.head.grow(num_classes, self.seeds.generator("head", task.index), self.backbone.device)
 
     def logits(self, inputs: Inputs) -> Tensor:
         """Return the logits (B, classes seen)."""

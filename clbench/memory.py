@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clbench.balancing import balanced, rank_within
+from clbench.balancing import balanced
 
 LARGE = 2**62  # a draw below it, modulo n, is uniform to within n / 2**62
 
@@ -119,14 +119,6 @@ class Memory(nn.Module):
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Return so many different places, drawn uniformly (all, in random order, if there are fewer)."""
         return torch.randperm(self.count, generator=generator)[:count]
-
-    def draw_balanced(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return so many different places, as equally many of each task as it has samples for."""
-        order = torch.randperm(self.count, generator=generator)
-        tasks = self.tasks[: self.count].cpu()[order]
-        precedence = torch.rand(len(tasks.bincount()), dtype=torch.float64, generator=generator)
-        # First one sample of each task, then a second of each, ...; the tasks in random order.
-        return order[(rank_within(tasks) + precedence[tasks]).argsort()[:count]]
 
     def at(self, index: Tensor) -> Stored:
         """Return a copy of the samples of these places."""

@@ -37,12 +37,6 @@ class Prototypes(nn.Module):
         self.sums.index_add_(0, labels, features.to(self.sums.dtype))
         self.counts += torch.bincount(labels, minlength=len(self.counts))
 
-    @torch.no_grad()
-    def forget(self) -> None:
-        """Set everything back to zero."""
-        self.sums.zero_()
-        self.counts.zero_()
-
     def cosines(self, features: Tensor) -> Tensor:
         """Return the cosine between each of the features (B, D) and each mean: (B, C)."""
         return cosines(features, self.means)

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
+from clbench.classifier import Classifier
 from clbench.data.batches import in_order
 from clbench.data.samples import Samples
-from clbench.heads import GrowingHead
 from clbench.inputs import Batch, Inputs
 from clbench.memory import Memory, Stored
 from clbench.petl import Petl
@@ -49,17 +49,14 @@ class GDumb(Strategy):
     memory_epochs: Annotated[int, Field(ge=0)] = 0  # passes over the memory; 0: ``epochs``
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
-        """Remember how to make a module; a fresh one is attached for every training."""
-        self.backbone = backbone
-        self.petl = petl
+        """Attach the module, and start with a head without classes and an empty memory."""
         self.seeds = seeds
-        self.module = petl.attach(backbone, seeds.generator("petl"))
-        self.head = GrowingHead(backbone.width, bits=self.head_bits)
+        self.model = Classifier(backbone, petl, seeds, self.head_bits)
         self.memory = Memory(self.memory_size).to(backbone.device)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the module, the head and the memory."""
-        return {"petl": self.module, "head": self.head, "memory": self.memory}
+        return {**self.model.parts(), "memory": self.memory}
 
     def training_samples(self, seen: Sequence[Task], num_tasks: int) -> Samples:
         """Return what the memory holds."""
@@ -74,20 +71,15 @@ class GDumb(Strategy):
         """Offer the task's images to the memory, and start again from the pre-trained backbone."""
         self.memory.reserve(task.train.image_shape)
         self._fill(task)
-        self.module.detach()
-        self.module = self.petl.attach(self.backbone, self.seeds.generator("petl"))
-        num_classes = self.head.num_classes + len(task.new_classes)
-        self.head = GrowingHead(self.backbone.width, bits=self.head_bits)
-        self.head.grow(num_classes, self.seeds.generator("head", task.index), self.backbone.device)
+        self.model.start_again(task)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy over all classes."""
-        return F.cross_entropy(self.head(batch.features(self.backbone)), batch.labels)
+        return F.cross_entropy(self.model.logits(batch), batch.labels)
 
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the softmax over all classes."""
-        logits: Tensor = self.head(inputs.features(self.backbone))
-        return torch.softmax(logits.float(), dim=1)
+        return self.model.probabilities(inputs)
 
     def _fill(self, task: Task) -> None:
         """Offer the images to the memory, in random order: within a class whoever comes first stays."""

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
+from clbench.classifier import Classifier
 from clbench.data.samples import Samples, join
-from clbench.heads import GrowingHead
 from clbench.inputs import Batch, Inputs
 from clbench.petl import Petl
 from clbench.seeds import Seeds
@@ -35,16 +34,12 @@ class Joint(Strategy):
     when: Literal["last", "every"] = "last"  # train after the last task only, or after every task
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
-        """Remember how to make a module; a fresh one is attached for every training."""
-        self.backbone = backbone
-        self.petl = petl
-        self.seeds = seeds
-        self.module = petl.attach(backbone, seeds.generator("petl"))
-        self.head = GrowingHead(backbone.width, bits=self.head_bits)
+        """Attach the module, and start with a head without classes."""
+        self.model = Classifier(backbone, petl, seeds, self.head_bits)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the module and the head."""
-        return {"petl": self.module, "head": self.head}
+        return self.model.parts()
 
     def training_samples(self, seen: Sequence[Task], num_tasks: int) -> Samples | None:
         """Return all data so far, or None while waiting for the last task."""
@@ -54,17 +49,12 @@ class Joint(Strategy):
 
     def begin_task(self, task: Task) -> None:
         """Start again from the pre-trained backbone, with a head for all classes so far."""
-        self.module.detach()
-        self.module = self.petl.attach(self.backbone, self.seeds.generator("petl"))
-        num_classes = self.head.num_classes + len(task.new_classes)
-        self.head = GrowingHead(self.backbone.width, bits=self.head_bits)
-        self.head.grow(num_classes, self.seeds.generator("head", task.index), self.backbone.device)
+        self.model.start_again(task)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy over all classes."""
-        return F.cross_entropy(self.head(batch.features(self.backbone)), batch.labels)
+        return F.cross_entropy(self.model.logits(batch), batch.labels)
 
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the softmax over all classes."""
-        logits: Tensor = self.head(inputs.features(self.backbone))
-        return torch.softmax(logits.float(), dim=1)
+        return self.model.probabilities(inputs)

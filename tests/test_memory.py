@@ -186,22 +186,9 @@ def test_draw_is_uniform_and_without_repetition() -> None:
     assert sorted(memory.draw(20, generator).tolist()) == list(range(8))
 
 
-def test_balanced_draw_takes_as_many_of_each_task() -> None:
-    memory, generator = memory_of(30), seeded()
-    tasks = torch.tensor([0] * 20 + [1] * 6 + [3] * 2)
-    memory.reservoir(samples(torch.zeros(28, 1).byte(), tasks, tasks=tasks), generator)
-    for count, expected in ((6, [2, 2, 0, 2]), (12, [5, 5, 0, 2]), (28, [20, 6, 0, 2]), (99, [20, 6, 0, 2])):
-        index = memory.draw_balanced(count, generator)
-        assert len(set(index.tolist())) == len(index)
-        assert memory.tasks[index].bincount().tolist() == expected
-    single = torch.cat([memory.draw_balanced(1, generator) for _ in range(600)])
-    times = memory.tasks[single].bincount()[[0, 1, 3]]
-    assert stats.chisquare(times.numpy()).pvalue > 0.001
-
-
 def test_draws_from_an_empty_memory_are_empty() -> None:
     memory = memory_of(3)
-    assert len(memory.draw(2, seeded())) == len(memory.draw_balanced(2, seeded())) == 0
+    assert len(memory.draw(2, seeded())) == 0
     assert memory.at(memory.draw(2, seeded())).items.shape == (0, 1)
 
 
@@ -260,7 +247,6 @@ def test_resumed_memory_goes_on_alike(method: str) -> None:
     state, other = memory.state_dict(), fresh.state_dict()
     assert all(torch.equal(state[name], other[name]) for name in state)
     assert torch.equal(memory.draw(4, seeded(3)), fresh.draw(4, seeded(3)))
-    assert torch.equal(memory.draw_balanced(4, seeded(3)), fresh.draw_balanced(4, seeded(3)))
 
 
 # Herding
