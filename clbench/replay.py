@@ -37,8 +37,9 @@ class Replay(Strategy):
 
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images
     replay_batch: Annotated[int, Field(ge=0)] = 0  # images in one draw; 0: as many as are new
-    quality_retaining: Literal["off", "two_sample", "ema"] = "off"  # hold classes near earlier logits: their
-    # last two, or a moving average
+    quality_retaining: Literal["off", "two_sample", "ema"] = (
+        "off"  # hold a class near its earlier logits: the last two, or their moving average
+    )
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the module, and start with a head without classes and an empty memory."""
