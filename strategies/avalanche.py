@@ -241,13 +241,21 @@ class FeatureReplay(WithMemory):
     method: ClassVar[str] = "FeatureReplay"
     keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size", "replay_batch": "batch_size_mem"}
 
-    replay_batch: Count = 24  # features replayed a step
+    replay_batch: Count = 24  # features replayed a step; fewer if the memory holds fewer
 
     def own(self) -> dict[str, Any]:
         """Let the new images compete among the classes of their task."""
         from avalanche.training.losses import MaskedCrossEntropy
 
         return {**super().own(), "criterion": MaskedCrossEntropy(mask="new")}
+
+    def learn(self, experiences: list[CLExperience]) -> None:
+        """Train, with no larger a batch of features than there will be: it would wait for ever for one."""
+        labels = np.concatenate([part.labels for part in self.seen])
+        share = self.memory_size // self.num_classes
+        held = int(np.minimum(np.bincount(labels), share).sum())
+        self.learner.batch_size_mem = max(1, min(self.replay_batch, held))
+        super().learn(experiences)
 
     def kept(self) -> Iterable[Tensor]:
         """Yield the features and their labels."""
@@ -452,6 +460,15 @@ class AGEM(WithMemory):
 
     memory_size: Count = 200  # images of each task
     replay_batch: Count = 64  # images in the sample, at least one of each task
+
+    def learn(self, experiences: list[CLExperience]) -> None:
+        """Train, if the sample has room for each task."""
+        if self.replay_batch < len(experiences):
+            raise TooFewError(
+                f"avalanche.agem takes as many images of each task: strategy.replay_batch {self.replay_batch}"
+                f" is too few for {len(experiences)} tasks"
+            )
+        super().learn(experiences)
 
     def store(self) -> Any:
         """Return the memory."""

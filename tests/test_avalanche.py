@@ -249,6 +249,17 @@ def test_a_memory_that_cannot_fill_a_batch_is_one_line() -> None:
         run("avalanche.er-aml", memory_size=10)
 
 
+def test_a_sample_that_cannot_hold_an_image_of_each_task_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"strategy\.replay_batch 1 is too few for 2 tasks"):
+        run("avalanche.agem", replay_batch=1)
+
+
+def test_features_are_replayed_from_a_memory_smaller_than_a_batch() -> None:
+    features, labels = kept(run("avalanche.feature-replay", memory_size=6, replay_batch=24).strategy)
+    assert features.shape == (6, 32)
+    assert sorted(set(labels.tolist())) == [0, 1, 2, 3]
+
+
 def test_an_online_stream_comes_as_experiences_of_a_batch(tmp_path: Path) -> None:
     spec = resolve({"stream": {"online": 10}, "strategy": {"name": "avalanche.naive"}})
     options = spec.strategy.options
