@@ -82,7 +82,7 @@ def test_with_nothing_in_the_memory_yet_a_step_is_naive(name: str) -> None:
 @pytest.mark.parametrize("name", ["der", "derpp"])
 def test_dark_experience_replay_of_no_weight_is_naive(name: str) -> None:
     """But for the last places of sums over a batch that the replayed images make larger."""
-    options = {"epochs": 2, "batch_size": 8, "optimizer": "sgd", "learning_rate": 0.05}
+    options = {"epochs": 1, "batch_size": 8, "optimizer": "sgd", "learning_rate": 0.05}
     expected = run(strategies.get("naive")(**options), num_tasks=2)
     weightless = {"alpha": 0.0} if name == "der" else {"alpha": 0.0, "beta": 0.0}
     found = run(strategies.get(name)(**options, **weightless), num_tasks=2)
