@@ -211,8 +211,8 @@ class ERAML(WithMemory):
     }
 
     replay_batch: Count = 24  # images replayed a step; none are before the memory holds as many
-    temperature: Positive = 0.1
-    base_temperature: Positive = 0.07
+    temperature: Positive = 0.1  # of the softmax: higher is softer
+    base_temperature: Positive = 0.07  # the loss is multiplied by temperature / base_temperature
 
     def own(self) -> dict[str, Any]:
         """Add what makes features."""
@@ -327,7 +327,7 @@ class LwF(FromAvalanche):
     keywords: ClassVar[dict[str, str]] = {"alpha": "alpha", "temperature": "temperature"}
 
     alpha: Weight = 1.0  # of the distillation
-    temperature: Positive = 2.0
+    temperature: Positive = 2.0  # of the softmax: higher is softer
 
     def kept(self) -> Iterable[Tensor]:
         """Yield what is trained of the model before the task."""
@@ -565,7 +565,7 @@ class SCR(Online, WithMemory):
     }
 
     replay_batch: Count = 100  # images replayed a step
-    temperature: Positive = 0.1
+    temperature: Positive = 0.1  # of the softmax: higher is softer
     projection: Count = 128  # numbers that the loss compares
 
     def make_head(self, width: int) -> nn.Module:
@@ -668,7 +668,7 @@ class CoPE(Online, WithMemory):
     micro_experiences: Literal[True] = True
     prototype_size: Count = 100  # numbers in a prototype
     prototype_decay: Rate = 0.99  # share of a prototype that a batch keeps
-    temperature: Positive = 0.1
+    temperature: Positive = 0.1  # of the softmax: higher is softer
 
     def make_head(self, width: int) -> nn.Module:
         """Return the layer that makes what is compared with prototypes."""
