@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import StringIO
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -58,6 +59,10 @@ REFUSED = {  # what avalanche.training.supervised holds and this file does not o
 
 class TooFewError(UserError, ValueError):
     """A memory that cannot fill a batch."""
+
+
+class NoSolverError(UserError, ImportError):
+    """A package that only one of the strategies needs, and that is not installed."""
 
 
 @register("avalanche.naive", petl="adapter")
@@ -478,7 +483,7 @@ class AGEM(WithMemory):
 @register("avalanche.gem", petl="adapter")
 @dataclass
 class GEM(WithMemory):
-    """Avalanche's GEM: no step against the gradient of any old task's memory.
+    """Avalanche's GEM: no step against the gradient of any old task's memory. Needs the package quadprog.
 
     D. Lopez-Paz, M. Ranzato, NeurIPS 2017, arXiv 1706.08840.
     """
@@ -488,6 +493,12 @@ class GEM(WithMemory):
 
     memory_size: Count = 200  # images of each task
     margin: Weight = 0.5  # that old gradients are followed by at least
+
+    def make_learner(self, task: Task) -> Any:
+        """Return Avalanche's strategy, if there is what solves its quadratic programs."""
+        if find_spec("quadprog") is None:
+            raise NoSolverError("avalanche.gem needs a solver of quadratic programs: pip install quadprog")
+        return super().make_learner(task)
 
     def store(self) -> Any:
         """Return the memory."""

@@ -24,7 +24,7 @@ from clbench.trial import generated_stream
 # LAE meets every module, the others one of each kind: a branch beside a layer, another weight of it, more
 # keys and values, scales and shifts, few bits, the whole backbone, nothing.
 KINDS = ["adapter", "lora-qv", "prefix", "ssf", "bi-adapter", "full", "linear"]
-QUICK = {"naive", "joint", "er", "simplecil", "aper"}  # strategies of different structure
+QUICK = {"naive", "er"}  # strategies of different structure
 CHOSEN = {  # what fits a few images of 16 pixels
     "lae": {"frozen_epochs": 1},
     "inflora": {"rank": 2},

@@ -191,6 +191,7 @@ def test_without_stages_everything_learns_from_the_first_epoch() -> None:
     assert all(p.requires_grad for part in strategy.parts().values() for p in part.parameters())
 
 
+@pytest.mark.slow
 def test_confit_keeps_the_contract_on_a_convnet() -> None:
     options = {"epochs": 5, "batch_size": 8, "learning_rate": 0.05}
     check_strategy(lambda: strategies.get("confit")(**options), "full", small_resnet)

@@ -207,7 +207,7 @@ def run(strategy: str, folder: Path, **run_options: object) -> Record:
     return execute(spec, out=folder, places=Places(None, folder), progress=Progress(), command="")
 
 
-@pytest.mark.parametrize("strategy", ["simplecil", "naive-linear"])
+@pytest.mark.parametrize("strategy", ["simplecil", pytest.param("naive-linear", marks=pytest.mark.slow)])
 def test_an_exact_run_predicts_the_same(strategy: str, tmp_path: Path):
     cached, again, exact = (
         run(strategy, tmp_path),

@@ -42,6 +42,7 @@ def test_lae_keeps_its_contract_with_a_module_and_a_head_of_one_bit():
     check_strategy(lambda: strategies.get("lae")(**options), "bi-adapter")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"ensemble": "mean"}, {"ensemble": "evidential", "evidential_loss": True}]
 )
