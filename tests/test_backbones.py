@@ -121,9 +121,10 @@ def random(name: str, **options: object) -> Backbone:
 def test_opened_model_equals_timm_bit_for_bit(name: str) -> None:
     model = made(name)
     images = pictures(name)
-    expected = copy.deepcopy(model)(images)
+    timms = copy.deepcopy(model)
     backbone = opened(model)
     features = backbone(images)
+    expected = timms(images.to(memory_format=backbone.memory_format))  # another layout rounds otherwise
     assert torch.equal(features, expected)
     assert features.shape == (3, backbone.width)
     assert features.std() > 0

@@ -65,6 +65,7 @@ def identity_backbone(width: int) -> Backbone:
         blocks=[BlockSites(0, width, 0, {"": site})],
         grid=None,
         sites={},
+        memory_format=torch.contiguous_format,
         preprocessing=Preprocessing(1, (0.0,), (1.0,), 1.0, "bilinear"),
         weights_source="made up",
         weights_digest="",

@@ -38,6 +38,7 @@ class Backbone(nn.Module):
         blocks: list[BlockSites],
         grid: tuple[int, int] | None,
         sites: dict[str, Site],
+        memory_format: torch.memory_format,
         preprocessing: Preprocessing,
         weights_source: str,
         weights_digest: str,
@@ -50,6 +51,7 @@ class Backbone(nn.Module):
         self.width = width
         self.blocks = blocks
         self.grid = grid  # patches down and across in the last stage, where tokens form one; else None
+        self.memory_format = memory_format  # that images are laid out in
         self.preprocessing = preprocessing
         self.weights_source = weights_source  # where the weights came from: "random", a hub tag, a file name
         self.weights_digest = weights_digest  # SHA-256 over names and values
@@ -102,6 +104,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (B, width) of a normalised batch, in float32 but for autocast."""
-        maps = self.model.forward_features(images.to(self.dtype))  # type: ignore[operator]  # every timm model's
+        images = images.to(self.dtype, memory_format=self.memory_format)
+        maps = self.model.forward_features(images)  # type: ignore[operator]  # every timm model's
         features: Tensor = self.pooled(self.model.forward_head(maps, pre_logits=True))  # type: ignore[operator]  # too
         return features.float() if self.dtype in HALF else features

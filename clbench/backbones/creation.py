@@ -81,6 +81,7 @@ def open_model(
         blocks=sites.blocks,
         grid=sites.grid,
         sites=sites.sites,
+        memory_format=sites.memory_format,
         preprocessing=preprocessing,
         weights_source=source,
         weights_digest=digest,

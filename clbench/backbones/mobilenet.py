@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from timm.layers import CondConv2d, ConvNormAct
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
@@ -36,7 +37,9 @@ def open_mobilenet(model: EfficientNet | MobileNetV3) -> Opened:
             blocks.append(
                 BlockSites(index, last.out_channels, heads=0, sites=sites, keeps_shape=block.has_skip)
             )
-    return Opened(blocks, width=model.head_hidden_size, sites={"embed": embed})
+    return Opened(
+        blocks, width=model.head_hidden_size, sites={"embed": embed}, memory_format=torch.channels_last
+    )
 
 
 def open_convolutions(block: nn.Module, name: str) -> dict[str, Site]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import singledispatch
 
+import torch
 from torch import nn
 
 from clbench.backbones.sites import BlockSites, Site
@@ -27,6 +28,7 @@ class Opened:
     width: int  # channels of the features
     sites: dict[str, Site] = field(default_factory=dict)  # outside blocks: "embed"
     grid: tuple[int, int] | None = None
+    memory_format: torch.memory_format = torch.contiguous_format  # of images, with which it computes fastest
 
 
 @singledispatch

@@ -6,6 +6,7 @@ stages are numbered through; the first of a stage usually changes the shape of i
 
 from __future__ import annotations
 
+import torch
 from timm.models.resnet import ResNet
 from torch import nn
 
@@ -29,7 +30,9 @@ def open_resnet(model: ResNet) -> Opened:
             sites = {"": layer[place], **inner}
             keeps_shape = block.downsample is None
             blocks.append(BlockSites(index, width, heads=0, sites=sites, keeps_shape=keeps_shape))
-    return Opened(blocks, width=model.head_hidden_size, sites={"embed": embed})
+    return Opened(
+        blocks, width=model.head_hidden_size, sites={"embed": embed}, memory_format=torch.channels_last
+    )
 
 
 def open_layers(block: nn.Module, name: str) -> dict[str, Site]:
