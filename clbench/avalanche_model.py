@@ -6,7 +6,6 @@ Imported late, since it imports Avalanche.
 from __future__ import annotations
 
 import copy
-import random
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import avalanche
-import numpy as np
 import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.models import IncrementalClassifier, NCMClassifier
@@ -25,7 +23,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.data.experiences import as_stored
 from clbench.petl.attached import Attached
-from clbench.seeds import Seeds, forked
+from clbench.seeds import Seeds, forked_everywhere
 
 
 class View:
@@ -198,17 +196,10 @@ def on_its_own(seeds: Seeds, purpose: str, *position: int) -> Iterator[None]:
     puts filters of its own in front. Those of others are issued once more.
     """
     seed = seeds.derive(purpose, *position)
-    python, numpy = random.getstate(), np.random.get_state()
-    with forked(seed), warnings.catch_warnings(record=True) as caught:
+    with forked_everywhere(seed), warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("ignore", module=r"avalanche\.")
         seeds.seed_torch(*position)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+        yield
     for warning in caught:
         if not Path(warning.filename).is_relative_to(Path(avalanche.__file__).parent):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -124,7 +124,7 @@ class Loop:
             for view in ("test", "whole"):
                 self.cache.expect(view, samples.rows)
         if not start.is_inside_task:
-            self._set_training(False)
+            self.evaluator.evaluation_mode()
             with self.meter.phase("train"):
                 self.strategy.before_training(task, feed)
         for epoch in range(start.epoch, self.strategy.num_epochs(task.index)):
@@ -137,7 +137,7 @@ class Loop:
             self._checkpoint(Position(start.task, epoch + 1))
         for part in scheduled(self.strategy.parts().values()):
             part.progress.fill_(1)
-        self._set_training(False)
+        self.evaluator.evaluation_mode()
         with self.meter.phase("train"):
             self.strategy.end_task(task, feed)
 
@@ -200,7 +200,7 @@ class Loop:
     def _step(self, batch: Batch, done: float) -> Tensor:
         """Make one optimiser step; return its loss, still on the device."""
         assert self.optimizer is not None
-        self._set_training(True)
+        self._training_mode()
         self.seeds.seed_torch(*batch.position)
         set_rates(self.optimizer, self.strategy, done)
         batch = self._composed(batch)
@@ -213,18 +213,19 @@ class Loop:
         return loss.detach()
 
     def _flops_of_a_step(self, samples: Samples, position: Position) -> float:
-        """Count forward and backward of a step for one image, in eval mode: no batch-norm statistic moves."""
+        """Count a step up to the update for one image, in eval mode: no batch-norm statistic moves."""
         assert self.optimizer is not None
-        self._set_training(False)
-        batch = self._composed(self._batch(samples, np.arange(len(samples)), position))
+        self.evaluator.evaluation_mode()
         groups = self.optimizer.param_groups
         learning = sum(p.numel() for group in groups for p in group["params"] if p.requires_grad)
 
         def once() -> None:
+            batch = self._composed(self._batch(samples, np.arange(len(samples)), position))
             self._loss(batch).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+            self.strategy.before_update(batch)
 
-        if self.cache:
-            self._loss(batch)  # what is computed once is on another account
+        if self.cache and not self.meter.has_counted("train", learning):
+            once()  # what is computed for the cache is on another account
         per_image = self.meter.flops_per_image("train", learning, len(samples), once)
         self.optimizer.zero_grad()
         return per_image
@@ -237,11 +238,11 @@ class Loop:
         with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.strategy.loss(batch)
 
-    def _set_training(self, mode: bool) -> None:
-        """Set the mode of the parts; those in which nothing is learnt compute as at test time."""
+    def _training_mode(self) -> None:
+        """Let the parts compute as in training; those in which nothing is learnt, as at test time."""
         for part in self.strategy.parts().values():
-            is_training = mode and any(parameter.requires_grad for parameter in part.parameters())
-            if part.training != is_training or not mode:  # at most steps nothing changes
+            is_training = any(parameter.requires_grad for parameter in part.parameters())
+            if part.training != is_training:  # at most steps nothing changes
                 part.train(is_training)
 
     def _checkpoint(self, position: Position) -> None:

@@ -7,6 +7,7 @@ one more number changes no data order, and a resumed run draws what the undistur
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,3 +54,17 @@ def forked(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
         yield
+
+
+@contextmanager
+def forked_everywhere(seed: int) -> Iterator[None]:
+    """Let the generators of torch's CPU, numpy and Python start from ``seed``, and put them back after."""
+    in_python, in_numpy = random.getstate(), np.random.get_state()
+    with forked(seed):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(in_python)
+            np.random.set_state(in_numpy)

@@ -43,12 +43,9 @@ def batch_of(trial: Trial, task: Task, count: int = 8) -> Batch:
                  seeds=trial.loop.seeds, position=(task.index, 0, 0))  # fmt: skip
 
 
-def test_inputs(trial: Trial) -> Inputs:
+def inputs_of_all(trial: Trial) -> Inputs:
     rows = np.concatenate([task.test.rows for task in trial.stream.tasks])
     return Inputs(batcher=trial.loop.batcher, rows=rows)
-
-
-test_inputs.__test__ = False  # type: ignore[attr-defined]
 
 
 def scores_by_hand(trial: Trial, inputs: Inputs, num_classes: int) -> Tensor:
@@ -74,7 +71,7 @@ def test_means_are_those_of_the_encoder_as_it_is_after_any_step(module: str) -> 
 
     def look(*_: object) -> None:
         trial.loop.evaluator.evaluation_mode()
-        inputs, num_classes = test_inputs(trial), len(trial.strategy.proxies.known)
+        inputs, num_classes = inputs_of_all(trial), len(trial.strategy.proxies.known)
         with torch.inference_mode():
             scores = trial.strategy.predict(inputs)
             expected = scores_by_hand(trial, inputs, num_classes)
@@ -212,7 +209,7 @@ def test_proxies_are_unit_vectors_that_stay_the_optimisers_when_more_come() -> N
 def test_predictions_do_not_feel_the_proxies() -> None:
     trial = trial_of(generative())
     trial.run()
-    inputs = test_inputs(trial)
+    inputs = inputs_of_all(trial)
     before = trial.strategy.predict(inputs)
     with torch.no_grad():
         trial.strategy.proxies.tasks[1].add_(100)

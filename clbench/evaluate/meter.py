@@ -37,6 +37,10 @@ class Meter:
         self.flops[f"{phase}_per_image"] = self.count(phase, key, num_images, once)
         return self._counted[phase, key]
 
+    def has_counted(self, phase: str, key: int) -> bool:
+        """Tell whether the key was met."""
+        return (phase, key) in self._counted
+
     def count(self, what: str, key: int, num_images: int, once: Callable[[], object]) -> float:
         """Return the same for what stands on no account of its own."""
         if (what, key) not in self._counted:
