@@ -1,4 +1,4 @@
-"""Run a strategy over the tasks of a stream: the only place with a training step.
+"""Run a strategy over the tasks of a stream, epoch by epoch.
 
 Everything random is drawn from a generator named by its position, so a run that was stopped between two steps
 goes on exactly as if it had not been.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from clbench.checkpoint import Checkpoint, Position, capture, restore
 from clbench.data.batches import Batcher, shuffled
@@ -24,10 +23,12 @@ from clbench.evaluate.evaluator import Columns, Evaluator
 from clbench.evaluate.meter import Meter
 from clbench.feature_cache import FeatureCache
 from clbench.inputs import Batch, Feed
-from clbench.optimizers import carry_over, make_optimizer, set_rates
+from clbench.modes import evaluation_mode
+from clbench.optimizers import carry_over, make_optimizer
 from clbench.progress import Progress
 from clbench.schedule import scheduled, start_modules
 from clbench.seeds import Seeds
+from clbench.step import Step
 from clbench.strategies import Strategy
 from clbench.streams import Task, TaskStream
 
@@ -71,6 +72,7 @@ class Loop:
             precision=self.precision,
             batch_size=self.eval_batch_size,
         )
+        self.step = Step(self.strategy, self.seeds, self.batcher.device, self.precision)
         if self.cache:
             self.cache.parts = [part.rows for task in self.stream.tasks for part in (task.train, task.test)]
         self.watch = Watch(
@@ -124,7 +126,7 @@ class Loop:
             for view in ("test", "whole"):
                 self.cache.expect(view, samples.rows)
         if not start.is_inside_task:
-            self.evaluator.evaluation_mode()
+            evaluation_mode(self.strategy)
             with self.meter.phase("train"):
                 self.strategy.before_training(task, feed)
         for epoch in range(start.epoch, self.strategy.num_epochs(task.index)):
@@ -137,7 +139,7 @@ class Loop:
             self._checkpoint(Position(start.task, epoch + 1))
         for part in scheduled(self.strategy.parts().values()):
             part.progress.fill_(1)
-        self.evaluator.evaluation_mode()
+        evaluation_mode(self.strategy)
         with self.meter.phase("train"):
             self.strategy.end_task(task, feed)
 
@@ -145,12 +147,16 @@ class Loop:
         """Train on the samples once, or on what a stopped epoch left; return the sum of the losses."""
         batches = self._batches(samples, start)
         if not start.is_inside_task:
-            first = (self._composed(self._batch(samples, each, start)) for each in batches[:START_BATCHES])
+            first = (
+                self.step.composed(self._batch(samples, each, start)) for each in batches[:START_BATCHES]
+            )
             start_modules(self.strategy, first, self.seeds.generator("start", start.task))
         num_epochs = self.strategy.num_epochs(start.task)
         self.progress.epoch_started(start.epoch, num_epochs, start.step, len(batches))
         changing = scheduled(self.strategy.parts().values())
-        flops_per_image = self._flops_of_a_step(samples.select(batches[0]), start)
+        assert self.optimizer is not None
+        first_batch = self._batch(samples, batches[0], start)
+        flops_per_image = self.step.flops_per_image(first_batch, self.optimizer, self.meter)
         total = torch.zeros((), device=self.batcher.device)
         for step in range(start.step, len(batches)):
             position, num_images = Position(start.task, start.epoch, step), len(batches[step])
@@ -160,7 +166,7 @@ class Loop:
             batch = self._batch(samples, batches[step], position)
             self.watch.before_step(batch)
             with self.meter.phase("train", images=num_images):
-                loss = self._steps(batch, done)
+                loss = self.step.learn(batch, self.optimizer, done)
                 total += loss
             self.meter.flops["train"] += flops_per_image * num_images * self.strategy.steps_per_batch()
             self.progress.step_done(num_images, loss)
@@ -190,60 +196,6 @@ class Loop:
             position=(position.task, position.epoch, position.step),
             cache=self.cache,
         )
-
-    def _steps(self, batch: Batch, done: float) -> Tensor:
-        """Make as many optimiser steps as the strategy wants of a batch; return the last loss."""
-        for update in range(self.strategy.steps_per_batch() - 1):
-            self._step(replace(batch, position=(*batch.position, update), is_last_update=False), done)
-        return self._step(batch, done)
-
-    def _step(self, batch: Batch, done: float) -> Tensor:
-        """Make one optimiser step; return its loss, still on the device."""
-        assert self.optimizer is not None
-        self._training_mode()
-        self.seeds.seed_torch(*batch.position)
-        set_rates(self.optimizer, self.strategy, done)
-        batch = self._composed(batch)
-        loss = self._loss(batch)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
-        self.strategy.before_update(batch)
-        self.optimizer.step()
-        self.strategy.after_step(batch)
-        return loss.detach()
-
-    def _flops_of_a_step(self, samples: Samples, position: Position) -> float:
-        """Count a step up to the update for one image, in eval mode: no batch-norm statistic moves."""
-        assert self.optimizer is not None
-        self.evaluator.evaluation_mode()
-        groups = self.optimizer.param_groups
-        learning = sum(p.numel() for group in groups for p in group["params"] if p.requires_grad)
-
-        def once() -> None:
-            batch = self._composed(self._batch(samples, np.arange(len(samples)), position))
-            self._loss(batch).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
-            self.strategy.before_update(batch)
-
-        if self.cache and not self.meter.has_counted("train", learning):
-            once()  # what is computed for the cache is on another account
-        per_image = self.meter.flops_per_image("train", learning, len(samples), once)
-        self.optimizer.zero_grad()
-        return per_image
-
-    def _composed(self, batch: Batch) -> Batch:
-        with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.strategy.before_step(batch)
-
-    def _loss(self, batch: Batch) -> Tensor:
-        with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.strategy.loss(batch)
-
-    def _training_mode(self) -> None:
-        """Let the parts compute as in training; those in which nothing is learnt, as at test time."""
-        for part in self.strategy.parts().values():
-            is_training = any(parameter.requires_grad for parameter in part.parameters())
-            if part.training != is_training:  # at most steps nothing changes
-                part.train(is_training)
 
     def _checkpoint(self, position: Position) -> None:
         if self.strategy.resumable:

@@ -50,8 +50,8 @@ def test_a_training_step_never_waits_for_the_device():
     for step in range(4):
         torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")  # the first steps set things up
         try:
-            position = Position(1, 0, step)
-            losses.append(loop._step(loop._batch(samples, index, position), position))
+            batch = loop._batch(samples, index, Position(1, 0, step))
+            losses.append(loop.step.learn(batch, loop.optimizer, done=step / 4))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert torch.stack(losses).isfinite().all()

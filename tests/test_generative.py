@@ -18,6 +18,7 @@ from clbench.inputs import Batch, Inputs
 from clbench.losses.multi_similarity import multi_similarity
 from clbench.losses.proxy_nca import proxy_nca
 from clbench.memory_means import MovingMeans, linear_discriminant, nearest_mean, shrunk_covariance
+from clbench.modes import evaluation_mode
 from clbench.strategies import Strategy
 from clbench.streams import Task
 from clbench.trial import Trial, generated_stream, small_backbone
@@ -70,7 +71,7 @@ def test_means_are_those_of_the_encoder_as_it_is_after_any_step(module: str) -> 
     seen: list[Tensor] = []
 
     def look(*_: object) -> None:
-        trial.loop.evaluator.evaluation_mode()
+        evaluation_mode(trial.strategy)
         inputs, num_classes = inputs_of_all(trial), len(trial.strategy.proxies.known)
         with torch.inference_mode():
             scores = trial.strategy.predict(inputs)

@@ -23,6 +23,7 @@ from clbench.data.samples import Samples
 from clbench.evaluate.evaluator import Columns, Evaluator
 from clbench.evaluate.looks import COLUMNS, PREQUENTIAL
 from clbench.inputs import Batch
+from clbench.modes import evaluation_mode
 from clbench.seeds import Seeds
 from clbench.streams import Task
 
@@ -73,7 +74,7 @@ class Watch:
         num_images = sum(map(len, shown))
         if not num_images:
             return
-        self.evaluator.evaluation_mode()
+        evaluation_mode(self.evaluator.strategy)
         with self.evaluator.meter.phase("watch", images=num_images):
             columns = self.evaluator.log(seen, shown, self._known())
         self._note(seen[-1].index, columns, exact=False)

@@ -18,6 +18,7 @@ from clbench.data.samples import Samples, join
 from clbench.evaluate.meter import Meter
 from clbench.feature_cache import FeatureCache
 from clbench.inputs import Inputs
+from clbench.modes import evaluation_mode
 from clbench.progress import Progress
 from clbench.strategies import Strategy
 from clbench.streams import Task, TaskStream
@@ -40,7 +41,7 @@ class Evaluator:
 
     def after_task(self, seen: Sequence[Task]) -> Columns:
         """Return the prediction log of the test images of every task seen."""
-        self.evaluation_mode()
+        evaluation_mode(self.strategy)
         samples = [task.test for task in seen]
         num_images = sum(map(len, samples))
         self.progress.evaluation_started(num_images)
@@ -59,7 +60,7 @@ class Evaluator:
 
     def hits(self, inputs: Inputs, labels: Tensor, known: Tensor | None) -> int:
         """Return how many of the images are predicted right, choosing among the ``known`` classes."""
-        self.evaluation_mode()
+        evaluation_mode(self.strategy)
         with torch.inference_mode():
             scores = self._predict(inputs)
             if known is not None:
@@ -117,11 +118,6 @@ class Evaluator:
     def _predict(self, inputs: Inputs) -> Tensor:
         with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.strategy.predict(inputs)
-
-    def evaluation_mode(self) -> None:
-        """Let every part compute as at test time."""
-        for part in self.strategy.parts().values():
-            part.eval()
 
 
 def _membership(seen: Sequence[Task]) -> Tensor:
