@@ -13,14 +13,13 @@ than the paper's 0.01, with which fine-tuning forgot 2 points in steps as few as
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from platformdirs import user_cache_path
+from tables import as_csv
 
 from clbench import backbones, evaluate, strategies, streams
 from clbench.backbones import BackboneOptions
@@ -44,7 +43,6 @@ ROWS = {
     "ConFiT: both": {"cross_convolution": True, "hierarchical": True},
 }
 METRICS = ("accuracy", "forgetting", "learning-accuracy")
-FIELDS = ("row", "seeds", *(f"{name}{part}" for name in METRICS for part in ("", " std")), "bytes", "seconds")
 
 
 def main() -> None:
@@ -121,15 +119,6 @@ def summary(row: str, runs: list[dict[str, float]], seconds: float) -> dict[str,
         facts[name] = round(float(np.mean(values)), 1)
         facts[f"{name} std"] = round(float(np.std(values, ddof=1)), 1) if len(runs) > 1 else ""
     return {**facts, "bytes": int(runs[0]["bytes"]), "seconds": round(seconds)}
-
-
-def as_csv(rows: list[dict[str, object]]) -> str:
-    """Return the table as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -13,21 +13,16 @@ not repeated, and a stopped one is resumed. Nothing is chosen on the test images
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import statistics
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
+from tables import as_csv, best_first, finished
 
 from clbench import strategies
 from clbench.files import write_text
-from clbench.progress import Progress
 from clbench.record import Record
-from clbench.run import execute, resume
 from clbench.spec import RunSpec, option_types, resolve
-from clbench.streams import Places
 
 ROWS = (
     *("naive", "er", "er-ace", "mir", "derpp", "agem", "gdumb", "generative", "generative:augment=all"),
@@ -59,9 +54,12 @@ def main() -> None:
     options = parser.parse_args()
     done: list[dict[str, object]] = []
     for row in options.rows:
-        records = [finished(spec_of(row, seed, options), options) for seed in range(options.seeds)]
+        records = [
+            finished(spec_of(row, seed, options), options.out, options.data_dir)
+            for seed in range(options.seeds)
+        ]
         done.append(measured(row, records))
-        write_text(options.table, as_csv(done))
+        write_text(options.table, as_csv(best_first(done)))
         print(*done[-1].values(), flush=True)
 
 
@@ -105,12 +103,9 @@ def from_scratch(name: str) -> dict[str, object]:
     return {} if own else {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0}
 
 
-def finished(spec: RunSpec, options: argparse.Namespace) -> Record:
-    """Return the record of a run: one that is there, resumed if it was stopped, or a new one."""
-    places = Places(options.data_dir, user_cache_path("clbench"))
-    for folder in sorted(options.out.glob(f"*_{spec.id[:8]}")):
-        return resume(folder, places=places, progress=Progress())
-    return execute(spec, out=options.out, places=places, progress=Progress(), command="")
+def run(row: str, seed: int, options: argparse.Namespace) -> Record:
+    """Return the record of a row's run."""
+    return finished(spec_of(row, seed, options), options.out, options.data_dir)
 
 
 def measured(row: str, records: list[Record]) -> dict[str, object]:
@@ -126,15 +121,6 @@ def measured(row: str, records: list[Record]) -> dict[str, object]:
         sums = [sum(clock[phase]["seconds"] for phase in phases if phase in clock) for clock in clocks]
         facts[column] = round(statistics.mean(sums))
     return facts
-
-
-def as_csv(rows: list[dict[str, object]]) -> str:
-    """Return the table, best accuracy first."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: -float(str(row["accuracy"]))))
-    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import dataclasses
-import io
 import time
 from pathlib import Path
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from platformdirs import user_cache_path
+from scatter import scatter
+from tables import as_csv, known_rows
 from torch.nn import functional as F
 
 from clbench import backbones, petl, strategies, streams
@@ -52,12 +49,6 @@ FORMS = [  # beside every module with its defaults
     *("bi-adapter:bits=8", "bi-adapter:bits=32", "bi-lora:bits=8", "bone:form=row", "bone:form=miss"),
     *("vl-pet:variant=middle-x", "vl-pet:variant=middle-y", "vl-pet:variant=small"),
 ]
-FIELDS = ("row", "accuracy", "parameters", "trained_bytes", "stored_bytes", "training", "inference", "merged")
-PLACES = (  # of a name beside its point: right, up, and the side of the name that is at the point
-    *((4, -2, "left"), (-4, -2, "right"), (3, 4, "left"), (3, -9, "left"), (-3, 4, "right")),
-    *((-3, -9, "right"), (0, 6, "center"), (0, -11, "center"), (14, 10, "left"), (14, -14, "left")),
-)
-COLOUR, FAINT = "#0072b2", "#8a8a8a"
 
 
 def main() -> None:
@@ -75,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     table = options.out / "modules.csv"
-    done = list(csv.DictReader(table.open())) if table.exists() else []
+    done = known_rows(table)
     seeds = Seeds(options.seed)
     stream = ten_classes(options.data_dir, options.train_per_class, seeds)
     backbone = backbones.create(
@@ -92,7 +83,10 @@ def main() -> None:
             continue
         write_text(table, as_csv(done))
         print(*done[-1].values(), f"({time.perf_counter() - started:.0f} s)", flush=True)
-    write_bytes(options.out / "accuracy_over_bytes.png", plotted(done, options.epochs))
+    title = f"Ten classes of CIFAR-100, {options.epochs} epochs, each module with its own recipe"
+    label = "bytes that the module is stored in, without the head"
+    picture = scatter(done, over="stored_bytes", title=title, label=label)
+    write_bytes(options.out / "accuracy_over_bytes.png", picture)
 
 
 def ten_classes(data_dir: Path, train_per_class: int, seeds: Seeds) -> TaskStream:
@@ -193,65 +187,6 @@ def merged_slowdown(attached: Attached, images: torch.Tensor, rounds: int = 14) 
     )
     attached.enabled = True
     return round(ratio, 2)
-
-
-def as_csv(rows: list[dict[str, object]]) -> str:
-    """Return the table as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def plotted(rows: list[dict[str, object]], epochs: int) -> bytes:
-    """Draw accuracy over the bytes that a module is stored in, with a name at each point, as a PNG."""
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    shown = [row for row in rows if float(row["stored_bytes"]) > 0]
-    for row in rows:
-        if float(row["stored_bytes"]) == 0:
-            axes.axhline(float(row["accuracy"]), color=FAINT, linestyle=":", linewidth=1.2)
-            where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-            height = float(row["accuracy"])
-            axes.annotate(row["row"], (1, height), (0, 2), fontsize=7, color=FAINT, ha="right", **where)
-    axes.scatter(
-        [float(row["stored_bytes"]) for row in shown],
-        [float(row["accuracy"]) for row in shown],
-        s=14,
-        c=COLOUR,
-    )
-    axes.set_xscale("log")
-    axes.set_xlabel("bytes that the module is stored in, without the head")
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title(f"Ten classes of CIFAR-100, {epochs} epochs, each module with its own recipe", loc="left")
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.draw_without_rendering()  # so that the axes know where a point lies
-    named = [name_point(axes, row) for row in sorted(shown, key=lambda row: -float(row["accuracy"]))]
-    axes.set_title(
-        f"{named.count(False)} of {len(named)} points without room for a name", loc="right", size=8
-    )
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    return picture.getvalue()
-
-
-def name_point(axes: Axes, row: dict[str, object]) -> bool:
-    """Write a row's name beside its point where no other name is; tell whether there was room."""
-    renderer = axes.get_figure().canvas.get_renderer()
-    taken = [text.get_window_extent(renderer) for text in axes.texts]
-    place = float(row["stored_bytes"]), float(row["accuracy"])
-    for aside, up, side in PLACES:
-        text = axes.annotate(
-            row["row"], place, (aside, up), textcoords="offset points", ha=side, fontsize=6.5
-        )
-        if not any(text.get_window_extent(renderer).overlaps(other) for other in taken):
-            return True
-        text.remove()
-    return False
 
 
 if __name__ == "__main__":

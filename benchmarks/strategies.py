@@ -12,22 +12,18 @@ are not repeated, and a stopped one is resumed. Nothing is chosen on the test im
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import statistics
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
+from scatter import scatter
+from tables import as_csv, best_first, finished, known_rows
 
 from clbench import strategies
 from clbench.errors import UserError
-from clbench.files import write_text
-from clbench.progress import Progress
+from clbench.files import write_bytes, write_text
 from clbench.record import Record
-from clbench.run import execute, resume
 from clbench.spec import RunSpec, option_types, resolve
-from clbench.streams import Places
 
 BESIDE = [  # rows beside every strategy with the module that it is registered with
     *("naive-linear", "naive-full", "joint-linear", "joint-full", "lae-lora", "lae-prefix"),
@@ -56,22 +52,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of rows that learn from cached features")
     options = parser.parse_args()
     table = options.out / "strategies.csv"
-    done = list(csv.DictReader(table.open())) if table.exists() else []
+    done = known_rows(table)
     for row in options.rows or [*strategies.names(), *BESIDE]:
         if row in (each["row"] for each in done):
             continue
         try:
-            records = [finished(spec_of(row, 0, options), options)]
+            records = [run(row, 0, options)]
             if learns_from_features(records[0]):
-                records += [
-                    finished(spec_of(row, seed, options), options) for seed in range(1, options.seeds)
-                ]
+                records += [run(row, seed, options) for seed in range(1, options.seeds)]
         except UserError as reason:
             print(f"{row}: {reason}", flush=True)
             continue
         done.append(measured(row, records))
-        write_text(table, as_csv(done))
+        write_text(table, as_csv(best_first(done)))
         print(*done[-1].values(), flush=True)
+    title = f"CIFAR-100 in ten tasks, {options.train_per_class} training images a class"
+    label = "bytes stored between tasks: modules, heads, statistics and memories"
+    write_bytes(options.out / "strategies.png", scatter(done, over="stored_bytes", title=title, label=label))
 
 
 def spec_of(row: str, seed: int, options: argparse.Namespace) -> RunSpec:
@@ -109,12 +106,9 @@ def spec_of(row: str, seed: int, options: argparse.Namespace) -> RunSpec:
     return resolve(sections)
 
 
-def finished(spec: RunSpec, options: argparse.Namespace) -> Record:
-    """Return the record of a run: one that is there, resumed if it was stopped, or a new one."""
-    places = Places(options.data_dir, user_cache_path("clbench"))
-    for folder in sorted(options.out.glob(f"*_{spec.id[:8]}")):
-        return resume(folder, places=places, progress=Progress())
-    return execute(spec, out=options.out, places=places, progress=Progress(), command="")
+def run(row: str, seed: int, options: argparse.Namespace) -> Record:
+    """Return the record of a row's run."""
+    return finished(spec_of(row, seed, options), options.out, options.data_dir)
 
 
 def learns_from_features(record: Record) -> bool:
@@ -147,15 +141,6 @@ def measured(row: str, records: list[Record]) -> dict[str, object]:
         round(sum(costs["time"].get(phase, {"seconds": 0})["seconds"] for phase in phases)),
     )
     return dict(zip(FIELDS, values, strict=True))
-
-
-def as_csv(rows: list[dict[str, object]]) -> str:
-    """Return the table, best accuracy first."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: -float(str(row["accuracy"]))))
-    return text.getvalue()
 
 
 if __name__ == "__main__":
