@@ -206,6 +206,8 @@ def _with_petl(name: str) -> Iterator[RenderableType]:
     if recipe:
         settings = " ".join(f"--set strategy.{option}={value}" for option, value in recipe)
         yield Text(f"its own recipe: {settings}")
+    if petl.get(name).trains_backbone:
+        yield Text("  the default of strategies without a learning rate of their own, on pre-trained weights")
     written = ", ".join(f"{strategy}-{name}" for strategy in strategies.names())
     yield Text(f"combines with every strategy: {written}")
 

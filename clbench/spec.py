@@ -13,13 +13,17 @@ import json
 import sys
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from clbench.errors import UserError
 from clbench.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from clbench.petl import Petl
+    from clbench.strategies import Strategy
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -152,7 +156,7 @@ def complete(component: type, section: str, options: Mapping[str, Any]) -> dict[
 
 def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     """Fill every default in; ``sections`` may name only what differs from the embedded default run."""
-    from clbench import backbones, petl, strategies, streams
+    from clbench import petl, strategies, streams
 
     tables = {kind: dict(sections.get(kind, {})) for kind in SECTIONS}
     stream_name = str(tables["stream"].pop("name", "split-digits"))
@@ -165,28 +169,52 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     petl_name = str(named or module or preset.get("petl", "linear"))
     stream_name, stream_options = streams.split(stream_name)
     stream = complete(streams.get(stream_name), "stream", {**stream_options, **tables["stream"]})
-    recipe = {**streams.get(stream_name).recipe, **strategy.recipes.get(stream_name, {})}
+    backbone_name, backbone = _backbone(tables["backbone"])
+    recipe = {
+        **_fine_tuning(strategy, petl.get(petl_name), backbone["weights"]),
+        **streams.get(stream_name).recipe,
+        **strategy.recipes.get(stream_name, {}),
+    }
     if stream.get("online"):
         for each in ("online", f"online-{petl_name}"):
             recipe |= strategy.recipes.get(each, {})
         recipe |= _single_pass(stream["online"], tables["strategy"])
-    backbone_name = str(tables["backbone"].pop("name", "vit-micro"))
-    if backbone_name not in backbones.names():
-        from clbench.backbones.creation import architecture  # takes seconds: it imports timm
-
-        architecture(backbone_name)
     options = {**strategy.module_options.get(petl_name, {}), **tables["petl"]}
     return RunSpec(
         stream=Part(name=stream_name, options=stream),
         strategy=Part(
             name=strategy_name, options=complete(strategy, "strategy", {**recipe, **tables["strategy"]})
         ),
-        backbone=Part(
-            name=backbone_name, options=complete(backbones.BackboneOptions, "backbone", tables["backbone"])
-        ),
+        backbone=Part(name=backbone_name, options=backbone),
         petl=Part(name=petl_name, options=complete(petl.get(petl_name), "petl", options)),
         run=_run_options(tables["run"]),
     )
+
+
+def _backbone(table: dict[str, Any]) -> tuple[str, dict[str, Value]]:
+    """Return the name and all options of a backbone that there is."""
+    from clbench import backbones
+
+    name = str(table.pop("name", "vit-micro"))
+    preset: Mapping[str, Any] = {}
+    if name in backbones.names():
+        preset = backbones.registry.card(name).preset
+    else:
+        from clbench.backbones.creation import architecture  # takes seconds: it imports timm
+
+        architecture(name)
+    return name, complete(backbones.BackboneOptions, "backbone", {**preset, **table})
+
+
+def _fine_tuning(strategy: type[Strategy], module: type[Petl], weights: Value) -> Mapping[str, Any]:
+    """Return the options with which a strategy that sets no learning rate of its own tunes a backbone itself.
+
+    The rate that suits a small module would destroy what pre-trained weights know.
+    """
+    from clbench import strategies
+
+    has_own_rate = strategy.learning_rate != strategies.Strategy.learning_rate
+    return {} if has_own_rate or weights == "none" or not module.trains_backbone else module.recipe
 
 
 def _single_pass(micro_batch: Value, chosen: Mapping[str, Any]) -> dict[str, Value]:

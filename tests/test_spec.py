@@ -148,3 +148,19 @@ def test_completing_fills_in_what_was_not_given() -> None:
         "is_fast": False,
         "codes": 8,
     }
+
+
+@pytest.mark.parametrize(
+    ("named", "backbone", "rate"),
+    [
+        ({"name": "naive-full"}, {}, 1e-4),  # the rate of a small module would destroy what it knows
+        ({"name": "naive-full", "learning_rate": 0.5}, {}, 0.5),
+        ({"name": "naive-adapter"}, {}, 0.0028125),
+        ({"name": "slca-full"}, {}, 0.01),  # its own
+        ({"name": "naive-full"}, {"weights": "none"}, 0.0028125),
+        ({"name": "naive-full"}, {"name": "slim-resnet18"}, 0.0028125),  # has random weights
+    ],
+)
+def test_a_pretrained_backbone_is_tuned_with_a_rate_that_suits_it(named, backbone, rate):
+    spec = resolve({"strategy": named, "backbone": backbone})
+    assert spec.strategy.options["learning_rate"] == rate

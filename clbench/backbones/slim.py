@@ -17,7 +17,7 @@ from clbench.backbones.backbone import Preprocessing
 CHANNELS = (20, 40, 80, 160)
 
 
-@register("slim-resnet18")
+@register("slim-resnet18", weights="none")
 class SlimResNet18(Architecture):
     """The reduced ResNet-18 of online continual learning; train it with ``--petl full``."""
 
