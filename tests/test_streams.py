@@ -264,6 +264,9 @@ def test_tasks_are_experiences_that_avalanche_trains_on(tmp_path: Path) -> None:
     assert label == sample.labels[0]
     assert torch.equal((image * 255).permute(1, 2, 0).byte(), torch.tensor(sample.images[sample.rows[0]]))
 
+    told = replace(stream, scenario="task").experiences("train")
+    assert [experience.task_labels for experience in told] == [[0], [1], [2], [3], [4]]
+
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
     before = model[1].weight.detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -45,10 +45,11 @@ def as_stored(images: Tensor) -> Tensor:
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def as_experiences(parts: Sequence[Samples], split: str) -> list[CLExperience]:
-    """Return an experience for each part, with its classes, the earlier and the later ones, and task label 0.
+def as_experiences(parts: Sequence[Samples], split: str, *, tasks_told: bool = False) -> list[CLExperience]:
+    """Return an experience for each part, with its classes, the earlier and the later ones.
 
-    Labels are class numbers in stream order. The images are as stored: transforms are the strategy's matter.
+    Its task label is 0, or with ``tasks_told`` its place. Labels are class numbers in stream order.
+    Images are as stored: transforms are the strategy's matter.
     """
     import_avalanche()
     from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline, with_task_labels
@@ -57,15 +58,13 @@ def as_experiences(parts: Sequence[Samples], split: str) -> list[CLExperience]:
 
     if split not in SPLITS:
         raise ValueError(f"no split {split!r} (allowed: {', '.join(SPLITS)})")
-    datasets = [
-        TaskAwareSupervisedClassificationDataset(
-            [pictures],
-            data_attributes=[
-                DataAttribute(pictures.targets, "targets"),
-                DataAttribute(ConstantSequence(0, len(pictures)), "targets_task_labels", use_in_getitem=True),
-            ],
-        )
-        for pictures in map(Pictures, parts)
-    ]
+    datasets = []
+    for place, pictures in enumerate(map(Pictures, parts)):
+        told = ConstantSequence(place if tasks_told else 0, len(pictures))
+        attributes = [
+            DataAttribute(pictures.targets, "targets"),
+            DataAttribute(told, "targets_task_labels", use_in_getitem=True),
+        ]
+        datasets.append(TaskAwareSupervisedClassificationDataset([pictures], data_attributes=attributes))
     benchmark = benchmark_from_datasets(**{split: datasets})
     return list(with_task_labels(with_classes_timeline(benchmark)).streams[split])

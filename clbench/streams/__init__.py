@@ -94,10 +94,14 @@ class TaskStream:
         return total.hexdigest()
 
     def experiences(self, split: str = "train") -> list[CLExperience]:
-        """Return the tasks as Avalanche experiences of the split: train, validation or test."""
+        """Return the tasks as Avalanche experiences of the split: train, validation or test.
+
+        Their task labels tell the task where the scenario does, and are 0 elsewhere.
+        """
         from clbench.data.experiences import as_experiences
 
-        return as_experiences([getattr(task, split) for task in self.tasks], split)
+        parts = [getattr(task, split) for task in self.tasks]
+        return as_experiences(parts, split, tasks_told=self.scenario == "task")
 
 
 @dataclass
