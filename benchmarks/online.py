@@ -25,8 +25,8 @@ from clbench.record import Record
 from clbench.spec import RunSpec, option_types, resolve
 
 ROWS = (
-    *("naive", "er", "er-ace", "mir", "derpp", "agem", "gdumb", "generative", "generative:augment=all"),
-    *("generative:gamma=0", "generative:classifier=lda", "scr"),
+    *("naive", "er", "er-ace", "derpp", "scr"),
+    *("generative", "generative:proxy_scale=2", "generative:proxy_scale=2,augment=all"),
 )
 RESULTS = Path(__file__).parent / "results" / "online.csv"
 MEASURED = {  # column: metric
@@ -45,8 +45,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=RESULTS)
     parser.add_argument("--rows", nargs="*", default=ROWS, help="as NAME or NAME:option=value,...")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--train-per-class", type=int, default=0, help="0: all there are")
-    parser.add_argument("--test-per-class", type=int, default=0, help="0: all there are")
+    parser.add_argument("--train-per-class", type=int, default=200, help="0: all there are")
+    parser.add_argument("--test-per-class", type=int, default=20, help="0: all there are")
     parser.add_argument("--memory-size", type=int, default=1000)
     parser.add_argument("--augment", default="crop-flip", help="of methods that augment")
     parser.add_argument("--eval-every", type=int, default=100, help="steps between looks")
@@ -109,7 +109,7 @@ def run(row: str, seed: int, options: argparse.Namespace) -> Record:
 
 
 def measured(row: str, records: list[Record]) -> dict[str, object]:
-    """Return what the table says of a row: percent, mean and standard deviation, and seconds a run."""
+    """Return what the table says of a row: percent, mean and deviation, and seconds of a processor."""
     facts: dict[str, object] = {"row": row, "seeds": len(records)}
     metrics = [record.read_json("metrics.json") for record in records]
     for column, name in MEASURED.items():
@@ -118,7 +118,7 @@ def measured(row: str, records: list[Record]) -> dict[str, object]:
         facts[f"{column}_std"] = round(statistics.stdev(values), 1) if len(values) > 1 else ""
     clocks = [record.read_json("costs.json")["time"] for record in records]
     for column, phases in PHASES.items():
-        sums = [sum(clock[phase]["seconds"] for phase in phases if phase in clock) for clock in clocks]
+        sums = [sum(clock[phase]["cpu_seconds"] for phase in phases if phase in clock) for clock in clocks]
         facts[column] = round(statistics.mean(sums))
     return facts
 
