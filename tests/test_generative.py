@@ -177,7 +177,7 @@ def test_gamma_zero_is_multi_similarity_alone_and_gamma_adds_proxies() -> None:
     batch = batch_of(trial, task, count=24)
     features = trial.backbone(batch.plain().images)
     pairs = multi_similarity(features, batch.labels)
-    proxies = proxy_nca(features, batch.labels, trial.strategy.proxies.directions())
+    proxies = proxy_nca(features, batch.labels, trial.strategy.proxies.directions(), scale=16.0)
     torch.testing.assert_close(trial.strategy.loss(batch), pairs + 0.5 * proxies)
     trial.strategy.gamma = 0.0
     torch.testing.assert_close(trial.strategy.loss(batch), pairs)
