@@ -54,10 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     done: list[dict[str, object]] = []
     for row in options.rows:
-        records = [
-            finished(spec_of(row, seed, options), options.out, options.data_dir)
-            for seed in range(options.seeds)
-        ]
+        records = [run(row, seed, options) for seed in range(options.seeds)]
         done.append(measured(row, records))
         write_text(options.table, as_csv(best_first(done)))
         print(*done[-1].values(), flush=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from tables import best_first
 
 PLACES = (  # of a name beside its point: right, up, and the side of the name that is at the point
     *((4, -2, "left"), (-4, -2, "right"), (3, 4, "left"), (3, -9, "left"), (-3, 4, "right")),
@@ -21,7 +22,9 @@ def scatter(rows: Sequence[Mapping[str, object]], over: str, *, title: str, labe
     figure = Figure(figsize=(12, 8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    points = {str(row["row"]): (float(str(row[over])), float(str(row["accuracy"]))) for row in rows}
+    points = {
+        str(row["row"]): (float(str(row[over])), float(str(row["accuracy"]))) for row in best_first(rows)
+    }
     shown = {name: point for name, point in points.items() if point[0] > 0}
     for name, (_, height) in points.items():
         if name not in shown:
@@ -37,8 +40,7 @@ def scatter(rows: Sequence[Mapping[str, object]], over: str, *, title: str, labe
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.draw_without_rendering()  # so that the axes know where a point lies
-    best_first = sorted(shown, key=lambda name: -shown[name][1])
-    nameless = sum(not name_point(axes, name, shown[name]) for name in best_first)
+    nameless = sum(not name_point(axes, name, point) for name, point in shown.items())
     if nameless:
         axes.set_title(f"{nameless} of {len(shown)} points without room for a name", loc="right", size=8)
     picture = io.BytesIO()

@@ -19,7 +19,9 @@ def test_every_need_that_is_declared_is_known(name: str):
 
 
 def test_what_is_needed_and_there_is_accepted():
-    refuse_impossible("lae", strategies.get("lae")(), generated_stream(), small_backbone())
+    strategy = strategies.get("lae")()
+    assert strategy.needs  # else there would be nothing to refuse
+    refuse_impossible("lae", strategy, generated_stream(), small_backbone())
 
 
 @pytest.mark.parametrize(
