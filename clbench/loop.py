@@ -215,3 +215,4 @@ class Loop:
         restore(checkpoint, self.strategy, self.optimizer)
         self.meter.load(checkpoint.info)
         self.watch.load(checkpoint.info["watch"])
+        self.progress.run_resumed(self.watch.num_steps)

@@ -17,6 +17,9 @@ class Progress:
     def run_started(self, spec: RunSpec, folder: Path, num_tasks: int) -> None:
         """Hear that a run begins, or goes on, and where its record lies."""
 
+    def run_resumed(self, num_steps: int) -> None:
+        """Hear that the run goes on after so many training steps."""
+
     def task_started(self, task: int, classes: list[str], num_images: int) -> None:
         """Hear that the strategy meets a task (0-based) with ``num_images`` images to learn from."""
 
