@@ -33,6 +33,9 @@ UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
 Option = typer.Option
 DataDir = Annotated[Path | None, Option(metavar="DIR", envvar="CLBENCH_DATA", help="Where data sets lie.")]
+Loggers = Annotated[
+    list[str] | None, Option("--logger", metavar="NAME", help="Tell tensorboard or wandb, too; repeatable.")
+]
 Folder = Annotated[Path | None, Option(metavar="DIR", help="Where files go [report, beside the runs].")]
 
 
@@ -89,6 +92,7 @@ def run(
     settings: Annotated[
         list[str] | None, Option("--set", metavar="KEY=VALUE", help="An option, as in strategy.epochs=3.")
     ] = None,
+    logger: Loggers = None,
     exact: Annotated[bool, Option("--exact", help="Compute everything each time; keep no features.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Print all options as TOML; run nothing.")] = False,
 ) -> None:
@@ -108,12 +112,13 @@ def run(
         print("no options: running the embedded default; clbench run --help has others", file=sys.stderr)
     places = _places(data_dir)
     from clbench.live import watched
+    from clbench.loggers import joined
     from clbench.outcome import outcome, summary
     from clbench.run import execute
 
     records = []
     for spec in chosen:
-        with watched(data_dir) as progress:
+        with watched(data_dir) as live, joined(logger or [], live) as progress:
             record = execute(spec, out=out, places=places, progress=progress, command=context.obj)
         _print(outcome(record))
         records.append(record)
@@ -122,7 +127,11 @@ def run(
 
 
 @app.command()
-def resume(folder: Annotated[Path, typer.Argument(metavar="RUN")], data_dir: DataDir = None) -> None:
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    data_dir: DataDir = None,
+    logger: Loggers = None,
+) -> None:
     """Go on with a run that was stopped, given its folder."""
     from clbench.record import Record
 
@@ -132,9 +141,10 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="RUN")], data_dir: Dat
     places = _places(data_dir)
     from clbench import run as running
     from clbench.live import watched
+    from clbench.loggers import joined
     from clbench.outcome import outcome
 
-    with watched(data_dir) as progress:
+    with watched(data_dir) as live, joined(logger or [], live) as progress:
         record = running.resume(folder, places=places, progress=progress)
     _print(outcome(record))
 
@@ -161,11 +171,13 @@ def list_names(
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Show what a name is: its paper, its options."""
+def show(words: Annotated[list[str], typer.Argument(metavar="[KIND] NAME")]) -> None:
+    """Show what a name is: its paper and options, or a metric's formula."""
     from clbench.listing import showing
 
-    _print(showing(name))
+    if len(words) > 2:
+        raise UsageError(f"show takes a name, or a kind and a name, not {len(words)} words")
+    _print(showing(words[-1], kind=words[0] if len(words) == 2 else None))
 
 
 @app.command()
