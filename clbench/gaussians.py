@@ -6,12 +6,18 @@ for rounding. Shapes: B images, C classes, D width, R deviations.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from clbench.kinds import HasKinds
 
 
-class Gaussians(nn.Module):
+class Gaussians(HasKinds):
     """Counts (C,), means (C, D) in double precision, and scatters (C or 1, D, D)."""
+
+    kinds: ClassVar[dict[str, str]] = {"": "prototypes", "scatters": "covariances"}
 
     counts: Tensor
     means: Tensor

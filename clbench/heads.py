@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
+from clbench.kinds import HasKinds
 from clbench.losses.precision import cosines
 from clbench.petl.parts.initialise import kaiming_uniform
 from clbench.quant.low_bit_linear import FULL, LowBitLinear
 
 
-class GrowingHead(nn.Module):
+class GrowingHead(HasKinds):
     """A classifier over all classes seen so far: features (B, D) to logits (B, classes seen).
 
     With fewer than 32 bits a weight each task's layer is a ``LowBitLinear``, which has no bias, as in the
     Bi-head of S. Jie et al. (ICCV 2023, arXiv 2307.16867).
     """
+
+    kinds: ClassVar[dict[str, str]] = {"": "head"}
 
     def __init__(self, width: int, std: float = 0.001, bits: int = FULL) -> None:
         """Start without classes; ``std`` is the deviation of the weights drawn for new ones at 32 bits."""
@@ -58,8 +63,10 @@ class GrowingHead(nn.Module):
         return head
 
 
-class CosineHead(nn.Module):
+class CosineHead(HasKinds):
     """A classifier by scaled cosines: features (B, D) to logits (B, C)."""
+
+    kinds: ClassVar[dict[str, str]] = {"": "head"}
 
     def __init__(self, width: int, num_classes: int, generator: torch.Generator, scale: float = 1.0) -> None:
         """Draw a vector a class from U(-1/sqrt(D), 1/sqrt(D)); the scale of the cosines is learnt, too."""

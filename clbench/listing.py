@@ -50,8 +50,26 @@ def listing(kind: str | None = None) -> RenderableType:
     return Group(*(part for each in wanted for part in _section(each)))
 
 
-def showing(name: str) -> RenderableType:
-    """Return what a name is, its options and what combines with it; UnknownNameError if it is nothing."""
+def showing(name: str, kind: str | None = None) -> RenderableType:
+    """Return what a name is, its options and what combines with it; UnknownNameError if it is nothing.
+
+    ``kind`` ("metric", "streams", ...) says among which names to look.
+    """
+    if kind is not None:
+        plural = {"metric": "metrics", **{section: each for each, section in SECTION_OF.items()}}.get(
+            kind, kind
+        )
+        if plural not in KINDS:
+            raise UnknownNameError(
+                f"no kind called {kind!r}{did_you_mean(kind, KINDS)} (allowed: {', '.join(KINDS)})"
+            )
+        if plural == "metrics":
+            if name not in _metrics():
+                near = did_you_mean(name, _metrics())
+                raise UnknownNameError(f"no {name!r} among the metrics{near} (see: clbench list metrics)")
+            return Group(*_about_metric(name))
+        if plural != "backbones" and strategies.split(name)[1] is None:
+            REGISTRIES[plural].get(name.partition(":")[0] if plural == "streams" else name)
     base, module = strategies.split(name)
     if module is not None:
         title = f"{name}: the strategy {base} with the module {module}"
@@ -155,8 +173,15 @@ def _about_metric(name: str) -> Iterator[RenderableType]:
     metric = METRICS[name]
     better = "higher is better" if metric.higher_is_better else "lower is better"
     yield from _heading(name, "metric", f"{metric.function.__doc__}")
-    facts = [("formula", metric.formula), ("averaging", metric.averaging), ("reference", metric.reference)]
-    yield _indented(_rows([*facts, ("direction", better)]))
+    facts = [
+        ("formula", metric.formula),
+        ("averaging", metric.averaging),
+        ("unit", metric.unit or "a share, shown in percent"),
+        ("unknown if", metric.unknown),
+        ("reference", metric.reference),
+        ("direction", better),
+    ]
+    yield _indented(_rows(facts))
 
 
 def _heading(name: str, section: str, doc: str) -> Iterator[RenderableType]:

@@ -19,7 +19,7 @@ from clbench.data.batches import Batcher, shuffled
 from clbench.data.samples import Samples
 from clbench.errors import UserError
 from clbench.evaluate.anytime import Watch
-from clbench.evaluate.evaluator import Columns, Evaluator
+from clbench.evaluate.evaluator import Columns, Evaluator, joined
 from clbench.evaluate.meter import Meter
 from clbench.feature_cache import FeatureCache
 from clbench.inputs import Batch, Feed
@@ -32,6 +32,7 @@ from clbench.step import Step
 from clbench.strategies import Strategy
 from clbench.streams import Task, TaskStream
 
+BEFORE = -1  # the task after which an untrained learner is evaluated
 START_BATCHES = 8  # that a module which starts from the loss is shown
 
 
@@ -56,6 +57,7 @@ class Loop:
     checkpoint_every: int = 0  # steps; 0: after epochs and tasks only
     eval_every: int = 0  # steps; 0: after tasks only
     eval_images: int = 100  # test images of each task that are looked at every so many steps
+    eval_ahead: bool = False  # whether tasks that are still to come are evaluated, too
     prequential: bool = True  # where there are looks, whether each batch is predicted before it is learnt
     cache: FeatureCache | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)  # of the task begun
@@ -91,6 +93,8 @@ class Loop:
         for task in self.stream.tasks[position.task :]:
             if not position.is_inside_task:
                 self._begin(task)
+                if self.eval_ahead and task.index == 0:
+                    self.log(BEFORE, self.evaluator.ahead(0))
             seen = self.stream.tasks[: task.index + 1]
             samples = self.strategy.training_samples(seen, len(self.stream.tasks))
             names = [self.stream.class_names[number] for number in task.classes]
@@ -100,6 +104,8 @@ class Loop:
             columns = self.evaluator.after_task(seen) if samples else None
             if columns:
                 self.watch.task_ended(task.index, columns)
+                if self.eval_ahead:
+                    columns = joined(columns, self.evaluator.ahead(len(seen)))
             self.progress.task_finished(task.index, self.log(task.index, columns))
             if self.stream.has_boundaries:
                 self.optimizer = None
@@ -128,7 +134,7 @@ class Loop:
         if not start.is_inside_task:
             evaluation_mode(self.strategy)
             with self.meter.phase("train"):
-                self.strategy.before_training(task, feed)
+                self.meter.spent_on("task", lambda: self.strategy.before_training(task, feed))
         for epoch in range(start.epoch, self.strategy.num_epochs(task.index)):
             position = Position(start.task, epoch, start.step if epoch == start.epoch else 0)
             if position.step == 0:
@@ -141,7 +147,7 @@ class Loop:
             part.progress.fill_(1)
         evaluation_mode(self.strategy)
         with self.meter.phase("train"):
-            self.strategy.end_task(task, feed)
+            self.meter.spent_on("task", lambda: self.strategy.end_task(task, feed))
 
     def _epoch(self, samples: Samples, start: Position) -> float:
         """Train on the samples once, or on what a stopped epoch left; return the sum of the losses."""
@@ -177,7 +183,7 @@ class Loop:
                 self._checkpoint(Position(start.task, start.epoch, step + 1))
         with self.meter.phase("train"):  # an accelerator is waited for here, once an epoch
             sum_of_losses = float(total)
-        self.meter.memory.lap("train")
+        self.meter.lap("train")
         return sum_of_losses
 
     def _batches(self, samples: Samples, position: Position) -> list[NDArray[np.int64]]:

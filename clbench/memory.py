@@ -7,12 +7,13 @@ J. S. Vitter, "Random Sampling with a Reservoir", ACM Transactions on Mathematic
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from clbench.balancing import balanced
+from clbench.kinds import HasKinds
 
 LARGE = 2**62  # a draw below it, modulo n, is uniform to within n / 2**62
 
@@ -28,11 +29,13 @@ class Stored:
     extras: dict[str, Tensor] = field(default_factory=dict)  # whatever else was kept, such as logits
 
 
-class Memory(nn.Module):
+class Memory(HasKinds):
     """At most ``capacity`` samples, in places 0 to ``len(memory)`` - 1; a module, so that its state is saved.
 
     Generators are on the CPU, and so are indices; the samples are where the module is moved to.
     """
+
+    kinds: ClassVar[dict[str, str]] = {"": "exemplars"}
 
     items: Tensor
     labels: Tensor

@@ -12,13 +12,15 @@ Shapes: N images in the memory, C classes, D width, B batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.inputs import Inputs
+from clbench.kinds import HasKinds
 from clbench.memory import Memory
 
 CHUNK = 256  # images of the memory that are looked at together
@@ -64,8 +66,10 @@ class MemoryClassifier:
         return torch.cat(pieces)
 
 
-class MovingMeans(nn.Module):
+class MovingMeans(HasKinds):
     """Class means (C, D) that follow the embeddings of the training batches: nothing is looked at twice."""
+
+    kinds: ClassVar[dict[str, str]] = {"": "prototypes"}
 
     means: Tensor
     is_met: Tensor

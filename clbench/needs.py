@@ -76,3 +76,14 @@ def refuse_impossible(name: str, strategy: Strategy, stream: TaskStream, backbon
                 f"strategy {name} needs {need.words}, which {stream.name} on {backbone.name} does not offer;"
                 f" use {need.remedy}"
             )
+
+
+def refuse_unknown_classes(stream: TaskStream) -> None:
+    """Raise NeedError in one line if a later task has classes that no head knows before it is learnt."""
+    for task in stream.tasks[1:]:
+        if task.new_classes:
+            raise NeedError(
+                f"run.eval_ahead=true: task {task.index + 1} of {stream.name} brings classes that nothing can"
+                " predict before they are learnt, so forward transfer is meaningless there; use"
+                " stream.scenario=domain"
+            )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import ClassVar
 
+import torch
+from torch import Tensor
+
+from clbench.kinds import HasKinds
 from clbench.losses.precision import cosines
 
 
-class Prototypes(nn.Module):
+class Prototypes(HasKinds):
     """Sums (C, D) of features in double precision, and counts (C,)."""
+
+    kinds: ClassVar[dict[str, str]] = {"": "prototypes"}
 
     sums: Tensor
     counts: Tensor

@@ -17,10 +17,13 @@ from clbench.spec import RunSpec
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
+    from clbench.evaluate.representations import Representations
     from clbench.evaluate.results import Results
 
 LOG_FILE = re.compile(r"after-task-(\d+)\.parquet")
+PROBE_FILE = re.compile(r"after-task-(\d+)\.safetensors")
 LOG_COLUMNS = {
     "after_task": "int16",
     "task": "int16",
@@ -30,6 +33,10 @@ LOG_COLUMNS = {
     "masked_prediction": "int32",
     "confidence": "float32",
     "label_score": "float32",
+    "sum_squares": "float32",
+    "old_score": "float32",
+    "new_score": "float32",
+    "beaten_in": "int16",
 }
 LONGEST_NAME = 40  # characters that a component may take in a folder's name
 
@@ -99,7 +106,36 @@ class Record:
     def write_predictions(self, after_task: int, columns: dict[str, NDArray[np.generic]]) -> None:
         """Write the prediction log of the evaluation after a task (0-based); equal columns, equal bytes."""
         make_folder(self.path / "predictions")
-        _write_columns(self.path / "predictions" / f"after-task-{after_task:02d}.parquet", columns)
+        name = f"after-task-{after_task:02d}" if after_task >= 0 else "before"
+        _write_columns(self.path / "predictions" / f"{name}.parquet", columns)
+
+    def write_reliability(self, columns: dict[str, NDArray[np.generic]]) -> None:
+        """Write how often what was predicted with which confidence was right, in the last evaluation."""
+        _write_columns(self.path / "reliability.parquet", columns)
+
+    def write_representations(self, after_task: int, tensors: dict[str, Tensor]) -> None:
+        """Write the features of the probe set after a task (0-based)."""
+        from safetensors.torch import save
+
+        make_folder(self.path / "probe")
+        write_bytes(self.path / "probe" / f"after-task-{after_task:02d}.safetensors", save(tensors))
+
+    def representations(self) -> Representations | None:
+        """Return the features of the probe set; None in a record that has none."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        from clbench.evaluate.representations import Representations
+
+        files = _numbered(self.path / "probe", PROBE_FILE)
+        try:
+            read = [load_file(file) for file in files]
+        except (OSError, SafetensorError) as error:
+            raise RecordError(f"cannot read {self.path / 'probe'}: {_first_line(error)}") from error
+        if not read:
+            return None
+        about = {name: read[-1][name] for name in ("labels", "tasks", "is_test")}
+        return Representations([each["features"].astype("float64") for each in read], **about)
 
     def write_anytime(self, columns: dict[str, NDArray[np.generic]]) -> None:
         """Write the log of what was looked at while the strategy learnt, as it is so far."""
@@ -107,35 +143,33 @@ class Record:
 
     def anytime(self) -> dict[str, NDArray[np.generic]] | None:
         """Return that log; None in a record that has none."""
-        file = self.path / "anytime.parquet"
-        return _read_columns(file) if file.is_file() else None
+        return self._columns("anytime.parquet")
 
     def predictions(self) -> dict[str, NDArray[np.generic]]:
         """Return the logs of all evaluations, one after another; columns without rows before the first."""
         import numpy as np
 
-        logs = [_read_columns(file) for file in self._log_files()]
+        before = self.path / "predictions" / "before.parquet"
+        files = [*([before] if before.is_file() else []), *_numbered(self.path / "predictions", LOG_FILE)]
+        logs = [_read_columns(file) for file in files]
         if not logs:
             return {name: np.empty(0, dtype) for name, dtype in LOG_COLUMNS.items()}
         return {name: np.concatenate([log[name] for log in logs]) for name in logs[0]}
 
-    def results(self, num_tasks: int | None = None) -> Results:
-        """Return what every metric is a function of; matrix.json, once there, knows the number of tasks."""
+    def results(self) -> Results:
+        """Return what every metric is a function of; it is known from the first task's end on."""
         from clbench.evaluate.looks import Anytime
         from clbench.evaluate.results import Results
 
-        if num_tasks is None:
-            num_tasks = len(self.read_json("matrix.json")["classes_of_task"])
+        num_tasks = len(self.read_json("matrix.json")["classes_of_task"])
         log = self.anytime()
         looks = Anytime.from_log(log, num_tasks) if log else None
-        return Results.from_log(self.predictions(), num_tasks, looks)
+        reliability, representations = self._columns("reliability.parquet"), self.representations()
+        return Results.from_log(self.predictions(), num_tasks, looks, reliability, representations)
 
-    def _log_files(self) -> list[Path]:
-        found = {
-            path: LOG_FILE.fullmatch(path.name) for path in (self.path / "predictions").glob("*.parquet")
-        }
-        numbers = {path: int(match[1]) for path, match in found.items() if match}
-        return sorted(numbers, key=lambda path: numbers[path])
+    def _columns(self, name: str) -> dict[str, NDArray[np.generic]] | None:
+        file = self.path / name
+        return _read_columns(file) if file.is_file() else None
 
 
 def short_name(spec: RunSpec) -> str:
@@ -203,6 +237,13 @@ def _read_columns(file: Path) -> dict[str, NDArray[np.generic]]:
     except (OSError, ArrowException) as error:
         raise RecordError(f"cannot read {file}: {_first_line(error)}") from error
     return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """Return the files whose names match, in the order of their numbers."""
+    found = {path: name.fullmatch(path.name) for path in folder.glob("*")}
+    numbers = {path: int(match[1]) for path, match in found.items() if match}
+    return sorted(numbers, key=lambda path: numbers[path])
 
 
 def _first_line(error: Exception) -> str:

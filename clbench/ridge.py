@@ -6,13 +6,18 @@ Shapes: B samples, F samples to fit, V held-out samples, M inputs, C outputs, K 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from clbench.kinds import HasKinds
 
 
-class RidgeRegression(nn.Module):
+class RidgeRegression(HasKinds):
     """The sums G = H'H (M, M) and Q = H'Y (M, C), and the weights (M, C) that they give."""
+
+    kinds: ClassVar[dict[str, str]] = {"": "covariances", "weight": "head"}
 
     gram: Tensor
     cross: Tensor

@@ -16,12 +16,14 @@ from clbench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clbench.data.batches import Batcher
 from clbench.environment import environment
 from clbench.errors import UserError
-from clbench.evaluate.costs import count_parameters, packed_bytes, stored_bytes
+from clbench.evaluate.costs import bytes_by_kind, count_parameters, packed_bytes, stored_bytes
 from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
+from clbench.evaluate.probe import Probe, ProbeSet
+from clbench.evaluate.results import Results
 from clbench.feature_cache import FeatureCache
-from clbench.loop import Loop
-from clbench.needs import refuse_impossible
+from clbench.loop import BEFORE, Loop
+from clbench.needs import refuse_impossible, refuse_unknown_classes
 from clbench.progress import Progress
 from clbench.record import Record
 from clbench.report import write_figures
@@ -65,6 +67,8 @@ def prepare(spec: RunSpec, places: Places) -> Parts:
     backbone = backbones.create(spec.backbone.name, options, seed=seeds.derive("weights")).to(device)
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
     refuse_impossible(spec.strategy.name, strategy, stream, backbone)
+    if spec.run.eval_ahead:
+        refuse_unknown_classes(stream)
     strategy.setup(backbone, build(petl.get(spec.petl.name), "petl", spec.petl.options), seeds)
     return Parts(stream, backbone, strategy, seeds, device)
 
@@ -124,23 +128,19 @@ def _finish(
         meter,
         progress,
         save=lambda state: save_checkpoint(record.path / "checkpoint", state),
-        log=lambda task, columns: _log(record, stream, loop, task, columns),
+        log=lambda task, columns: _log(record, parts, loop, task, columns),
         precision=run.precision,
         eval_batch_size=run.eval_batch_size,
         checkpoint_every=run.checkpoint_every,
         eval_every=run.eval_every,
         eval_images=run.eval_images,
+        eval_ahead=run.eval_ahead,
         prequential=run.prequential,
         cache=None if run.exact else cache,
     )
     progress.run_started(record.spec, record.path, len(stream.tasks))
     loop.run(checkpoint)
-    held = parts.strategy.parts()
-    parameters = count_parameters(parts.backbone, held)
-    # a module that happens to be frozen when the run ends was trainable all the same
-    parameters["trainable"] = meter.num_trainable or parameters["trainable"]
-    sizes = {"stored_bytes": stored_bytes(held), "packed_bytes": packed_bytes(held)}
-    record.write_json("costs.json", {"parameters": parameters, **sizes, **meter.to_dict()})
+    record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
     write_figures(record)
     metrics = evaluate.compute(record.results())
     record.write_json("metrics.json", metrics)  # the last file: it means "finished"
@@ -148,16 +148,41 @@ def _finish(
     progress.run_finished(record.path)
 
 
-def _log(record: Record, stream: TaskStream, loop: Loop, task: int, columns: Columns | None) -> list[float]:
+def _held(parts: Parts, meter: Meter) -> dict[str, dict[str, int]]:
+    """Return what a strategy holds now: parameters, and bytes by part and by kind."""
+    held = parts.strategy.parts()
+    parameters = count_parameters(parts.backbone, held)
+    # a module that happens to be frozen when a task ends was trainable all the same
+    parameters["trainable"] = meter.num_trainable or parameters["trainable"]
+    return {
+        "parameters": parameters,
+        "stored_bytes": stored_bytes(held),
+        "packed_bytes": packed_bytes(held),
+        "stored_bytes_by_kind": bytes_by_kind(held),
+        "packed_bytes_by_kind": bytes_by_kind(held, packed=True),
+    }
+
+
+def _log(record: Record, parts: Parts, loop: Loop, task: int, columns: Columns | None) -> list[float]:
     """Keep the predictions made after a task; return its row of the accuracy matrix."""
+    stream = parts.stream
     if columns is not None:
-        record.write_anytime(loop.watch.columns())
         after = np.full(len(columns["row"]), task, np.int16)
         record.write_predictions(task, {"after_task": after, **columns})
-    results = record.results(len(stream.tasks))
+    if task == BEFORE:
+        return []
+    if columns is not None:
+        record.write_anytime(loop.watch.columns())
+        record.write_reliability(loop.evaluator.reliability)
+        if record.spec.run.probe_images:
+            images = ProbeSet.draw(loop.evaluator, parts.seeds, record.spec.run.probe_images)
+            record.write_representations(task, Probe(parts.backbone, loop.evaluator, images).features())
+    loop.meter.task_ended(_held(parts, loop.meter))
+    results = Results.from_log(record.predictions(), len(stream.tasks))
     matrix = {
         "accuracy": results.accuracy,
         "masked": results.masked,
+        "untrained": results.untrained,
         "num_test": [len(each.test) for each in stream.tasks],
         "class_order": stream.class_order,
         "class_names": stream.class_names,

@@ -63,6 +63,8 @@ class RunOptions(BaseModel):
     )
     eval_every: Annotated[int, Field(ge=0)] = 0  # steps between looks at the learner; 0: after tasks only
     eval_images: Annotated[int, Field(ge=1)] = 100  # test images of each task in such a look
+    eval_ahead: bool = False  # evaluate every task also before it is learnt, for forward transfer
+    probe_images: Annotated[int, Field(ge=0)] = 0  # of each task, whose representations are kept; 0: none
     prequential: bool = True  # eval_every > 0: predict each training batch before it is learnt, too
     exact: bool = False  # compute everything each time: keep no features
 

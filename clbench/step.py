@@ -41,21 +41,32 @@ class Step:
             return self.strategy.before_step(batch)
 
     def flops_per_image(self, batch: Batch, optimizer: torch.optim.Optimizer, meter: Meter) -> float:
-        """Count a step up to the update for one new image, in eval mode: no batch-norm statistic moves."""
+        """Count a step up to the update for one new image, in eval mode: no batch-norm statistic moves.
+
+        What leads to the loss is the forward pass, what follows from it, before the update, the backward.
+        """
         evaluation_mode(self.strategy)
         groups = optimizer.param_groups
         learning = sum(p.numel() for group in groups for p in group["params"] if p.requires_grad)
+        made: list[tuple[Batch, Tensor]] = []
 
-        def once() -> None:
+        def forward() -> None:
             composed = self.composed(batch)
-            self._loss(composed).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+            made.append((composed, self._loss(composed)))
+
+        def backward() -> None:
+            composed, loss = made.pop()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
             self.strategy.before_update(composed)
 
-        if batch.cache and not meter.has_counted("train", learning):
-            once()  # what is computed for the cache is on another account
-        per_image = meter.flops_per_image("train", learning, len(batch), once)
+        if batch.cache and not meter.has_counted("train_forward", learning):
+            forward()  # what is computed for the cache is on another account
+            backward()
+        passes = {"train_forward": forward, "train_backward": backward}
+        counts = [meter.flops_per_image(name, learning, len(batch), once) for name, once in passes.items()]
         optimizer.zero_grad()
-        return per_image
+        meter.flops["train_per_image"] = sum(counts)
+        return sum(counts)
 
     def _update(self, batch: Batch, optimizer: torch.optim.Optimizer, done: float) -> Tensor:
         training_mode(self.strategy)

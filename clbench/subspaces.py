@@ -8,15 +8,20 @@ Shapes: B images, S subspaces, C classes, I old classes, J new classes, D width.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from clbench.kinds import HasKinds
 from clbench.losses.precision import cosines
 
 
-class Subspaces(nn.Module):
+class Subspaces(HasKinds):
     """The prototypes (S, C, D) of all classes in all subspaces, and the subspace of each class (C,)."""
+
+    kinds: ClassVar[dict[str, str]] = {"": "prototypes"}
 
     prototypes: Tensor
     own: Tensor

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.inputs import Batch, Inputs
+from clbench.kinds import HasKinds
 from clbench.losses.multi_similarity import multi_similarity
 from clbench.losses.proxy_nca import proxy_nca
 from clbench.memory import Memory
@@ -141,8 +142,10 @@ class Generative(Strategy):
         return (batch if self.augment == "all" else batch.plain()).features(self.backbone)
 
 
-class Proxies(nn.Module):
+class Proxies(HasKinds):
     """A direction (D,) a class, which is learnt, and whether the class has been met."""
+
+    kinds: ClassVar[dict[str, str]] = {"": "head"}
 
     known: Tensor
 

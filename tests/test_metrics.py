@@ -20,12 +20,14 @@ def results_of(rows, num_test=None, masked=None, confidence=(), correct=(), task
     accuracy = np.full((len(rows), len(rows)), NAN)
     for index, row in enumerate(rows):
         accuracy[index, : len(row)] = row
+    zeros = np.zeros(len(correct), dtype=int)
+    prediction = np.where(correct, 0, 1) if len(correct) else zeros
+    last = {"task": zeros, "label": zeros, "prediction": prediction, "masked_prediction": prediction}
     return Results(
         accuracy=accuracy,
         masked=accuracy if masked is None else np.array(masked),
         num_test=np.array(num_test or [100] * len(rows)),
-        confidence=np.array(confidence, dtype=float),
-        correct=np.array(correct, dtype=bool),
+        last={**last, "confidence": np.array(confidence, dtype=float)},
         task_found=task_found,
     )
 
@@ -239,12 +241,12 @@ def test_matrices_of_many_small_integers_do_not_overflow():
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_says_how_it_comes_about(name):
     entry = METRICS[name]
-    assert all((entry.summary, entry.formula, entry.averaging, entry.reference))
+    assert all((entry.summary, entry.formula, entry.averaging, entry.reference, entry.unknown, entry.family))
 
 
 def test_a_second_metric_of_a_name_is_refused():
     with pytest.raises(ValueError, match="'forgetting' is registered twice"):
-        metric("forgetting", formula="0", averaging="", reference="")(lambda results: 0.0)
+        metric("forgetting", formula="0", averaging="", reference="", unknown="")(lambda results: 0.0)
 
 
 def test_metrics_are_listed_without_torch():

@@ -14,6 +14,7 @@ import pytest
 
 from clbench.environment import commit, environment
 from clbench.errors import UserError
+from clbench.evaluate import Results
 from clbench.files import WriteError, append_line, make_folder, write_text
 from clbench.record import Record, RecordError, short_name, to_json
 from clbench.spec import Part, RunOptions, RunSpec
@@ -165,7 +166,7 @@ def test_equal_predictions_are_equal_bytes(tmp_path: Path) -> None:
 
 def test_results_are_counted_from_the_predictions(tmp_path: Path) -> None:
     record = Record.create(tmp_path, make_spec())
-    assert np.isnan(record.results(num_tasks=2).accuracy).all()
+    assert np.isnan(Results.from_log(record.predictions(), num_tasks=2).accuracy).all()
     record.write_predictions(0, log_of(0, [0, 0], [True, True]))
     record.write_predictions(1, log_of(1, [0, 0, 1, 1], [True, False, True, True]))
     record.write_json("matrix.json", {"classes_of_task": [[0], [1]]})

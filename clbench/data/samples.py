@@ -27,9 +27,13 @@ class Samples:
         height, width, channels = self.images.shape[1:]
         return channels, height, width
 
-    def select(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> Samples:
+    def select(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Samples:
         """Return the samples at these places."""
         return Samples(self.images, self.rows[index], self.labels[index])
+
+    def draw(self, count: int, generator: np.random.Generator) -> Samples:
+        """Return at most so many of the samples, drawn without replacement, in their old order."""
+        return self.select(np.sort(generator.permutation(len(self))[:count]))
 
 
 def join(parts: Sequence[Samples]) -> Samples:

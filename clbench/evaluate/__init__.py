@@ -1,4 +1,4 @@
-"""Register the metrics of a run: pure functions of its results, each with formula, averaging and reference.
+"""Register the metrics of a run: pure functions of its results, each with its formula and its rules.
 
 A family of metrics is one file in ``clbench.evaluate.metrics``, found because it is there. What is not known
 is NaN, never 0. Nothing here imports torch.
@@ -11,11 +11,15 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from clbench.evaluate import metrics
 from clbench.evaluate.results import Results
 
-Function = Callable[[Results], float]
+if TYPE_CHECKING:
+    from clbench.evaluate.avalanche_bridge import Evaluation
+
+Function = Callable[..., float]  # of Results, and where a metric compares, of those of a second run
 
 
 @dataclass(frozen=True)
@@ -27,18 +31,26 @@ class Metric:
     formula: str
     averaging: str  # over what, and with which weights
     reference: str
+    unknown: str  # when it is NaN
     higher_is_better: bool
     unit: str = ""  # of the value; empty: it is a share, shown in percent
-    of_looks: bool = False  # whether it is known only where the learner was looked at while it learnt
+    against: str = ""  # what the second run is, where it compares two: "joint"
 
     @property
     def summary(self) -> str:
         """The first line of the function's documentation."""
         return (inspect.getdoc(self.function) or "").split("\n", 1)[0].rstrip(".")
 
-    def __call__(self, results: Results) -> float:
-        """Return the metric's value, NaN if it is not known."""
-        return self.function(results)
+    @property
+    def family(self) -> str:
+        """The file that it stands in: "matrix", "calibration"."""
+        return self.function.__module__.rpartition(".")[2]
+
+    def __call__(self, results: Results, joint: Results | None = None) -> float:
+        """Return the metric's value, NaN if it is not known; some compare with a run of joint training."""
+        if not self.against:
+            return self.function(results)
+        return float("nan") if joint is None else self.function(results, joint)
 
 
 METRICS: dict[str, Metric] = {}
@@ -50,9 +62,10 @@ def metric(
     formula: str,
     averaging: str,
     reference: str,
+    unknown: str,
     higher_is_better: bool = True,
     unit: str = "",
-    of_looks: bool = False,
+    against: str = "",
 ) -> Callable[[Function], Function]:
     """Return a decorator that registers a function as the metric ``name`` and leaves it as it is."""
 
@@ -61,19 +74,37 @@ def metric(
             first, second = METRICS[name].function.__module__, function.__module__
             raise ValueError(f"metric {name!r} is registered twice: by {first} and by {second}")
         METRICS[name] = Metric(
-            name, function, formula, averaging, reference, higher_is_better, unit, of_looks
+            name, function, formula, averaging, reference, unknown, higher_is_better, unit, against
         )
         return function
 
     return add
 
 
-def compute(results: Results) -> dict[str, float]:
-    """Return the value of every metric; NaN where the results do not tell it."""
-    return {name: each(results) for name, each in METRICS.items()}
+def compute(results: Results, joint: Results | None = None) -> dict[str, float]:
+    """Return the value of every metric; NaN where the results do not tell it.
+
+    ``joint`` are those of joint training on the same stream, for the metrics that compare with it.
+    """
+    return {name: each(results, joint) for name, each in METRICS.items()}
+
+
+def avalanche_plugin(*others: Any, loggers: Any = None) -> Evaluation:
+    """Return an ``EvaluationPlugin`` for Avalanche's strategies: their ``eval()`` then returns our metrics.
+
+    ``strategy = Naive(..., evaluator=avalanche_plugin())``; metrics on the test stream are called
+    ``clbench/forgetting``, and ``results()`` of the plug-in returns what they are computed from. ``others``
+    are metrics of Avalanche, ``loggers`` by default Avalanche's own.
+    """
+    from clbench.data.quietly import import_avalanche
+
+    import_avalanche()
+    from clbench.evaluate.avalanche_bridge import Evaluation
+
+    return Evaluation(*others, loggers=loggers)
 
 
 for _family in pkgutil.iter_modules(metrics.__path__, f"{metrics.__name__}."):
     importlib.import_module(_family.name)
 
-__all__ = ["METRICS", "Metric", "Results", "compute", "metric"]
+__all__ = ["METRICS", "Metric", "Results", "avalanche_plugin", "compute", "metric"]

@@ -43,9 +43,7 @@ class Watch:
         self.num_trained = 0  # images
         self.hits = self.tried = 0  # of training images since the last row
         self.met: set[int] = set()  # classes that occurred in a batch
-        self.subsets = [
-            _subset(task.test, num_images, seeds.numpy("watch", task.index)) for task in self._tasks
-        ]
+        self.subsets = [task.test.draw(num_images, seeds.numpy("watch", task.index)) for task in self._tasks]
 
     @property
     def _tasks(self) -> Sequence[Task]:
@@ -60,6 +58,7 @@ class Watch:
             if self.met or self.evaluator.stream.has_boundaries:
                 with self.evaluator.meter.phase("watch", images=len(batch)):
                     self.hits += self.evaluator.hits(batch.plain(), batch.labels, self._known())
+                self.evaluator.account("watch", self._tasks[: batch.task + 1], len(batch))
         self.met.update(batch.labels.tolist())
 
     def after_step(self, batch: Batch) -> bool:
@@ -77,6 +76,7 @@ class Watch:
         evaluation_mode(self.evaluator.strategy)
         with self.evaluator.meter.phase("watch", images=num_images):
             columns = self.evaluator.log(seen, shown, self._known())
+        self.evaluator.account("watch", seen, num_images)
         self._note(seen[-1].index, columns, exact=False)
 
     def task_ended(self, task: int, columns: Columns) -> None:
@@ -132,9 +132,3 @@ class Watch:
         if self.evaluator.stream.has_boundaries:
             return subset
         return subset.select(np.isin(subset.labels, sorted(self.met)))
-
-
-def _subset(samples: Samples, count: int, generator: np.random.Generator) -> Samples:
-    """Return at most so many of the samples, drawn without replacement, in their old order."""
-    chosen: NDArray[np.int64] = np.sort(generator.permutation(len(samples))[:count])
-    return samples.select(chosen)

@@ -1,7 +1,4 @@
-"""Count what a strategy costs: parameters, stored bytes, and the time of each phase of the loop.
-
-Energy is not measured.
-"""
+"""Count what a strategy costs: parameters, stored bytes, and the time of each phase of the loop."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from clbench.kinds import KINDS, kind_of
 from clbench.quant.packed import packed_state
 
 if TYPE_CHECKING:
@@ -42,6 +40,22 @@ def stored_bytes(parts: Mapping[str, nn.Module]) -> dict[str, int]:
     the part that comes first.
     """
     return _bytes({kind: part.state_dict() for kind, part in parts.items()})
+
+
+def bytes_by_kind(parts: Mapping[str, nn.Module], *, packed: bool = False) -> dict[str, int]:
+    """Return the same bytes by what they are kept for, and the "model-delta".
+
+    The kinds are those of ``clbench.kinds``; the model delta, all but exemplars and what is known to nobody
+    else, is what has to be added to the backbone's own weights to predict.
+    """
+    states: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
+    for part_name, part in parts.items():
+        state = packed_state(part) if packed else part.state_dict()
+        for name, tensor in state.items():
+            states[kind_of(part, name)][f"{part_name}.{name}"] = tensor
+    sizes = _bytes(states)
+    delta = sum(sizes[kind] for kind in ("modules", "head", "prototypes", "covariances"))
+    return {**sizes, "model-delta": delta}
 
 
 def packed_bytes(parts: Mapping[str, nn.Module]) -> dict[str, int]:

@@ -6,7 +6,7 @@ One pass makes one log, from which every metric is derived.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from clbench.data.batches import Batcher, in_order
 from clbench.data.samples import Samples, join
 from clbench.evaluate.meter import Meter
+from clbench.evaluate.reliability import Reliability
 from clbench.feature_cache import FeatureCache
 from clbench.inputs import Inputs
 from clbench.modes import evaluation_mode
@@ -38,52 +39,87 @@ class Evaluator:
     cache: FeatureCache | None = None
     precision: str = "fp32"
     batch_size: int = 256  # images
+    reliability: Columns = field(default_factory=dict, init=False)  # of the last evaluation after a task
 
     def after_task(self, seen: Sequence[Task]) -> Columns:
-        """Return the prediction log of the test images of every task seen."""
+        """Return the prediction log of the test images of every task seen, and count their reliability."""
         evaluation_mode(self.strategy)
         samples = [task.test for task in seen]
         num_images = sum(map(len, samples))
         self.progress.evaluation_started(num_images)
+        reliability = Reliability(1 + max(max(task.classes) for task in seen))
         with self.meter.phase("evaluate", images=num_images):
-            columns = self.log(seen, samples)
-        self.meter.memory.lap("evaluate")
-        filled = next(task for task in reversed(seen) if len(task.test))
-        one = self._inputs(filled.test.rows[:1], filled.index)
-        # With gradients, because torch's counter asks what has some for its node of the graph. What it takes
-        # to predict an image is one thing, what was left to compute beside the cache another.
-        computed = replace(one, cache=None)
-        self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self._predict(computed))
-        spent = self.meter.count("evaluate beside cache", len(seen), 1, lambda: self._predict(one))
-        self.meter.flops["evaluate"] += spent * num_images
+            columns = self.log(seen, samples, reliability=reliability)
+        self.meter.lap("evaluate")
+        self.account("evaluate", seen, num_images)
+        self.reliability = reliability.columns()
         return columns
+
+    def ahead(self, num_seen: int) -> Columns:
+        """Return the prediction log of the tasks that come after the first ``num_seen``.
+
+        It means something only where all tasks share their classes.
+        """
+        evaluation_mode(self.strategy)
+        tasks = self.stream.tasks
+        samples = [task.test if task.index >= num_seen else task.test.select(slice(0)) for task in tasks]
+        num_images = sum(map(len, samples))
+        if not num_images:
+            return {}
+        with self.meter.phase("evaluate", images=num_images):
+            columns = self.log(tasks, samples)
+        self.account("evaluate", tasks, num_images)
+        return columns
+
+    def account(self, phase: str, seen: Sequence[Task], num_images: int) -> None:
+        """Put what predicting so many images of the tasks seen took on the account of a phase.
+
+        One image is predicted, with gradients, because torch's counter asks what has some for its node of the
+        graph. What it takes to predict an image is one thing, what is left beside the cache another.
+        """
+        filled = next(task for task in reversed(seen) if len(task.test))
+        one = self.inputs(filled.test.rows[:1], filled.index)
+        computed = replace(one, cache=None)
+        self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self.predict(computed))
+        spent = self.meter.count("evaluate beside cache", len(seen), 1, lambda: self.predict(one))
+        self.meter.flops[phase] = self.meter.flops.get(phase, 0.0) + spent * num_images
 
     def hits(self, inputs: Inputs, labels: Tensor, known: Tensor | None) -> int:
         """Return how many of the images are predicted right, choosing among the ``known`` classes."""
         evaluation_mode(self.strategy)
         with torch.inference_mode():
-            scores = self._predict(inputs)
+            scores = self.predict(inputs)
             if known is not None:
                 scores = scores.masked_fill(~known[: scores.shape[1]], -1.0)
             return int((scores.argmax(dim=1) == labels).sum())
 
     @torch.inference_mode()
-    def log(self, seen: Sequence[Task], samples: Sequence[Samples], known: Tensor | None = None) -> Columns:
+    def log(
+        self,
+        seen: Sequence[Task],
+        samples: Sequence[Samples],
+        known: Tensor | None = None,
+        reliability: Reliability | None = None,
+    ) -> Columns:
         """Return the prediction log of some samples of each task seen, one row an image.
 
         ``masked_prediction`` is the best among the classes of the image's own task, and where the task is
         told with an image the prediction, too; ``confidence`` and ``label_score`` are the shares of the
-        predicted and of the true class in the row's scores.
+        predicted and of the true class in the row's scores, ``sum_squares`` is the sum of all squared
+        shares, ``old_score`` and ``new_score`` the best share among the classes of earlier tasks and of the
+        newest (NaN without such classes, or where the task is told), and ``beaten_in`` the first task with a
+        class that is preferred to the true one (-1: none). ``reliability`` counts every class's share.
         """
         whole = join(samples)
         task_of_row = np.repeat([task.index for task in seen], [len(part) for part in samples])
         membership = _membership(seen).to(self.batcher.device)
+        came_in = membership.int().argmax(dim=0)  # (C,): the first task of each class
         if self.cache:
             self.cache.expect("test", whole.rows)
         pieces: list[Tensor] = []
         for part in self._parts(task_of_row):
-            inputs = self._inputs(whole.rows[part], int(task_of_row[part.start]))
-            scores = self._predict(inputs).float()
+            inputs = self.inputs(whole.rows[part], int(task_of_row[part.start]))
+            scores = self.predict(inputs).float()
             expected = (part.stop - part.start, membership.shape[1])
             if scores.shape != expected:
                 raise ValueError(
@@ -95,9 +131,33 @@ class Evaluator:
             if known is not None:
                 scores = scores.masked_fill(~known[: scores.shape[1]], 0.0)
             labels = self.batcher.labels(whole, np.arange(part.start, part.stop))
-            pieces.append(_digest(scores, labels, own_task))
+            shares = scores / scores.sum(dim=1, keepdim=True)
+            if reliability:
+                reliability.add(shares, labels)
+            pieces.append(
+                torch.cat([_digest(shares, labels, own_task), self._rivals(shares, labels, came_in)])
+            )
             self.progress.batch_predicted(part.stop - part.start)
         return _columns(torch.cat(pieces, dim=1), whole, task_of_row)
+
+    def _rivals(self, shares: Tensor, labels: Tensor, came_in: Tensor) -> Tensor:
+        """Return what is logged of the classes by age: best old, best new, and who first beats the label."""
+        is_new = came_in == came_in.max()
+        best_old, best_new = (
+            shares.new_full((len(shares),), float("nan"))
+            if self.stream.scenario == "task" or not members.any()
+            else shares[:, members].amax(dim=1)
+            for members in (~is_new, is_new)
+        )
+        own = shares.gather(1, labels[:, None])
+        number = torch.arange(shares.shape[1], device=shares.device)
+        beats = (shares > own) | (
+            (shares == own) & (number < labels[:, None])
+        )  # the first of equals is chosen
+        never = len(came_in)  # more than there are tasks that bring classes
+        first = came_in.where(beats, never).amin(dim=1)
+        beaten_in = first.where(first < never, -1)
+        return torch.stack((best_old.double(), best_new.double(), beaten_in.double()))
 
     def _parts(self, task_of_row: NDArray[np.int64]) -> list[slice]:
         """Cut the rows into batches; where the task is told, each of one task."""
@@ -111,13 +171,22 @@ class Evaluator:
             for part in in_order(end - start, self.batch_size)
         ]
 
-    def _inputs(self, rows: NDArray[np.int64], task: int) -> Inputs:
+    def inputs(self, rows: NDArray[np.int64], task: int) -> Inputs:
+        """Return images of one task to predict; the task is told where the scenario tells it."""
         told = task if self.stream.scenario == "task" else None
         return Inputs(batcher=self.batcher, rows=rows, task=told, cache=self.cache)
 
-    def _predict(self, inputs: Inputs) -> Tensor:
+    def predict(self, inputs: Inputs) -> Tensor:
+        """Return the strategy's scores in the run's precision."""
         with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.strategy.predict(inputs)
+
+
+def joined(first: Columns, second: Columns) -> Columns:
+    """Return one log after another; the second may be empty."""
+    return (
+        {name: np.concatenate([values, second[name]]) for name, values in first.items()} if second else first
+    )
 
 
 def _membership(seen: Sequence[Task]) -> Tensor:
@@ -128,17 +197,18 @@ def _membership(seen: Sequence[Task]) -> Tensor:
     return membership
 
 
-def _digest(scores: Tensor, labels: Tensor, own_task: Tensor) -> Tensor:
-    """Return what is logged of a batch: (4, B) in double precision, which holds class numbers exactly."""
-    share = scores / scores.sum(dim=1, keepdim=True)
-    top = share.max(dim=1)
-    masked = scores.masked_fill(~own_task, -1.0).argmax(dim=1)
-    of_label = share.gather(1, labels[:, None])[:, 0]
-    return torch.stack((top.indices.double(), masked.double(), top.values.double(), of_label.double()))
+def _digest(shares: Tensor, labels: Tensor, own_task: Tensor) -> Tensor:
+    """Return what is logged of a batch: (5, B) in double precision, which holds class numbers exactly."""
+    top = shares.max(dim=1)
+    masked = shares.masked_fill(~own_task, -1.0).argmax(dim=1)
+    of_label = shares.gather(1, labels[:, None])[:, 0]
+    squares = shares.square().sum(dim=1)
+    rows = (top.indices, masked, top.values, of_label, squares)
+    return torch.stack([row.double() for row in rows])
 
 
 def _columns(digest: Tensor, samples: Samples, task_of_row: NDArray[np.int64]) -> Columns:
-    prediction, masked, confidence, label_score = digest.cpu().double().numpy()
+    prediction, masked, confidence, label_score, sum_squares, old, new, beaten = digest.cpu().double().numpy()
     return {
         "task": task_of_row.astype(np.int16),
         "row": samples.rows,
@@ -147,4 +217,8 @@ def _columns(digest: Tensor, samples: Samples, task_of_row: NDArray[np.int64]) -
         "masked_prediction": masked.astype(np.int32),
         "confidence": confidence.astype(np.float32),
         "label_score": label_score.astype(np.float32),
+        "sum_squares": sum_squares.astype(np.float32),
+        "old_score": old.astype(np.float32),
+        "new_score": new.astype(np.float32),
+        "beaten_in": beaten.astype(np.int16),
     }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clbench.evaluate.costs import PhaseClock
+from clbench.evaluate.energy import Energy
 from clbench.evaluate.flops import count_flops
 from clbench.evaluate.memory import PeakMemory
 
@@ -26,6 +27,8 @@ class Meter:
         self.memory = PeakMemory(device)
         self.flops: dict[str, float] = {"train": 0.0, "evaluate": 0.0}
         self.num_trainable = 0  # parameters that the newest task's optimiser was given
+        self.energy = Energy(device)
+        self.by_task: list[dict[str, Any]] = []  # what was held and had been spent after each task
         self._counted: dict[tuple[str, int | str], float] = {}
 
     def phase(self, name: str, images: int = 0) -> AbstractContextManager[None]:
@@ -36,6 +39,19 @@ class Meter:
         """Return the FLOPs an image of a call on ``num_images``, counted when a key is first met."""
         self.flops[f"{phase}_per_image"] = self.count(phase, key, num_images, once)
         return self._counted[phase, key]
+
+    def lap(self, phase: str) -> None:
+        """End a stretch of a phase: credit its peak memory to it, and read the energy."""
+        self.memory.lap(phase)
+        self.energy.read()
+
+    def spent_on(self, account: str, call: Callable[[], object]) -> None:
+        """Call once, and put the FLOPs on an account, but for those that ``encoded`` put on its own."""
+        before = self.flops.get("encode", 0.0)
+        flops = count_flops(call)
+        self.flops[account] = self.flops.get(account, 0.0) + max(
+            0.0, flops - (self.flops.get("encode", 0.0) - before)
+        )
 
     def has_counted(self, phase: str, key: int) -> bool:
         """Tell whether the key was met."""
@@ -61,17 +77,44 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """Return the sums for a checkpoint."""
-        return {"clock": self.clock.to_dict(), "flops": dict(self.flops)}
+        return {
+            "clock": self.clock.to_dict(),
+            "flops": dict(self.flops),
+            "energy": self.energy.joules,
+            "by_task": list(self.by_task),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from the sums of a checkpoint."""
         self.clock = PhaseClock.from_dict(state["clock"])
         self.flops = dict(state["flops"])
+        self.energy.go_on_from(state["energy"])
+        self.by_task = list(state["by_task"])
+
+    def task_ended(self, held: dict[str, Any]) -> None:
+        """Note what is held after a task, such as stored bytes, beside what has been spent so far."""
+        self.energy.read()
+        seconds = {name: spent.seconds for name, spent in self.clock.phases.items()}
+        spent = {"flops": dict(self.flops), "seconds": seconds, "energy": self.energy.joules}
+        self.by_task.append({**held, **spent})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the account for the record; "energy" is None because it is not measured."""
+        """Return the account for the record; None stands for what cannot be read here.
+
+        ``flops.total`` are those of all accounts; a multiply-accumulate ("macs") is two of them.
+        """
         time = {
             name: {**vars(spent), "images_per_second": spent.images_per_second}
             for name, spent in self.clock.phases.items()
         }
-        return {"time": time, "flops": self.flops, "memory": self.memory.to_dict(), "energy": None}
+        accounts = [value for name, value in self.flops.items() if not name.endswith("_per_image")]
+        flops = {**self.flops, "total": sum(accounts)}
+        self.energy.read()
+        return {
+            "time": time,
+            "flops": flops,
+            "macs": {name: value / 2 for name, value in flops.items()},
+            "memory": self.memory.to_dict(),
+            "energy": self.energy.joules,
+            "by_task": self.by_task,
+        }

@@ -1,17 +1,19 @@
-"""Hold what a run's predictions say: accuracy after each task on each task, last confidences, and looks."""
+"""Hold what predictions say: accuracy after each task on each task, the last evaluation, and looks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clbench.evaluate.looks import Anytime
+from clbench.evaluate.representations import Representations
 
 Matrix = NDArray[np.float64]
+Log = Mapping[str, NDArray[Any]]
 COLUMNS = ("after_task", "task", "prediction", "masked_prediction", "label", "confidence")  # needed of a log
 
 
@@ -22,41 +24,69 @@ class Results:
     accuracy: Matrix  # (T, T): R[i, j], on the test images of task j after task i
     masked: Matrix  # (T, T): the same, choosing only among the classes of task j
     num_test: NDArray[np.int64]  # (T,): test images of each task
-    confidence: Matrix  # (n,): of the last evaluation's predictions, their share in the scores
-    correct: NDArray[np.bool_]  # (n,): whether the last evaluation's predictions are right
+    last: Log = field(default_factory=dict)  # columns of the last evaluation's log, (n,) each, tasks seen
     task_found: Matrix | None = None  # (T, T): share of task j's images given to a class of task j
-    class_accuracy: Matrix | None = None  # (T, C): on the test images of class c after task i
+    class_accuracy: Matrix | None = None  # (T, C): on the test images of class c of the tasks seen
+    cumulative: Matrix | None = None  # (T, T): on tasks up to j after task i, choosing among their classes
+    untrained: Matrix | None = None  # (T,): accuracy on each task before the first
     anytime: Anytime | None = None  # what was seen while the learner learnt
+    reliability: Log | None = None  # counts by class and bin of confidence, see clbench.evaluate.reliability
+    representations: Representations | None = None  # of the probe set after each task
 
     @classmethod
     def from_log(
-        cls, log: Mapping[str, NDArray[Any]], num_tasks: int, anytime: Anytime | None = None
+        cls,
+        log: Log,
+        num_tasks: int,
+        anytime: Anytime | None = None,
+        reliability: Log | None = None,
+        representations: Representations | None = None,
     ) -> Results:
         """Count the hits in a prediction log: columns with one row an image an evaluation.
 
-        A log without columns is that of a run that has not been evaluated yet.
+        A log without columns is that of a run that has not been evaluated yet. Rows after task -1 are of the
+        untrained learner.
         """
         log = log or dict.fromkeys(COLUMNS, np.zeros(0))
+        is_before = log["after_task"] < 0
+        before, log = _chosen(log, is_before), _chosen(log, ~is_before)
         after = log["after_task"].astype(np.int64)
         task = log["task"].astype(np.int64)
         prediction, masked, label = log["prediction"], log["masked_prediction"], log["label"].astype(np.int64)
         num_classes = 1 + label.max(initial=-1)
+        seen = task <= after
 
-        def rate(hit: NDArray[np.bool_], group: NDArray[np.int64] = task, width: int = num_tasks) -> Matrix:
-            return _shares(after * width + group, hit, (num_tasks, width))
+        def rate(hit: NDArray[np.bool_]) -> Matrix:
+            return _shares(after * num_tasks + task, hit, (num_tasks, num_tasks))
 
-        last = after == after.max(initial=0)
+        cell = (after * num_classes + label)[seen]
         return cls(
             accuracy=rate(prediction == label),
             masked=rate(masked == label),
             num_test=_counts(after * num_tasks + task, (num_tasks, num_tasks)).max(axis=0),
-            confidence=log["confidence"][last].astype(np.float64),
-            correct=(prediction == label)[last],
+            last=_chosen(log, seen & (after == after.max(initial=0))),
             # the best class of all is also the best of its own task, so the two agree where the task is right
             task_found=rate(prediction == masked),
-            class_accuracy=rate(prediction == label, label, num_classes),
+            class_accuracy=_shares(cell, (prediction == label)[seen], (num_tasks, num_classes)),
+            cumulative=_cumulative(_chosen(log, seen), num_tasks) if "beaten_in" in log else None,
+            untrained=_untrained(before, num_tasks) if is_before.any() else None,
             anytime=anytime,
+            reliability=reliability,
+            representations=representations,
         )
+
+    @property
+    def confidence(self) -> Matrix:
+        """The shares (n,) of the last evaluation's predictions in the scores; NaN: not known."""
+        confidence: Matrix = self.last.get("confidence", np.zeros(0)).astype(np.float64)
+        return confidence
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the last evaluation's predictions are right, (n,)."""
+        empty = np.zeros(0)
+        right: NDArray[np.bool_] = np.equal(self.last.get("prediction", empty), self.last.get("label", empty))
+        return right
 
     @property
     def is_tested(self) -> NDArray[np.bool_]:
@@ -74,6 +104,30 @@ def is_tested(accuracy: Matrix) -> NDArray[np.bool_]:
     known = ~np.isnan(accuracy)
     tested: NDArray[np.bool_] = np.logical_or(known.any(axis=0), ~known.any(axis=1))  # or never evaluated
     return tested
+
+
+def _chosen(log: Log, rows: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    return {name: values[rows] for name, values in log.items()}
+
+
+def _untrained(log: Log, num_tasks: int) -> Matrix:
+    task = log["task"].astype(np.int64)
+    return _shares(task, log["prediction"] == log["label"], (1, num_tasks))[0]
+
+
+def _cumulative(log: Log, num_tasks: int) -> Matrix:
+    """Return the accuracy on all tasks up to j, choosing among their classes: row: after which, column: j.
+
+    An image is right among the classes of tasks up to j if no class of those tasks beats its own.
+    """
+    after, task, beaten = (log[name].astype(np.int64) for name in ("after_task", "task", "beaten_in"))
+    cumulative = np.full((num_tasks, num_tasks), np.nan)
+    for last in range(num_tasks):
+        known = (task <= last) & (after >= last)
+        right = (beaten < 0) | (beaten > last)
+        shares = _shares(after[known], right[known], (num_tasks, 1))[:, 0]
+        cumulative[last:, last] = shares[last:]
+    return cumulative
 
 
 def _shares(cell: NDArray[np.int64], hit: NDArray[np.bool_], shape: tuple[int, int]) -> Matrix:

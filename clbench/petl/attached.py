@@ -7,24 +7,27 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site, Switch
+from clbench.kinds import HasKinds
 from clbench.petl import Petl
 from clbench.petl.merging import Merged
 
 
-class Attached(nn.Module):
+class Attached(HasKinds):
     """Branches at the sites of one backbone, and trained copies of some of its own tensors.
 
     ``parameters()`` and ``state_dict()`` are the module's alone; the backbone is never part of them. Several
     can be attached to one backbone. ``enabled`` switches a whole set at once; with all of them off the
     backbone is bit for bit what it was.
     """
+
+    kinds: ClassVar[dict[str, str]] = {"": "modules"}
 
     started: Tensor
 

@@ -59,6 +59,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
             leaves |= _flat(value, f"{prefix}{key}.")
-        else:
+        elif not isinstance(value, list):  # such as costs by task
             leaves[f"{prefix}{key}"] = math.nan if value is None else float(value)
     return leaves

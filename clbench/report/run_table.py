@@ -12,12 +12,19 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clbench.evaluate import METRICS
 from clbench.evaluate.results import is_tested
 from clbench.record import Record
 from clbench.report.columns import values_of
-from clbench.report.units import UNKNOWN, matrix_cell, percent, quantity, seconds
+from clbench.report.units import UNKNOWN, matrix_cell, metric_value, quantity, seconds
 
+MAIN = (
+    *("accuracy", "accuracy-micro", "average-accuracy", "forgetting", "bwt", "learning-accuracy"),
+    *("accuracy-masked", "task-inference", "accuracy-cumulative", "old-as-new", "ece", "nll"),
+)
+MAIN_IF_KNOWN = (
+    *("anytime-accuracy", "anytime-auc", "prequential-accuracy", "min-accuracy", "worst-case-accuracy"),
+    *("stability-gap", "recovery-steps", "fwt", "cka", "representation-drift", "accuracy-probed"),
+)
 WIDEST_MATRIX = 10  # tasks; more do not fit into 80 columns
 NAN = float("nan")
 
@@ -73,19 +80,15 @@ def _compact_matrix(accuracy: NDArray[np.float64]) -> Table:
 
 
 def _metrics(values: dict[str, float]) -> list[tuple[str, str]]:
-    """Write each metric; without those of looks, where the learner was looked at after tasks only."""
-    about = {
-        name: METRICS[name] for name in values if name in METRICS
-    }  # not all, in another version's record
-    of_looks = {name for name in about if about[name].of_looks}
-    if np.isnan([values[name] for name in of_looks]).all():
-        values = {name: values[name] for name in values if name not in of_looks}
-    units = {name: about[name].unit if name in about else "" for name in values}
-    return [(name, _metric(value, units[name])) for name, value in values.items()]
-
-
-def _metric(value: float, unit: str) -> str:
-    return f"{value:.0f} {unit}" if unit and not np.isnan(value) else percent(value)
+    """Write the metrics that most runs are asked for, and how many more are known."""
+    always = [(name, metric_value(name, values[name])) for name in MAIN if name in values]
+    if_known = [
+        (name, metric_value(name, values[name]))
+        for name in MAIN_IF_KNOWN
+        if not np.isnan(values.get(name, NAN))
+    ]
+    more = sum(not np.isnan(value) for name, value in values.items() if name not in {*MAIN, *MAIN_IF_KNOWN})
+    return [*always, *if_known, *([(f"{more} more in metrics.json", "")] if more else [])]
 
 
 def _costs(values: dict[str, float]) -> list[tuple[str, str]]:
@@ -106,7 +109,9 @@ def _costs(values: dict[str, float]) -> list[tuple[str, str]]:
         images, spent = values.get(f"time.{phase}.images", 0), values[f"time.{phase}.seconds"]
         if images and spent:
             rows.append(("", quantity(images / spent, unit="images/s")))
-    return [*rows, ("energy", quantity(values.get("energy", NAN), unit="J"))]
+    energy = [values.get(f"energy.{kind}", NAN) for kind in ("cpu", "accelerator")]
+    known = [joules for joules in energy if not np.isnan(joules)]
+    return [*rows, ("energy", quantity(sum(known) if known else NAN, unit="J"))]
 
 
 def _phases(values: Iterable[str]) -> list[str]:

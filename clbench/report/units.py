@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from clbench.evaluate import METRICS
+
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 UNKNOWN = "n/a"
 
@@ -16,6 +18,14 @@ def percent(mean: float, std: float = math.nan) -> str:
 def matrix_cell(share: float) -> str:
     """Write a share in percent in at most four characters: ``53.8``, ``100``."""
     return percent(share).replace("100.0", "100")
+
+
+def metric_value(name: str, value: float) -> str:
+    """Write a metric's value: a share in percent, anything else in three digits with its unit."""
+    unit = METRICS[name].unit if name in METRICS else ""  # not all are, in another version's record
+    if not unit or math.isnan(value):
+        return percent(value)
+    return f"{value:.0f} {unit}" if unit == "steps" else f"{value:.{_decimals(value)}f} {unit}"
 
 
 def quantity(mean: float, std: float = math.nan, unit: str = "") -> str:

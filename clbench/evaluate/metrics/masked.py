@@ -16,6 +16,7 @@ TASK_TOLD = "van de Ven and Tolias, 2019, arXiv 1904.07734"
     formula="1/T Σ_j M[T,j], M: R with scores restricted to the true task's classes",
     averaging="macro: tasks weigh the same",
     reference=TASK_TOLD,
+    unknown="a tested task has no accuracy after the last task",
 )
 def accuracy_masked(results: Results) -> float:
     """Average the accuracies after the last task if each image's task were told."""
@@ -27,6 +28,7 @@ def accuracy_masked(results: Results) -> float:
     formula="1/(T-1) Σ_{j<T} (max_{j≤l<T} M[l,j] - M[T,j])",
     averaging="macro over the tasks before the last",
     reference=TASK_TOLD,
+    unknown="there is one task, or an old task has no accuracy at the end or none before",
     higher_is_better=False,
 )
 def forgetting_masked(results: Results) -> float:
@@ -39,6 +41,7 @@ def forgetting_masked(results: Results) -> float:
     formula="1/T Σ_j P(predicted class belongs to task j | image of task j), after task T",
     averaging="macro: tasks weigh the same",
     reference="Wang et al., NeurIPS 2023, arXiv 2310.07234",
+    unknown="a tested task has no accuracy after the last task",
 )
 def task_inference(results: Results) -> float:
     """Average the share of images given to some class of their own task; NaN if it was not counted."""

@@ -19,7 +19,13 @@ ICARL = "Rebuffi et al., CVPR 2017, arXiv 1611.07725"
 DIAZ_RODRIGUEZ = "Díaz-Rodríguez et al., 2018, arXiv 1810.13166"
 
 
-@metric("accuracy", formula="A_T = 1/T Σ_j R[T,j]", averaging="macro: tasks weigh the same", reference=GEM)
+@metric(
+    "accuracy",
+    formula="A_T = 1/T Σ_j R[T,j]",
+    averaging="macro: tasks weigh the same",
+    reference=GEM,
+    unknown="a tested task has no accuracy after the last task",
+)
 def accuracy(results: Results) -> float:
     """Average the accuracies on all tasks after the last; NaN if it was not evaluated after the last."""
     return _mean(results.accuracy[-1], results.is_tested)
@@ -30,6 +36,7 @@ def accuracy(results: Results) -> float:
     formula="Σ_j n_j R[T,j] / Σ_j n_j",
     averaging="micro: test images weigh the same",
     reference=ICARL,
+    unknown="a tested task has no accuracy after the last task",
 )
 def accuracy_micro(results: Results) -> float:
     """Give the share of all test images that are right after the last task."""
@@ -41,6 +48,7 @@ def accuracy_micro(results: Results) -> float:
     formula="1/T Σ_k A_k, A_k = 1/k Σ_{j≤k} R[k,j]",
     averaging="macro over tasks, then the mean over steps",
     reference=ICARL,
+    unknown="some step was not evaluated on all tasks seen",
 )
 def average_accuracy(results: Results) -> float:
     """Average the accuracy on the tasks seen so far over the steps."""
@@ -53,6 +61,7 @@ def average_accuracy(results: Results) -> float:
     formula="1/T Σ_k (Σ_{j≤k} n_j R[k,j] / Σ_{j≤k} n_j)",
     averaging="micro over test images, then the mean over steps",
     reference=ICARL,
+    unknown="some step was not evaluated on all tasks seen",
 )
 def average_accuracy_micro(results: Results) -> float:
     """Average the share of seen test images that are right over the steps."""
@@ -66,6 +75,7 @@ def average_accuracy_micro(results: Results) -> float:
     formula="1/(T-1) Σ_{j<T} (max_{j≤l<T} R[l,j] - R[T,j])",
     averaging="macro over the tasks before the last",
     reference="Chaudhry et al., ECCV 2018, arXiv 1801.10112",
+    unknown="there is one task, or an old task has no accuracy at the end or none before",
     higher_is_better=False,
 )
 def forgetting(results: Results) -> float:
@@ -79,10 +89,28 @@ def forgetting(results: Results) -> float:
 
 
 @metric(
+    "forgetting-relative",
+    formula="1/(T-1) Σ_{j<T} (max_{j≤l<T} R[l,j] - R[T,j]) / max_{j≤l<T} R[l,j]",
+    averaging="macro over the tasks before the last that were ever right",
+    reference="Chaudhry et al., ECCV 2018, arXiv 1801.10112, as a share of what there was to forget",
+    unknown="there is one task, or an old task has no accuracy at the end or none before",
+    higher_is_better=False,
+)
+def forgetting_relative(results: Results) -> float:
+    """Average what share of a task's best earlier accuracy is lost at the end; negative if tasks improve."""
+    best = np.fmax.reduce(_learnt(results.accuracy)[:-1, :-1], axis=0, initial=np.nan)
+    drop = best - results.accuracy[-1, :-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = drop / best
+    return _mean(shares, results.is_tested[:-1] & (best != 0))
+
+
+@metric(
     "bwt",
     formula="1/(T-1) Σ_{j<T} (R[T,j] - R[j,j])",
     averaging="macro over the tasks before the last",
     reference=GEM,
+    unknown="there is one task, or a cell on the diagonal or in the last row is unknown",
 )
 def backward_transfer(results: Results) -> float:
     """Average the change from just after a task was learnt to the end; NaN for one task."""
@@ -94,6 +122,7 @@ def backward_transfer(results: Results) -> float:
     formula="2/(T(T-1)) Σ_{i≥2} Σ_{j<i} (R[i,j] - R[j,j])",
     averaging="macro over all pairs of a task and a later step",
     reference=DIAZ_RODRIGUEZ,
+    unknown="there is one task, or a cell on or below the diagonal is unknown",
 )
 def backward_transfer_of_all_steps(results: Results) -> float:
     """Average the change since a task was learnt over all later steps; NaN for one task."""
@@ -102,10 +131,35 @@ def backward_transfer_of_all_steps(results: Results) -> float:
 
 
 @metric(
+    "bwt-positive",
+    formula="BWT⁺ = max(BWT_D, 0)",
+    averaging="macro over all pairs of a task and a later step",
+    reference=DIAZ_RODRIGUEZ,
+    unknown="bwt-d is",
+)
+def positive_backward_transfer(results: Results) -> float:
+    """Give the gain on earlier tasks, 0 where they lose."""
+    return float(np.maximum(backward_transfer_of_all_steps(results), 0.0))
+
+
+@metric(
+    "remembering",
+    formula="REM = 1 - |min(BWT_D, 0)|",
+    averaging="macro over all pairs of a task and a later step",
+    reference=DIAZ_RODRIGUEZ,
+    unknown="bwt-d is",
+)
+def remembering(results: Results) -> float:
+    """Give what is left of one when the loss on earlier tasks is taken off, 1 where they gain."""
+    return float(1.0 - np.abs(np.minimum(backward_transfer_of_all_steps(results), 0.0)))
+
+
+@metric(
     "accuracy-d",
     formula="A_D = 2/(T(T+1)) Σ_{i≥j} R[i,j]",
     averaging="macro over all pairs of a task and a step since it was learnt",
     reference=DIAZ_RODRIGUEZ,
+    unknown="a cell on or below the diagonal is unknown",
 )
 def accuracy_of_all_steps(results: Results) -> float:
     """Average the matrix on and below its diagonal."""
@@ -117,6 +171,7 @@ def accuracy_of_all_steps(results: Results) -> float:
     formula="1/T Σ_j R[j,j]",
     averaging="macro: tasks weigh the same",
     reference="Riemer et al., ICLR 2019, arXiv 1810.11910",
+    unknown="a cell on the diagonal is unknown",
 )
 def learning_accuracy(results: Results) -> float:
     """Average the accuracy on each task just after it was learnt."""

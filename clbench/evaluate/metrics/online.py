@@ -16,6 +16,7 @@ from clbench.evaluate import metric
 from clbench.evaluate.looks import Anytime
 from clbench.evaluate.results import Results
 
+WATCHED = "there were no looks inside tasks (run.eval_every=0), or none after each task"
 DE_LANGE = "De Lange et al., ICLR 2023, arXiv 2205.13452"
 OLD_TASKS = "macro over the tasks before the last"
 NAN = float("nan")
@@ -24,7 +25,14 @@ OfLooks = Callable[[Anytime], float]
 
 
 def look_metric(
-    name: str, *, formula: str, averaging: str, reference: str, higher_is_better: bool = True, unit: str = ""
+    name: str,
+    *,
+    formula: str,
+    averaging: str,
+    reference: str,
+    unknown: str = WATCHED,
+    higher_is_better: bool = True,
+    unit: str = "",
 ) -> Callable[[OfLooks], OfLooks]:
     """Return a decorator that registers a function of the looks as a metric, NaN where there were none."""
 
@@ -39,9 +47,9 @@ def look_metric(
             formula=formula,
             averaging=averaging,
             reference=reference,
+            unknown=unknown,
             higher_is_better=higher_is_better,
             unit=unit,
-            of_looks=True,
         )(of_results)
         return function
 
@@ -79,6 +87,7 @@ def area_under_curve(looks: Anytime) -> float:
     formula="min-ACC = 1/(T-1) Σ_{j<T} min_{s>t_j} A[s,j]",
     averaging=OLD_TASKS,
     reference=DE_LANGE,
+    unknown=f"there is one task, or {WATCHED}",
 )
 def min_accuracy(looks: Anytime) -> float:
     """Average the lowest accuracy that a task ever has after it was learnt; NaN for one task."""
@@ -106,7 +115,7 @@ def worst_case_accuracy(looks: Anytime) -> float:
     formula="hits / training images, each predicted before the step that first learns it",
     averaging="micro: training images weigh the same",
     reference="Cai et al., ICCV 2021, arXiv 2108.09020",
-    of_looks=True,
+    unknown="no training batch was predicted before it was learnt (run.eval_every=0)",
 )
 def prequential_accuracy(results: Results) -> float:
     """Give the share of training images that were right when they arrived (test, then train)."""

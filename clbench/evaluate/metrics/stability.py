@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clbench.evaluate.looks import Anytime
-from clbench.evaluate.metrics.online import DE_LANGE, NAN, OLD_TASKS, look_metric
+from clbench.evaluate.metrics.online import DE_LANGE, NAN, OLD_TASKS, WATCHED, look_metric
 
 RECOVERED = 0.95  # share of the accuracy before a drop that counts as recovered (our choice)
 
@@ -51,6 +51,7 @@ for _width in (10, 100):
     formula="1/(T-1) Σ_{j<T} (A[t_j,j] - min_{s>t_j} A[s,j])",
     averaging=OLD_TASKS,
     reference=DE_LANGE,
+    unknown=f"there is one task, or {WATCHED}",
     higher_is_better=False,
 )
 def stability_gap(looks: Anytime) -> float:
@@ -63,6 +64,7 @@ def stability_gap(looks: Anytime) -> float:
     formula="mean of the steps from the look before A[s,j] < 0.95 A[t_j,j] to the next one where it is not",
     averaging="macro over those tasks before the last that recovered; 0 for a task that never dropped",
     reference=f"after {DE_LANGE}; the threshold is our choice",
+    unknown=f"no task recovered, there is one task, or {WATCHED}",
     higher_is_better=False,
     unit="steps",
 )
@@ -76,6 +78,7 @@ def recovery_steps(looks: Anytime) -> float:
     formula="share of the tasks j < T that were back at 0.95 A[t_j,j] after their first drop below it",
     averaging=OLD_TASKS,
     reference=f"after {DE_LANGE}; the threshold is our choice",
+    unknown=f"there is one task, or {WATCHED}",
 )
 def recovered(looks: Anytime) -> float:
     """Give the share of tasks that recovered from their first drop, or never dropped; NaN for one task."""

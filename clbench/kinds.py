@@ -1,0 +1,32 @@
+"""Say what kind of thing each tensor is that a strategy keeps between tasks, so that bytes add up by kind."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+KINDS = ("modules", "head", "prototypes", "covariances", "exemplars", "other")
+
+
+class HasKinds(nn.Module):
+    """A part that knows what its tensors are; those of parts inside it are theirs to say."""
+
+    kinds: ClassVar[dict[str, str]] = {}  # of tensors by name; "" for all others
+
+    def kind_of(self, name: str) -> str:
+        """Return the kind of the tensor with this name inside the part."""
+        return self.kinds.get(name.partition(".")[0], self.kinds.get("", "other"))
+
+
+def kind_of(part: nn.Module, name: str) -> str:
+    """Return the kind of a tensor of ``part.state_dict()``: what the innermost part that knows says."""
+    kind, path = "other", ""
+    pieces = name.split(".")
+    modules = dict(part.named_modules())
+    for number, piece in enumerate(pieces):
+        inside = modules.get(path)
+        if isinstance(inside, HasKinds):
+            kind = inside.kind_of(".".join(pieces[number:]))
+        path = f"{path}.{piece}" if path else piece
+    return kind
