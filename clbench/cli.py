@@ -184,11 +184,12 @@ def show(words: Annotated[list[str], typer.Argument(metavar="[KIND] NAME")]) -> 
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...")],
     out: Folder = None,
+    html: Annotated[Path | None, Option(metavar="FILE", help="Also one page, to open in a browser.")] = None,
 ) -> None:
-    """Compare runs: a table, CSV, LaTeX, figures."""
+    """Compare runs: a table, CSV, LaTeX, figures, a page."""
     from clbench.outcome import comparison
 
-    _print(comparison(folders, out))
+    _print(comparison(folders, out, html))
 
 
 @app.command()

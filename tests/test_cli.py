@@ -46,7 +46,7 @@ COMMANDS = {
     "resume": ["RUN", "--data-dir", "--logger"],
     "list": ["[KIND]", "--backbone", "--set"],
     "show": ["NAME"],
-    "report": ["RUN...", "--out"],
+    "report": ["RUN...", "--out", "--html"],
     "doctor": ["--data-dir"],
 }
 

@@ -30,8 +30,11 @@ class Comparison:
         return comparison_table(self.groups, self.notes)
 
 
-def report(folders: list[Path], out: Path | None) -> Comparison:
-    """Compare the finished runs in the folders; write the files into ``out``, or ``report`` beside them."""
+def report(folders: list[Path], out: Path | None, html: Path | None = None) -> Comparison:
+    """Compare the finished runs in the folders; write the files into ``out``, or ``report`` beside them.
+
+    ``html`` names one more file, a page that shows everything.
+    """
     records, notes = collect(folders)
     groups = group_runs(records)
     repeated = len(records) - sum(len(group.records) for group in groups)
@@ -39,7 +42,15 @@ def report(folders: list[Path], out: Path | None) -> Comparison:
         notes.append(f"Runs that repeat a spec and seed: {repeated}; the latest of each counts")
     warnings = differences(groups)
     out = out or records[0].path.parent / "report"
-    return Comparison(groups, notes + warnings, _write(groups, warnings, out))
+    files = _write(groups, warnings, out)
+    if html:
+        from clbench.report.page import page_html
+
+        page = page_html(groups, notes, warnings)
+        make_folder(html.parent)
+        write_bytes(html, page.encode())
+        files.append(html)
+    return Comparison(groups, notes + warnings, files)
 
 
 def write_figures(record: Record) -> None:

@@ -1,0 +1,144 @@
+"""Lay out a comparison as one HTML page that needs no network: tables, tests, pictures, commands, hashes.
+
+Records come from anywhere: the template escapes every value, and the page's policy lets nothing run or load
+but its own style, script and pictures.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.resources import files
+
+from clbench import __version__
+from clbench.record import safe_name
+from clbench.report.columns import QUALITY
+from clbench.report.comparing import PairedTest, interval, paired_tests
+from clbench.report.gallery import Shown, gallery
+from clbench.report.groups import Group, partition
+from clbench.report.page_table import definitions, headings, rows
+from clbench.report.provenance import Provenance, provenance
+from clbench.report.units import percent
+
+ACCURACY = QUALITY[0].key  # what groups are ordered and tested by
+NUM_FIRST = 10  # paired tests shown at once; the others unfold
+
+
+@dataclass(frozen=True)
+class StreamPart:
+    """What a page shows of the groups that met one stream."""
+
+    name: str
+    groups: list[Group]  # the most accurate first
+    tests: list[PairedTest]  # the least probable by chance first
+    pictures: list[Shown]
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class GroupPart:
+    """What a page says about where a group's numbers come from."""
+
+    label: str
+    counted: str
+    runs: list[Provenance]
+
+
+def page_html(
+    groups: Sequence[Group], notes: Sequence[str], warnings: Sequence[str], written: date | None = None
+) -> str:
+    """Return the page; ``written`` is the day in its footer (default: today)."""
+    import jinja2
+    from markupsafe import Markup
+
+    streams = [_stream_part(members) for members in partition(groups, "stream")]
+    style, script = Markup(_asset("page.css")), Markup(_asset("page.js"))  # ours, and all that is not escaped
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_asset("page.html.j2")).render(
+        policy=_policy(style, script),
+        style=style,
+        script=script,
+        title=_title(streams),
+        summary=_summary(groups, streams),
+        warnings=warnings,
+        notes=notes,
+        headings=headings(streams),
+        rows=rows(streams),
+        definitions=definitions(),
+        streams=streams,
+        num_first=NUM_FIRST,
+        percent=percent,
+        groups=[_group_part(group) for group in groups],
+        version=__version__,
+        date=(written or date.today()).isoformat(),
+    )
+
+
+def _asset(name: str) -> str:
+    return files("clbench.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Return a content security policy: nothing but this style, this script and pictures in the page."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; "
+        f"script-src 'sha256-{hashes[1]}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _stream_part(members: Sequence[Group]) -> StreamPart:
+    ordered = sorted(members, key=lambda group: _largest_first(group.statistic(ACCURACY)[0]))
+    tests = sorted(paired_tests(ordered, ACCURACY), key=lambda test: _largest_first(-test.p))
+    return StreamPart(safe_name(members[0].spec.stream.name), ordered, tests, *gallery(ordered))
+
+
+def _largest_first(value: float) -> tuple[bool, float]:
+    """Return a key that puts large values first and NaN last."""
+    return math.isnan(value), -value
+
+
+def _title(streams: Sequence[StreamPart]) -> str:
+    names = list(dict.fromkeys(part.name for part in streams))
+    return ", ".join(names) if len(names) <= 3 else _count(len(names), "stream")
+
+
+def _summary(groups: Sequence[Group], streams: Sequence[StreamPart]) -> list[str]:
+    """Say in words what is compared, and who is best on each stream."""
+    num_runs = sum(len(group.records) for group in groups)
+    seeds = {seed for group in groups for seed in group.seeds}
+    backbones = sorted({safe_name(group.spec.backbone.name) for group in groups})
+    counts = [(num_runs, "run"), (len(groups), "group"), (len(seeds), "seed"), (len(streams), "stream")]
+    counted = ", ".join(_count(number, noun) for number, noun in counts)
+    lines = [f"{counted}; {' and '.join(backbones)}. The runs of a group differ in the seed alone."]
+    for part in streams:
+        known = [group for group in part.groups if not math.isnan(group.statistic(ACCURACY)[0])]
+        followed = [group for group in known if not math.isnan(group.statistic("average-accuracy")[0])]
+        if known:
+            lines.append(f"Most accurate after the last task of {part.name}: {_named(known[0])}.")
+        if followed and followed[0] is not known[0]:
+            lines[-1] += f" Of those tested after every task: {_named(followed[0])}."
+    return lines
+
+
+def _named(group: Group) -> str:
+    bounds = interval([values[ACCURACY] for values in group.values])
+    if math.isnan(bounds.low):
+        return f"{group.label}, {percent(bounds.mean)} % (one seed, so no interval)"
+    low, high = percent(bounds.low), percent(bounds.high)
+    return f"{group.label}, {percent(bounds.mean)} % (95 % interval {low} to {high}, n = {bounds.n})"
+
+
+def _group_part(group: Group) -> GroupPart:
+    counted = f"{_count(len(group.records), 'run')}, seed {', '.join(map(str, group.seeds))}"
+    return GroupPart(group.label, counted, [provenance(record) for record in group.records])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

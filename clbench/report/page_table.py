@@ -1,0 +1,97 @@
+"""Turn groups into the rows of a page's table, which sorts numbers by value and says what each column is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from clbench.evaluate import METRICS
+from clbench.report.columns import COST, QUALITY, Column
+from clbench.report.comparing import mean_ranks
+from clbench.report.groups import Group
+from clbench.report.table import best_labels
+from clbench.report.units import UNKNOWN
+
+RANK = Column(
+    "rank", "mean rank", lambda mean, std: UNKNOWN if math.isnan(mean) else f"{mean:.1f}", "", False
+)
+COLUMNS = (*QUALITY, RANK, *COST)
+MEANING = {
+    "rank": "the place by accuracy A_T among the groups of its stream, mean over the seeds that all have",
+    "parameters.trainable": "numbers that training changes",
+    "stored_bytes.total": "bytes that the strategy keeps between tasks, the backbone's own weights aside",
+    "packed_bytes.total": "the same with quantised weights bit-packed: enough to predict",
+    "flops.train": "floating-point operations of the whole training, replay and queries included",
+    "memory.process.peak": "the most memory that the process held",
+    "seconds": "wall time of all phases, evaluation included",
+}
+
+
+class StreamGroups(Protocol):
+    """The groups that met one stream, in the order of their rows."""
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The groups."""
+
+
+class Heading(NamedTuple):
+    """What stands above a column."""
+
+    text: str
+    better: str = ""  # "higher", "lower" or empty
+    order: str = ""  # how the rows are sorted by it at first, if they are
+
+
+class Cell(NamedTuple):
+    """A number: its text, what it is sorted by (empty: not known), and whether it is the best."""
+
+    text: str
+    value: str
+    is_best: bool = False
+
+
+class Row(NamedTuple):
+    """A group."""
+
+    label: str
+    cells: list[Cell]
+
+
+def headings(streams: Sequence[StreamGroups]) -> list[Heading]:
+    """Return the headings; rows of one stream come sorted by the first number, the accuracy."""
+    words = {True: "higher", False: "lower", None: ""}
+    order = {QUALITY[0].key: "descending"} if len(streams) == 1 else {}
+    named = [
+        Heading(column.heading, words[column.higher_is_better], order.get(column.key, ""))
+        for column in COLUMNS
+    ]
+    return [Heading("run"), Heading("n"), *named]
+
+
+def rows(streams: Sequence[StreamGroups]) -> list[Row]:
+    """Return a row a group, stream after stream."""
+    found = []
+    for part in streams:
+        ranks = mean_ranks(part.groups, QUALITY[0].key)
+        best = {column.key: best_labels(part.groups, column) for column in COLUMNS}
+        for group in part.groups:
+            cells = [Cell(str(len(group.records)), str(len(group.records)))]
+            for column in COLUMNS:
+                mean, std = group.statistic(column.key)
+                if column is RANK:
+                    mean, std = ranks.get(group.label, math.nan), math.nan
+                value = "" if math.isnan(mean) else repr(mean)
+                cells.append(Cell(column.show(mean, std), value, group.label in best[column.key]))
+            found.append(Row(group.label, cells))
+    return found
+
+
+def definitions() -> list[tuple[str, str]]:
+    """Return each column's title and what it says."""
+    meaning = dict(MEANING)
+    for column in QUALITY:
+        about = METRICS[column.key]
+        meaning[column.key] = f"{about.summary}. {about.formula}; {about.averaging}"
+    return [(column.title, meaning[column.key]) for column in COLUMNS]
