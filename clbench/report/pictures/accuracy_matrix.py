@@ -1,0 +1,90 @@
+"""Draw the accuracy matrix as a heatmap with numbers, and those of many groups side by side without."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+
+from clbench.report.groups import Group, Matrix
+from clbench.report.pictures.cells import add_scale, write_numbers
+from clbench.report.pictures.picture import NoPictureError, Picture
+from clbench.report.pictures.style import (
+    INK,
+    clean,
+    name_axes,
+    new_figure,
+    run_name,
+    seeds_name,
+    set_title,
+    setting_name,
+)
+from clbench.report.units import matrix_cell
+
+DARK = 0.6  # share of the colour scale below which a cell's text is white
+MOST_NUMBERED = 20  # tasks; the numbers of more would be too small to read
+MOST_SIDE_BY_SIDE = 24  # groups in one figure
+NAME_WIDTH = 24  # letters of a group's name in a line above its matrix, of which there are two
+PANEL = 1.3  # inches from one matrix to the next
+SIDE, ROW = 0.9, 1.15  # of a matrix, and from one row of them to the next, in panels
+
+
+def accuracy_matrix(group: Group) -> Picture:
+    """Draw the accuracies after each task on each task, the mean over the seeds."""
+    accuracy = _learnt(group)
+    num_tasks = len(accuracy)
+    side = max(3.2, 1.2 + 0.36 * min(num_tasks, MOST_NUMBERED))
+    figure = new_figure(side + 1.2, side + 0.7)
+    axes = figure.add_subplot()
+    image = axes.imshow(accuracy, cmap="viridis", vmin=0, vmax=100)
+    if num_tasks <= MOST_NUMBERED:
+        show, size = (matrix_cell, 8.5) if num_tasks <= 10 else (lambda share: f"{100 * share:.0f}", 7)
+        write_numbers(axes, accuracy / 100, show, size=size, is_dark=lambda share: share < DARK)
+        lines = np.arange(1, num_tasks) - 0.5
+        axes.hlines(lines, -0.5, num_tasks - 0.5, color="white", linewidth=1.5)
+        axes.vlines(lines, -0.5, num_tasks - 0.5, color="white", linewidth=1.5)
+    ticks = np.arange(
+        0 if num_tasks <= MOST_NUMBERED else 4, num_tasks, 1 if num_tasks <= MOST_NUMBERED else 5
+    )
+    axes.set_xticks(ticks, [str(task + 1) for task in ticks])
+    axes.set_yticks(ticks, [str(task + 1) for task in ticks])
+    name_axes(axes, "tested on task", "after task")
+    clean(axes, spines=())
+    add_scale(axes, image, "accuracy (%)")
+    set_title(figure, run_name(group.spec), seeds_name(group))
+    return Picture(figure)
+
+
+def matrices(groups: Sequence[Group]) -> Picture:
+    """Draw the accuracy matrices of at most 24 groups side by side, without numbers, in one scale."""
+    shown = groups[:MOST_SIDE_BY_SIDE]
+    rows = max(1, round(math.sqrt(len(shown) / 1.6)))
+    columns = math.ceil(len(shown) / rows)
+    figure = new_figure(1.15 * PANEL * columns + 0.7, PANEL * ROW * rows + 0.9)
+    axes = figure.add_subplot()
+    for index, group in enumerate(shown):
+        left, top = index % columns, ROW * (index // columns)
+        place = (left, left + SIDE, top + SIDE, top)
+        image = axes.imshow(_learnt(group), cmap="viridis", vmin=0, vmax=100, extent=place)
+        lines = textwrap.wrap(group.label, NAME_WIDTH, max_lines=2, placeholder="…")
+        axes.text(left, top - 0.02, "\n".join(lines), fontsize=6.5, color=INK, va="bottom", in_layout=False)
+    axes.set(
+        xlim=(0, columns), ylim=(ROW * rows - ROW + SIDE, SIDE - ROW), xticks=[], yticks=[], aspect="equal"
+    )
+    name_axes(axes, "tested on task, in each", "after task, in each")
+    clean(axes, spines=())
+    add_scale(axes, image, "accuracy (%)")
+    rest = f"; the first {len(shown)} of {len(groups)} groups" if len(shown) < len(groups) else ""
+    set_title(figure, setting_name(groups), f"mean over the seeds{rest}")
+    return Picture(figure)
+
+
+def _learnt(group: Group) -> Matrix:
+    """Return the mean over the seeds in percent, NaN above the diagonal; NoPictureError if none is known."""
+    accuracy = 100 * group.accuracy.mean(axis=0)
+    learnt = np.where(np.tri(len(accuracy), dtype=bool), accuracy, np.nan)
+    if np.isnan(learnt).all():
+        raise NoPictureError(f"no accuracy matrix of {group.label}: nothing was evaluated")
+    return learnt

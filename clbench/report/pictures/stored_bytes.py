@@ -1,0 +1,105 @@
+"""Draw what a learner keeps between tasks as stacked bars: how many bytes of which kind."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from clbench.report.groups import Group
+from clbench.report.pictures.picture import NoPictureError, Picture
+from clbench.report.pictures.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    PALE,
+    add_legend,
+    clean,
+    name_axes,
+    new_figure,
+    set_title,
+    setting_name,
+)
+from clbench.report.units import quantity
+
+KINDS = "stored_bytes_by_kind."
+PARTS = "stored_bytes."  # in records that do not tell the kinds
+ORDER = ("modules", "head", "prototypes", "covariances", "exemplars")  # of the kinds, and their colours
+OTHER = "other"
+BAR_HEIGHT = 0.24  # inches
+
+
+def stored_bytes(groups: Sequence[Group]) -> Picture:
+    """Draw a bar for each group, the shortest on top, of what it stores by kind, the mean over the seeds."""
+    sizes = {group.label: size for group in groups for size in [_sizes(group)] if size}
+    if not sizes:
+        raise NoPictureError("no run knows the bytes that it stores")
+    totals = {label: sum(size.values()) for label, size in sizes.items()}
+    labels = sorted(totals, key=lambda label: totals[label])
+    kinds = _kinds(sizes)
+    figure = new_figure(7.2, 1.6 + BAR_HEIGHT * len(labels) + 0.2 * math.ceil(len(kinds) / 3))
+    axes = figure.add_subplot()
+    places, left = np.arange(len(labels)), np.zeros(len(labels))
+    for index, kind in enumerate(kinds):
+        widths = np.array([_size(sizes[label], kind, kinds) for label in labels])
+        colour = FAINT if kind == OTHER else COLOURS[index % len(COLOURS)]
+        some = widths > 0
+        axes.barh(
+            places[some],
+            widths[some],
+            0.72,
+            left=left[some],
+            color=colour,
+            edgecolor="white",
+            linewidth=0.5,
+            label=kind,
+        )
+        left += widths
+    for place, total in enumerate(left.tolist()):
+        text = f" {quantity(total, unit='B')}"
+        axes.text(total, place, text, va="center", fontsize=7.5, color=INK, in_layout=False)
+    axes.set_yticks(places, labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlim(0, 1.12 * max(left.max(), 1))
+    axes.xaxis.set_major_formatter(lambda value, _: re.sub(r"\.0+\b", "", quantity(value, unit="B")))
+    axes.grid(axis="x", color=PALE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    name_axes(axes, "bytes kept between tasks", "")
+    clean(axes, spines=("left",))
+    add_legend(figure, kinds)
+    set_title(
+        figure, setting_name(groups), "stored between tasks, beside the frozen backbone; mean over the seeds"
+    )
+    return Picture(figure)
+
+
+def _sizes(group: Group) -> dict[str, float]:
+    """Return the bytes of each kind, or of each part where the kinds are not known; nothing if unknown."""
+    for prefix in (KINDS, PARTS):
+        keys = [key for key in group.values[0] if key.startswith(prefix) and key != "stored_bytes.total"]
+        sizes = {key.removeprefix(prefix): group.statistic(key)[0] for key in keys}
+        if sizes and not any(map(math.isnan, sizes.values())):
+            return sizes
+    return {}
+
+
+def _kinds(sizes: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the kinds that anybody stores: in their order, or the largest first and the rest as other."""
+    sums: dict[str, float] = {}
+    for size in sizes.values():
+        for kind, num_bytes in size.items():
+            sums[kind] = sums.get(kind, 0.0) + num_bytes
+    stored = [kind for kind in sums if sums[kind] > 0]
+    if set(stored) <= {*ORDER, OTHER}:
+        return [kind for kind in (*ORDER, OTHER) if kind in stored] or [OTHER]
+    largest = sorted((kind for kind in stored if kind != OTHER), key=lambda kind: -sums[kind])
+    most = len(COLOURS) - 1
+    return largest if len(stored) <= most and OTHER not in stored else [*largest[:most], OTHER]
+
+
+def _size(size: Mapping[str, float], kind: str, kinds: Sequence[str]) -> float:
+    if kind == OTHER:
+        return sum(num_bytes for name, num_bytes in size.items() if name == OTHER or name not in kinds)
+    return size.get(kind, 0.0)
