@@ -95,7 +95,8 @@ def _policy(style: str, script: str) -> str:
 
 def _stream_part(members: Sequence[Group]) -> StreamPart:
     ordered = sorted(members, key=lambda group: _largest_first(group.statistic(ACCURACY)[0]))
-    tests = sorted(paired_tests(ordered, ACCURACY), key=lambda test: _largest_first(-test.p))
+    known = [test for test in paired_tests(ordered, ACCURACY) if not math.isnan(test.p)]
+    tests = sorted(known, key=lambda test: test.p)
     return StreamPart(safe_name(members[0].spec.stream.name), ordered, tests, *gallery(ordered))
 
 
