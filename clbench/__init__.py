@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from clbench.petl import Petl
     from clbench.progress import Progress
     from clbench.record import Record
+    from clbench.report.runs import load_runs
     from clbench.run import execute, resume
     from clbench.spec import RunSpec, resolve
     from clbench.strategies import Strategy
@@ -29,6 +30,7 @@ __all__ = [
     "Stream",
     "UserError",
     "execute",
+    "load_runs",
     "resolve",
     "resume",
 ]
@@ -42,6 +44,7 @@ _HOMES = {
     "Stream": "streams",
     "UserError": "errors",
     "execute": "run",
+    "load_runs": "report.runs",
     "resolve": "spec",
     "resume": "run",
 }

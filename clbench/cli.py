@@ -184,12 +184,13 @@ def show(words: Annotated[list[str], typer.Argument(metavar="[KIND] NAME")]) -> 
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...")],
     out: Folder = None,
-    html: Annotated[Path | None, Option(metavar="FILE", help="Also one page, to open in a browser.")] = None,
+    html: Annotated[Path | None, Option(metavar="FILE", help="Write one page for a browser instead.")] = None,
+    recompute: Annotated[bool, Option("--recompute", help="Compute metrics anew from predictions.")] = False,
 ) -> None:
     """Compare runs: a table, CSV, LaTeX, figures, a page."""
     from clbench.outcome import comparison
 
-    _print(comparison(folders, out, html))
+    _print(comparison(folders, out, html, recompute=recompute))
 
 
 @app.command()

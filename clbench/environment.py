@@ -9,8 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from clbench import __version__
+
 PACKAGES = (
-    "clbench",
     "avalanche-lib",
     "matplotlib",
     "numpy",
@@ -28,7 +29,7 @@ def environment() -> dict[str, Any]:
     """Return everything outside the spec and the data that could change a number; JSON can hold it."""
     return {
         "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in PACKAGES},
+        "packages": {"clbench": __version__, **{name: package_version(name) for name in PACKAGES}},
         "machine": machine(),
         "commit": commit(Path(__file__).parent),
     }

@@ -34,9 +34,11 @@ def summary(records: Sequence[Record]) -> RenderableType:
     return Group(table, _written(report.write_seed_summary(records)))
 
 
-def comparison(folders: list[Path], out: Path | None, html: Path | None = None) -> RenderableType:
-    """Return the runs in the folders side by side; write tables and figures, and a page if asked to."""
-    compared = report.report(folders, out, html)
+def comparison(
+    folders: list[Path], out: Path | None, html: Path | None = None, *, recompute: bool = False
+) -> RenderableType:
+    """Return the runs in the folders side by side; write tables and figures, or a page."""
+    compared = report.report(folders, out, html, recompute=recompute)
     return Group(compared, _written(compared.files))
 
 

@@ -81,6 +81,13 @@ class Record:
         """Whether the run came to its end: its metrics are the last thing that is computed."""
         return (self.path / "metrics.json").is_file()
 
+    @property
+    def version(self) -> str:
+        """The version of clbench that made the record; "unknown" where it does not say."""
+        if not (self.path / "environment.json").is_file():
+            return "unknown"
+        return str(self.read_json("environment.json").get("packages", {}).get("clbench") or "unknown")
+
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the record."""
         write_text(self.path / name, text)

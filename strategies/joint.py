@@ -24,7 +24,7 @@ from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 
 
-@register("joint", petl="adapter")
+@register("joint", petl="adapter", bound="joint")
 @dataclass
 class Joint(Strategy):
     """Cross-entropy over all classes, on all data so far, from the pre-trained backbone each time."""

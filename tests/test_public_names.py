@@ -19,6 +19,7 @@ PUBLIC = {
         "Stream",
         "UserError",
         "execute",
+        "load_runs",
         "resolve",
         "resume",
     ],

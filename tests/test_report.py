@@ -20,6 +20,7 @@ from clbench.report.latex import escape
 from clbench.report.units import percent, quantity, seconds
 from clbench.spec import Part, RunOptions, RunSpec, Value
 
+ONE_SEED = "One seed only, so nothing is known of the spread: every group"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -237,7 +238,10 @@ def test_a_repeated_run_counts_once(tmp_path: Path) -> None:
     os.utime(old.path / "metrics.json", (1, 1))
     comparison = report([tmp_path, new.path], None)
     assert [record.path for record in comparison.groups[0].records] == [new.path]
-    assert comparison.notes == ["Runs that repeat a spec and seed: 1; the latest of each counts"]
+    assert comparison.notes == [
+        "Runs that repeat a spec and seed: 1; the latest of each counts",
+        ONE_SEED,
+    ]
 
 
 def test_other_data_or_weights_are_said_and_drawn_apart(tmp_path: Path) -> None:
@@ -248,6 +252,7 @@ def test_other_data_or_weights_are_said_and_drawn_apart(tmp_path: Path) -> None:
     assert comparison.notes == [
         "Not the same stream, split or class order: joint-adapter, lae-adapter | naive-adapter",
         "Not the same weights of the backbone: joint-adapter | lae-adapter, naive-adapter",
+        ONE_SEED,
     ]
     assert "joint-adapter, lae-adapter | naive-adapter" in shown(comparison, width=200)
     names = {file.name for file in comparison.files}

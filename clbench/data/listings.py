@@ -115,7 +115,7 @@ def read_rows(file: Path) -> list[list[str]]:
 
 def read_matlab(file: Path) -> dict[str, NDArray[np.void]]:
     """Return the arrays of a file of MATLAB's; FolderError if it is none."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]  # it ships no types
+    from scipy.io import loadmat
 
     try:
         arrays: dict[str, NDArray[np.void]] = loadmat(file, squeeze_me=True)

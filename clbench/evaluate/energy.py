@@ -78,7 +78,7 @@ def _accelerator(device: torch.device) -> Iterator[Counter]:
     if device.type != "cuda":
         return
     try:
-        import pynvml  # type: ignore[import-untyped]  # it ships no types
+        import pynvml
     except ModuleNotFoundError:
         return
     import torch

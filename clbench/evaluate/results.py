@@ -112,7 +112,7 @@ def _chosen(log: Log, rows: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
 
 def _untrained(log: Log, num_tasks: int) -> Matrix:
     task = log["task"].astype(np.int64)
-    return _shares(task, log["prediction"] == log["label"], (1, num_tasks))[0]
+    return _shares(task, log["prediction"] == log["label"], (1, num_tasks)).reshape(-1)
 
 
 def _cumulative(log: Log, num_tasks: int) -> Matrix:

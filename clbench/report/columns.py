@@ -48,17 +48,18 @@ COST = (
 
 def values_of(record: Record) -> dict[str, float]:
     """Return every metric and cost of a finished run by name, ``time.train.seconds`` say; NaN: not known."""
-    metrics = _flat(record.read_json("metrics.json"))
-    costs = _flat(record.read_json("costs.json"))
+    metrics = flat(record.read_json("metrics.json"))
+    costs = flat(record.read_json("costs.json"))
     phases = [value for key, value in costs.items() if key.startswith("time.") and key.endswith(".seconds")]
     return {**metrics, **costs, "seconds": sum(phases) if phases else math.nan}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return the numbers of a tree by path, ``flops.train`` say; None becomes NaN, lists are left out."""
     leaves: dict[str, float] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            leaves |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         elif not isinstance(value, list):  # such as costs by task
             leaves[f"{prefix}{key}"] = math.nan if value is None else float(value)
     return leaves

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clbench.evaluate import Results, compute
 from clbench.record import Record, safe_name, short_name
 from clbench.report.columns import values_of
+from clbench.report.references import compared, joint_runs
 from clbench.spec import RunSpec
 
 Matrix = NDArray[np.float64]
@@ -27,6 +29,8 @@ class Group:
 
     label: str  # tells it from the other groups of the comparison
     records: list[Record]
+    joint: Mapping[int, Record] = field(default_factory=dict)  # by seed: joint training on the same stream
+    recompute: bool = False  # whether metrics are computed anew from the predictions, not read
 
     @property
     def spec(self) -> RunSpec:
@@ -45,8 +49,20 @@ class Group:
 
     @cached_property
     def values(self) -> list[dict[str, float]]:
-        """Every metric and cost of each run."""
-        return [values_of(record) for record in self.records]
+        """Every metric and cost of each run, also those metrics that compare with joint training."""
+        values = [values_of(record) for record in self.records]
+        if self.recompute:
+            values = [{**old, **compute(new)} for old, new in zip(values, self.results, strict=True)]
+        joint = [self.joint.get(seed) for seed in self.seeds]
+        return [
+            {**own, **compared(record, other)}
+            for own, record, other in zip(values, self.records, joint, strict=True)
+        ]
+
+    @cached_property
+    def results(self) -> list[Results]:
+        """What the metrics of each run are functions of, read from its predictions."""
+        return [record.results() for record in self.records]
 
     @cached_property
     def accuracy(self) -> Matrix:
@@ -60,6 +76,12 @@ class Group:
         classes = self.records[0].read_json("matrix.json")["classes_of_task"]
         return [len(set().union(*classes[: task + 1])) for task in range(len(classes))]
 
+    @cached_property
+    def extents(self) -> list[tuple[int, int]]:
+        """Number of tasks, and of test images, in each run's stream."""
+        matrices = [record.read_json("matrix.json") for record in self.records]
+        return [(len(each["classes_of_task"]), sum(each.get("num_test", ()))) for each in matrices]
+
     def hashes(self, name: str) -> dict[int, str]:
         """Return a hash ("stream", "weights", "strategy_source") of each run by seed."""
         return {record.spec.run.seed: record.read_json("hashes.json")[name] for record in self.records}
@@ -70,14 +92,22 @@ class Group:
         return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
 
 
-def group_runs(records: Iterable[Record]) -> list[Group]:
-    """Gather the runs of each spec, whatever the seed; of two runs with one seed the later one counts."""
-    runs: dict[str, dict[int, Record]] = {}
-    for record in sorted(records, key=_age):
-        runs.setdefault(group_key(record.spec), {})[record.spec.run.seed] = record
+def group_runs(records: Iterable[Record], *, recompute: bool = False) -> list[Group]:
+    """Gather the runs of each spec and version of clbench, whatever the seed.
+
+    Of two runs with one seed the later one counts.
+    """
+    by_age = sorted(records, key=_age)
+    runs: dict[tuple[str, str], dict[int, Record]] = {}
+    for record in by_age:
+        runs.setdefault((group_key(record.spec), record.version), {})[record.spec.run.seed] = record
     ordered = [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in runs.values()]
-    labels = distinct_labels([members[0].spec for members in ordered])
-    groups = [Group(label, members) for label, members in zip(labels, ordered, strict=True)]
+    labels = distinct_labels([members[0].spec for members in ordered], [version for _, version in runs])
+    references = joint_runs(by_age)
+    groups = []
+    for label, members in zip(labels, ordered, strict=True):
+        joint = {record.spec.run.seed: found for record in members if (found := references(record))}
+        groups.append(Group(label, members, joint, recompute))
     return sorted(groups, key=lambda group: (group.spec.stream.name, group.label))
 
 
@@ -91,8 +121,9 @@ def group_key(spec: RunSpec) -> str:
     return hashlib.sha256(json.dumps(_without_seed(spec), sort_keys=True).encode()).hexdigest()
 
 
-def distinct_labels(specs: Sequence[RunSpec]) -> list[str]:
+def distinct_labels(specs: Sequence[RunSpec], versions: Sequence[str] = ()) -> list[str]:
     """Name each spec by strategy and module, and by whatever else is needed to tell it from the others."""
+    versions = versions or [""] * len(specs)
     shared = [len({getattr(spec, kind).name for spec in specs}) == 1 for kind in ("stream", "backbone")]
     bases = [_base_label(spec, *shared) for spec in specs]
     labels = []
@@ -101,6 +132,12 @@ def distinct_labels(specs: Sequence[RunSpec]) -> list[str]:
         own = _flat(spec)
         different = [key for key in own if any(other.get(key) != own[key] for other in namesakes)]
         labels.append(" ".join([base, *(f"{key.partition('.')[2]}={_short(own[key])}" for key in different)]))
+    if len(set(versions)) > 1:
+        several = {label for label in labels if labels.count(label) > 1}
+        labels = [
+            f"{label} clbench={version}" if label in several else label
+            for label, version in zip(labels, versions, strict=True)
+        ]
     return [
         label if labels.count(label) == 1 else f"{label} {group_key(spec)[:8]}"  # namesakes in two folders
         for label, spec in zip(labels, specs, strict=True)
@@ -121,20 +158,6 @@ def partition(groups: Sequence[Group], name: str) -> list[list[Group]]:
         else:
             classes.append([group])
     return classes
-
-
-def differences(groups: Sequence[Group]) -> list[str]:
-    """Say in a line each which groups met other data or weights, and whose strategy changed between seeds."""
-    lines = []
-    for name, noun in (("stream", "stream, split or class order"), ("weights", "weights of the backbone")):
-        classes = partition(groups, name)
-        if len(classes) > 1:
-            sides = " | ".join(", ".join(group.label for group in members) for members in classes)
-            lines.append(f"Not the same {noun}: {sides}")
-    for group in groups:
-        if len(set(group.hashes("strategy_source").values())) > 1:
-            lines.append(f"The strategy's file changed between the seeds of {group.label}")
-    return lines
 
 
 def _age(record: Record) -> tuple[float, Path]:

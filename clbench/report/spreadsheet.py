@@ -6,34 +6,68 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
+from clbench.report.comparing import PairedTest, interval, paired_tests
 from clbench.report.groups import Group
 
 
 def runs_csv(groups: Sequence[Group]) -> str:
     """Return a table with one row a run: what was run, and every metric and cost; empty: not known."""
+    header, rows = _runs(groups)
+    numbers = [[_number(cell) if isinstance(cell, float) else cell for cell in row] for row in rows]
+    return _csv(header, numbers)
+
+
+def runs_parquet(groups: Sequence[Group]) -> bytes:
+    """Return the same table as a Parquet file; null: not known."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    header, rows = _runs(groups)
+    columns = {
+        name: pa.array(list(column), from_pandas=True)
+        for name, column in zip(header, zip(*rows, strict=True), strict=True)
+    }
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(pa.table(columns), buffer, compression="zstd")
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data
+
+
+def tests_csv(groups: Sequence[Group]) -> str:
+    """Return the paired tests of every pair of groups, in accuracy and in forgetting."""
+    tests = [test for key in ("accuracy", "forgetting") for test in paired_tests(groups, key)]
+    rows = [
+        [_number(cell) if isinstance(cell, float) else cell for cell in vars(test).values()] for test in tests
+    ]
+    return _csv([field.name for field in fields(PairedTest)], rows)
+
+
+def _runs(groups: Sequence[Group]) -> tuple[list[str], list[list[object]]]:
     keys = list(dict.fromkeys(key for group in groups for values in group.values for key in values))
     rows = [
         [
             *_identity(group),
             record.spec.run.seed,
             record.path.name,
-            *(_number(values.get(key)) for key in keys),
+            *(values.get(key, math.nan) for key in keys),
         ]
         for group in groups
         for record, values in zip(group.records, group.values, strict=True)
     ]
-    return _csv([*IDENTITY, "seed", "folder", *keys], rows)
+    return [*IDENTITY, "seed", "folder", *keys], rows
 
 
 def summary_csv(groups: Sequence[Group]) -> str:
-    """Return a table with one row a group and number: its mean, sample standard deviation and n."""
+    """Return a table with one row a group and number: mean, sample standard deviation, 95 % interval, n."""
     rows = []
     for group in groups:
         for key in group.values[0]:
-            mean, std = group.statistic(key)
-            rows.append([*_identity(group), key, _number(mean), _number(std), len(group.records)])
-    return _csv([*IDENTITY, "name", "mean", "std", "n"], rows)
+            found = interval([values.get(key, math.nan) for values in group.values])
+            numbers = (found.mean, found.std, found.low, found.high)
+            rows.append([*_identity(group), key, *map(_number, numbers), found.n])
+    return _csv([*IDENTITY, "name", "mean", "std", "low", "high", "n"], rows)
 
 
 IDENTITY = ("group", "stream", "strategy", "petl", "backbone")

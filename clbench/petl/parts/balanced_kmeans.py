@@ -22,7 +22,7 @@ def balanced_kmeans(rows: Tensor, num_clusters: int, generator: torch.Generator)
 
     Rows without values, on the meta device, are dealt out in turn.
     """
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]  # has no types; slow
+    from scipy.optimize import linear_sum_assignment
 
     num_rows = len(rows)
     if rows.is_meta:

@@ -1,0 +1,43 @@
+"""Write a comparison as a Markdown table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clbench.report.columns import COST, QUALITY, Column
+from clbench.report.groups import Group
+from clbench.report.table import best_labels
+
+COLUMNS = (*QUALITY, *COST)
+
+
+def markdown_table(groups: Sequence[Group], notes: Sequence[str]) -> str:
+    """Return a row a group, mean ± std over n seeds, the best of each ranked column bold; then the notes."""
+    best = {column.key: best_labels(groups, column) for column in COLUMNS}
+    heading = ["run", "n", *(column.heading for column in COLUMNS)]
+    rows = [
+        [
+            group.label,
+            str(len(group.records)),
+            *(_cell(group, column, best[column.key]) for column in COLUMNS),
+        ]
+        for group in groups
+    ]
+    ruler = ["---", *("---:" for _ in heading[1:])]
+    lines = [_row(heading), f"| {' | '.join(ruler)} |", *map(_row, rows)]
+    return "\n".join([*lines, "", *(f"- {escape(note)}" for note in notes)]).rstrip() + "\n"
+
+
+def escape(text: str) -> str:
+    """Return text that does not end a cell or begin a tag."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _cell(group: Group, column: Column, best: set[str]) -> str:
+    text = column.show(*group.statistic(column.key))
+    return f"**{text}**" if group.label in best else text
+
+
+def _row(cells: Sequence[str]) -> str:
+    bold = ["**" + escape(cell[2:-2]) + "**" if cell.startswith("**") else escape(cell) for cell in cells]
+    return f"| {' | '.join(bold)} |"

@@ -1,0 +1,76 @@
+"""Say what a reader of a comparison has to know before believing it, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from clbench.report.groups import Group, partition
+
+SAME = {"stream": "stream, split or class order", "weights": "weights of the backbone"}
+
+
+def warnings(groups: Sequence[Group]) -> list[str]:
+    """Return what makes the groups' numbers less comparable, or less certain, than they look."""
+    return [
+        *_differences(groups),
+        *(line for group in groups for line in _inside(group)),
+        *_selection(groups),
+        *_few_seeds(groups),
+    ]
+
+
+def _differences(groups: Sequence[Group]) -> Iterator[str]:
+    for name, noun in SAME.items():
+        classes = partition(groups, name)
+        if len(classes) > 1:
+            yield f"Not the same {noun}: {_sides(classes)}"
+    by_version: dict[str, list[Group]] = {}
+    for group in groups:
+        by_version.setdefault(group.records[0].version, []).append(group)
+    if len(by_version) > 1:
+        named = [f"{version}: {_names(members)}" for version, members in sorted(by_version.items())]
+        yield f"Not the same version of clbench: {' | '.join(named)}"
+
+
+def _inside(group: Group) -> Iterator[str]:
+    """Say what changed between the seeds of a group: their mean is then one of two things."""
+    if len(set(group.hashes("strategy_source").values())) > 1:
+        yield f"The strategy's file changed between the seeds of {group.label}"
+    weights = list(group.hashes("weights").values())
+    if 1 < len(set(weights)) < len(weights):  # all different: drawn from the seed; else one file for all
+        yield f"The weights changed between the seeds of {group.label}"
+    if len(set(group.extents)) > 1:
+        yield f"The number of tasks or of test images changed between the seeds of {group.label}"
+
+
+def _selection(groups: Sequence[Group]) -> Iterator[str]:
+    """Say where settings of one method stand side by side: to take the best is to choose on test images."""
+    for rivals in partition(groups, "stream"):
+        methods: dict[tuple[str, ...], list[Group]] = {}
+        for group in rivals:
+            spec = group.spec
+            key = (spec.strategy.name, spec.petl.name, spec.backbone.name, group.records[0].version)
+            methods.setdefault(key, []).append(group)
+        for (strategy, module, *_), members in methods.items():
+            if len(members) > 1:
+                yield (
+                    f"{len(members)} settings of {strategy}-{module} were measured on the same test images:"
+                    " to report the best of them is to choose on test data"
+                )
+
+
+def _few_seeds(groups: Sequence[Group]) -> Iterator[str]:
+    single = [group for group in groups if len(group.records) == 1]
+    if single:
+        who = "every group" if len(single) == len(groups) else _names(single)
+        yield f"One seed only, so nothing is known of the spread: {who}"
+
+
+def _sides(classes: Sequence[Sequence[Group]]) -> str:
+    return " | ".join(_names(members) for members in classes)
+
+
+def _names(groups: Sequence[Group], most: int = 6) -> str:
+    names = [group.label for group in groups[:most]]
+    more = len(groups) - most
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
