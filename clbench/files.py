@@ -26,7 +26,7 @@ class WriteError(UserError, OSError):
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file under a temporary name beside it, flush it to the disk, and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         try:
             with open(temporary, "wb") as file:

@@ -33,8 +33,8 @@ FLAGS = (
 ACCURACY = 3  # the column of accuracy A_T, counted from 1
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Chrome]:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """A headless Chromium that logs what it asks for and what goes wrong."""
     pytest.importorskip("selenium", reason="needs selenium: pip install 'clbench[dev]'")
     from selenium.webdriver import Chrome, ChromeOptions
@@ -45,7 +45,7 @@ def browser(tmp_path: Path) -> Iterator[Chrome]:
         pytest.skip("needs a browser: chromium and chromedriver, as in Debian's chromium-driver")
     options = ChromeOptions()
     options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     opened = Chrome(options=options, service=Service(driver))
@@ -98,7 +98,7 @@ def is_blank(png: bytes) -> bool:
     return len(set(zlib.decompress(b"".join(parts)))) < 10  # filter types, and the bytes of one colour
 
 
-def test_page_sorts_filters_and_asks_for_nothing(browser: Chrome, page: Path, tmp_path: Path) -> None:
+def test_page_sorts_filters_and_asks_for_nothing(browser: Chrome, page: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.get(page.as_uri())

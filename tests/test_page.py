@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from clbench.files import WriteError
 from clbench.record import Record
 from clbench.report import gallery, report
 from clbench.report.groups import Group, group_runs
@@ -214,3 +215,17 @@ def test_report_writes_the_page_where_it_is_told(write_run: WriteRun, tmp_path: 
     assert report([folder], None, html=target).files == [target]
     assert target.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [file.name for file in target.parent.iterdir()] == ["page.html"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("name", ["", "folder", "page.html/page.html"])
+def test_a_page_that_cannot_be_written_is_an_error_in_one_line(
+    write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    runs = write_run("lae").path.parent
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "page.html").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WriteError, match="cannot write [^\n]*$"):
+        report([runs], None, html=Path(name))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "page.html", "runs"]

@@ -137,7 +137,8 @@ def _named(group: Group) -> str:
 
 
 def _group_part(group: Group) -> GroupPart:
-    counted = f"{_count(len(group.records), 'run')}, seed {', '.join(map(str, group.seeds))}"
+    seeds = f"seed{'s' if len(group.seeds) > 1 else ''} {', '.join(map(str, group.seeds))}"
+    counted = f"{_count(len(group.records), 'run')}, {seeds}"
     return GroupPart(group.label, counted, [provenance(record) for record in group.records])
 
 

@@ -18,13 +18,13 @@ RANK = Column(
 )
 COLUMNS = (*QUALITY, RANK, *COST)
 MEANING = {
-    "rank": "the place by accuracy A_T among the groups of its stream, mean over the seeds that all have",
-    "parameters.trainable": "numbers that training changes",
-    "stored_bytes.total": "bytes that the strategy keeps between tasks, the backbone's own weights aside",
-    "packed_bytes.total": "the same with quantised weights bit-packed: enough to predict",
-    "flops.train": "floating-point operations of the whole training, replay and queries included",
-    "memory.process.peak": "the most memory that the process held",
-    "seconds": "wall time of all phases, evaluation included",
+    "rank": "Place by accuracy A_T among the groups of its stream, mean over the seeds that all have.",
+    "parameters.trainable": "Numbers that training changes.",
+    "stored_bytes.total": "Bytes that the strategy keeps between tasks, the backbone's own weights aside.",
+    "packed_bytes.total": "The same with quantised weights bit-packed: enough to predict.",
+    "flops.train": "Floating-point operations of the whole training, replay and queries included.",
+    "memory.process.peak": "The most memory that the process held.",
+    "seconds": "Wall time of all phases, evaluation included.",
 }
 
 
@@ -93,5 +93,5 @@ def definitions() -> list[tuple[str, str]]:
     meaning = dict(MEANING)
     for column in QUALITY:
         about = METRICS[column.key]
-        meaning[column.key] = f"{about.summary}. {about.formula}; {about.averaging}"
+        meaning[column.key] = f"{about.summary}. {about.formula}; {about.averaging}."
     return [(column.title, meaning[column.key]) for column in COLUMNS]
