@@ -19,9 +19,6 @@ from clbench.evaluate.results import Results
 if TYPE_CHECKING:
     from clbench.evaluate.avalanche_bridge import Evaluation
 
-if TYPE_CHECKING:
-    from clbench.evaluate.avalanche_bridge import Evaluation
-
 Function = Callable[..., float]  # of Results, and where a metric compares, of those of a second run
 
 
@@ -90,21 +87,6 @@ def compute(results: Results, joint: Results | None = None) -> dict[str, float]:
     ``joint`` are those of joint training on the same stream, for the metrics that compare with it.
     """
     return {name: each(results, joint) for name, each in METRICS.items()}
-
-
-def avalanche_plugin(*others: Any, loggers: Any = None) -> Evaluation:
-    """Return an ``EvaluationPlugin`` for Avalanche's strategies: their ``eval()`` then returns our metrics.
-
-    ``strategy = Naive(..., evaluator=avalanche_plugin())``; metrics on the test stream are called
-    ``clbench/forgetting``, and ``results()`` of the plug-in returns what they are computed from. ``others``
-    are metrics of Avalanche, ``loggers`` by default Avalanche's own.
-    """
-    from clbench.data.quietly import import_avalanche
-
-    import_avalanche()
-    from clbench.evaluate.avalanche_bridge import Evaluation
-
-    return Evaluation(*others, loggers=loggers)
 
 
 def avalanche_plugin(*others: Any, loggers: Any = None) -> Evaluation:

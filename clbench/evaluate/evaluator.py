@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clbench.data.batches import Batcher, in_order
 from clbench.data.samples import Samples, join
+from clbench.evaluate.digest import TYPES, digest
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.reliability import Reliability
 from clbench.feature_cache import FeatureCache
@@ -103,17 +104,14 @@ class Evaluator:
     ) -> Columns:
         """Return the prediction log of some samples of each task seen, one row an image.
 
-        ``masked_prediction`` is the best among the classes of the image's own task, and where the task is
-        told with an image the prediction, too; ``confidence`` and ``label_score`` are the shares of the
-        predicted and of the true class in the row's scores, ``sum_squares`` is the sum of all squared
-        shares, ``old_score`` and ``new_score`` the best share among the classes of earlier tasks and of the
-        newest (NaN without such classes, or where the task is told), and ``beaten_in`` the first task with a
-        class that is preferred to the true one (-1: none). ``reliability`` counts every class's share.
+        The columns are those of ``clbench.evaluate.digest``. Where the task is told with an image, only its
+        classes have a share. ``reliability`` counts every class's share.
         """
         whole = join(samples)
         task_of_row = np.repeat([task.index for task in seen], [len(part) for part in samples])
         membership = _membership(seen).to(self.batcher.device)
         came_in = membership.int().argmax(dim=0)  # (C,): the first task of each class
+        newest = int(came_in.max())
         if self.cache:
             self.cache.expect("test", whole.rows)
         pieces: list[Tensor] = []
@@ -134,30 +132,12 @@ class Evaluator:
             shares = scores / scores.sum(dim=1, keepdim=True)
             if reliability:
                 reliability.add(shares, labels)
-            pieces.append(
-                torch.cat([_digest(shares, labels, own_task), self._rivals(shares, labels, came_in)])
-            )
+            pieces.append(digest(shares, labels, own_BC=own_task, came_in_C=came_in, newest=newest))
             self.progress.batch_predicted(part.stop - part.start)
-        return _columns(torch.cat(pieces, dim=1), whole, task_of_row)
-
-    def _rivals(self, shares: Tensor, labels: Tensor, came_in: Tensor) -> Tensor:
-        """Return what is logged of the classes by age: best old, best new, and who first beats the label."""
-        is_new = came_in == came_in.max()
-        best_old, best_new = (
-            shares.new_full((len(shares),), float("nan"))
-            if self.stream.scenario == "task" or not members.any()
-            else shares[:, members].amax(dim=1)
-            for members in (~is_new, is_new)
-        )
-        own = shares.gather(1, labels[:, None])
-        number = torch.arange(shares.shape[1], device=shares.device)
-        beats = (shares > own) | (
-            (shares == own) & (number < labels[:, None])
-        )  # the first of equals is chosen
-        never = len(came_in)  # more than there are tasks that bring classes
-        first = came_in.where(beats, never).amin(dim=1)
-        beaten_in = first.where(first < never, -1)
-        return torch.stack((best_old.double(), best_new.double(), beaten_in.double()))
+        columns = _columns(torch.cat(pieces, dim=1), whole, task_of_row)
+        if self.stream.scenario == "task":  # the classes of other tasks had no chance
+            columns |= {name: np.full_like(columns[name], np.nan) for name in ("old_score", "new_score")}
+        return columns
 
     def _parts(self, task_of_row: NDArray[np.int64]) -> list[slice]:
         """Cut the rows into batches; where the task is told, each of one task."""
@@ -197,28 +177,11 @@ def _membership(seen: Sequence[Task]) -> Tensor:
     return membership
 
 
-def _digest(shares: Tensor, labels: Tensor, own_task: Tensor) -> Tensor:
-    """Return what is logged of a batch: (5, B) in double precision, which holds class numbers exactly."""
-    top = shares.max(dim=1)
-    masked = shares.masked_fill(~own_task, -1.0).argmax(dim=1)
-    of_label = shares.gather(1, labels[:, None])[:, 0]
-    squares = shares.square().sum(dim=1)
-    rows = (top.indices, masked, top.values, of_label, squares)
-    return torch.stack([row.double() for row in rows])
-
-
-def _columns(digest: Tensor, samples: Samples, task_of_row: NDArray[np.int64]) -> Columns:
-    prediction, masked, confidence, label_score, sum_squares, old, new, beaten = digest.cpu().double().numpy()
+def _columns(digested: Tensor, samples: Samples, task_of_row: NDArray[np.int64]) -> Columns:
+    numbers = dict(zip(TYPES, digested.cpu().double().numpy(), strict=True))
     return {
         "task": task_of_row.astype(np.int16),
         "row": samples.rows,
         "label": samples.labels.astype(np.int32),
-        "prediction": prediction.astype(np.int32),
-        "masked_prediction": masked.astype(np.int32),
-        "confidence": confidence.astype(np.float32),
-        "label_score": label_score.astype(np.float32),
-        "sum_squares": sum_squares.astype(np.float32),
-        "old_score": old.astype(np.float32),
-        "new_score": new.astype(np.float32),
-        "beaten_in": beaten.astype(np.int16),
+        **{name: numbers[name].astype(kind) for name, kind in TYPES.items()},
     }

@@ -47,8 +47,8 @@ def debiased_similarity(results: Results) -> float:
 @metric(
     "representation-drift",
     formula="1/(T-1) Σ_i mean_x ‖φ_i(x)/‖φ_i(x)‖ - φ_{i+1}(x)/‖φ_{i+1}(x)‖‖₂, in [0, 2]",
-    averaging="micro over the test images of the probe set, then the mean over tasks; where the features grow,"
-    " over those that both have (our choice)",
+    averaging="micro over the test images of the probe set, then the mean over tasks; of features that grow,"
+    " those that both have (our choice)",
     reference="Caccia et al., ICLR 2022, arXiv 2104.05025",
     unknown=f"{NO_PROBE}, or there is one task",
     higher_is_better=False,
