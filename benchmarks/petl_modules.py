@@ -32,7 +32,7 @@ from clbench.evaluate.costs import stored_bytes
 from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.timing import ratio_of_times
-from clbench.files import write_bytes, write_text
+from clbench.files import write_text
 from clbench.loop import Loop
 from clbench.petl import Petl
 from clbench.petl.attached import Attached
@@ -85,8 +85,8 @@ def main() -> None:
         print(*done[-1].values(), f"({time.perf_counter() - started:.0f} s)", flush=True)
     title = f"Ten classes of CIFAR-100, {options.epochs} epochs, each module with its own recipe"
     label = "bytes that the module is stored in, without the head"
-    picture = scatter(done, over="stored_bytes", title=title, label=label)
-    write_bytes(options.out / "accuracy_over_bytes.png", picture)
+    picture = scatter(done, over="stored_bytes", title=title, below="one seed", label=label)
+    picture.save(options.out / "accuracy_over_bytes.png")
 
 
 def ten_classes(data_dir: Path, train_per_class: int, seeds: Seeds) -> TaskStream:

@@ -21,7 +21,7 @@ from tables import as_csv, best_first, finished, known_rows
 
 from clbench import strategies
 from clbench.errors import UserError
-from clbench.files import write_bytes, write_text
+from clbench.files import write_text
 from clbench.record import Record
 from clbench.spec import RunSpec, option_types, resolve
 
@@ -40,6 +40,7 @@ FIELDS = (
     *("row", "module", "seeds", "accuracy", "accuracy_std", "average", "forgetting", "trainable"),
     *("stored_bytes", "cpu_seconds"),
 )
+SPREAD = "mean ± standard deviation over the seeds of a row, where it has several"
 
 
 def main() -> None:
@@ -74,7 +75,8 @@ def main() -> None:
         print(*done[-1].values(), flush=True)
     title = f"CIFAR-100 in ten tasks, {options.train_per_class} training images a class"
     label = "bytes stored between tasks: modules, heads, statistics and memories"
-    write_bytes(options.out / "strategies.png", scatter(done, over="stored_bytes", title=title, label=label))
+    picture = scatter(done, over="stored_bytes", title=title, below=SPREAD, label=label)
+    picture.save(options.out / "strategies.png")
 
 
 def default_rows() -> list[str]:

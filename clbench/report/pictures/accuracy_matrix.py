@@ -86,5 +86,5 @@ def _learnt(group: Group) -> Matrix:
     accuracy = 100 * group.accuracy.mean(axis=0)
     learnt = np.where(np.tri(len(accuracy), dtype=bool), accuracy, np.nan)
     if np.isnan(learnt).all():
-        raise NoPictureError(f"no accuracy matrix of {group.label}: nothing was evaluated")
+        raise NoPictureError(f"{group.label} was not evaluated after any task")
     return learnt

@@ -20,6 +20,7 @@ from clbench.report.pictures.style import (
     FAINT,
     MOST_BELOW,
     add_legend,
+    left_out,
     line_style,
     name_axes,
     new_figure,
@@ -69,7 +70,7 @@ def calibration(groups: Sequence[Group]) -> Picture:
     rule(lower)
     add_legend(figure, [each.name for each in found])
     below = "last evaluation, 15 bins; the larger a dot, the more images in it"
-    set_title(figure, setting_name(groups), below)
+    set_title(figure, setting_name(groups), below + left_out(groups, len(found)))
     return Picture(figure)
 
 

@@ -46,17 +46,17 @@ def confusion(group: Group) -> Picture:
     _name_classes(axes, group, num_classes, blocks(tasks))
     clean(axes, spines=("left", "right", "top", "bottom"))
     add_scale(axes, image, "share of the class's images (%)", ticks=[0, 5, 20, 50, 100])
-    pooled = "all seeds together, " if len(group.records) > 1 else ""
-    below = f"{pooled}{seeds_name(group).removeprefix('mean over ')}; outlined: classes of one task"
+    seeds = f"{len(group.records)} seeds together" if len(group.records) > 1 else seeds_name(group)
+    below = f"{seeds}{'; outlined: the classes of a task' if blocks(tasks) else ''}"
     set_title(figure, run_name(group.spec), below)
     return Picture(figure)
 
 
 def confusion_shares(group: Group) -> Matrix:
     """Return (C, C): the share of each class's images that is taken for each; NaN for one without images."""
-    logs = [results.last for results in group.results if results.last["label"].size]
+    logs = [results.last for results in group.results if results.last.get("label", np.zeros(0)).size]
     if not logs:
-        raise NoPictureError(f"no confusion matrix of {group.label}: no predictions were kept")
+        raise NoPictureError(f"{group.label} kept no predictions")
     label, prediction = (np.concatenate([log[name] for log in logs]) for name in ("label", "prediction"))
     num_classes = 1 + int(max(label.max(), prediction.max(), group.classes_seen[-1] - 1))
     counts = np.bincount(label.astype(np.int64) * num_classes + prediction, minlength=num_classes**2)

@@ -11,7 +11,15 @@ from clbench.evaluate.results import is_tested
 from clbench.report.groups import Group, Matrix
 from clbench.report.pictures.bands import Band, bands_figure, draw_bands, name_bands
 from clbench.report.pictures.picture import NoPictureError, Picture
-from clbench.report.pictures.style import FAINT, name_axes, rule, set_title, setting_name, spread_name
+from clbench.report.pictures.style import (
+    FAINT,
+    left_out,
+    name_axes,
+    rule,
+    set_title,
+    setting_name,
+    spread_name,
+)
 
 MOST_TICKS = 10
 
@@ -56,9 +64,7 @@ def _curves(
         if not np.isnan(curves.mean(axis=0)).all()
     ]
     if not bands:
-        raise NoPictureError(
-            f"no picture of {name.partition(' (')[0]}: no run was evaluated after enough tasks"
-        )
+        raise NoPictureError(f"no run was evaluated after enough tasks for its {name.partition(' (')[0]}")
     figure = bands_figure(len(bands))
     axes = figure.add_subplot()
     draw_bands(axes, bands)
@@ -70,7 +76,7 @@ def _curves(
     name_axes(axes, f"{unit} seen", name)
     rule(axes)
     name_bands(figure, axes, bands)
-    set_title(figure, setting_name(groups), spread_name(groups))
+    set_title(figure, setting_name(groups), spread_name(groups) + left_out(groups, len(bands)))
     return Picture(figure)
 
 

@@ -54,7 +54,9 @@ def drift(group: Group) -> Picture:
     rule(lower)
     clean(upper, spines=())
     add_scale(upper, image, "similarity of features (linear CKA)")
-    set_title(figure, run_name(group.spec), f"{seeds_name(group)}; drift: from the task before")
+    set_title(
+        figure, run_name(group.spec), f"{seeds_name(group)}; drift: how far unit features move in a task"
+    )
     return Picture(figure)
 
 

@@ -11,7 +11,7 @@ from clbench.report.comparing import pareto_front
 from clbench.report.groups import Group
 from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.scatter import Point, scatter
-from clbench.report.pictures.style import setting_name, spread_name
+from clbench.report.pictures.style import left_out, setting_name, spread_name
 from clbench.report.units import quantity
 
 UNITS = {  # of a cost, by a word in its key
@@ -36,14 +36,13 @@ def pareto(groups: Sequence[Group], cost: str = "flops.train") -> Picture:
     ]
     if not points:
         raise NoPictureError(f"no run knows both its accuracy and its cost {cost!r}")
-    left_out = len(groups) - len(points)
     below = f"{spread_name(groups)}; line: the most accurate for the cost"
     return scatter(
         points,
         label=f"{column.title} ({', '.join(filter(None, (unit_of(cost), 'logarithmic')))})",
         tick=lambda value: column.show(value, math.nan),
         title=setting_name(groups),
-        below=f"{below}; {left_out} groups without this cost" if left_out else below,
+        below=below + left_out(groups, len(points)),
         front=pareto_front(groups, cost),
     )
 

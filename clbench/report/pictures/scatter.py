@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -113,9 +114,10 @@ def _draw_point(axes: Axes, point: Point, colour: str) -> None:
 
 
 def _set_ticks(axes: Axes, tick: Callable[[float], str]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: re.sub(r"\.0+\b", "", tick(cost))))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    factors = (1,) if high / low > 100 else (1, 2, 5)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
+    shown = [cost for cost in ticks if low <= cost <= high]
+    axes.set_xticks(shown, [re.sub(r"\.0+\b", "", tick(cost)) for cost in shown])
+    axes.set_xticks([], minor=True)

@@ -13,7 +13,15 @@ import numpy as np
 from clbench.report.groups import Group
 from clbench.report.pictures.bands import Band, bands_figure, draw_bands, name_bands
 from clbench.report.pictures.picture import NoPictureError, Picture
-from clbench.report.pictures.style import FAINT, line_style, name_axes, rule, set_title, setting_name
+from clbench.report.pictures.style import (
+    FAINT,
+    left_out,
+    line_style,
+    name_axes,
+    rule,
+    set_title,
+    setting_name,
+)
 
 SPREAD = "mean ± standard deviation over old tasks and seeds; dot: the lowest point"
 
@@ -34,7 +42,7 @@ def stability_gap(groups: Sequence[Group]) -> Picture:
     name_axes(axes, "training steps since the end of a task", "change of accuracy on it (points)")
     rule(axes)
     name_bands(figure, axes, bands)
-    set_title(figure, setting_name(groups), SPREAD)
+    set_title(figure, setting_name(groups), SPREAD + left_out(groups, len(bands)))
     return Picture(figure)
 
 

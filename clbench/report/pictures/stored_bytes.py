@@ -17,6 +17,7 @@ from clbench.report.pictures.style import (
     PALE,
     add_legend,
     clean,
+    left_out,
     name_axes,
     new_figure,
     set_title,
@@ -69,9 +70,8 @@ def stored_bytes(groups: Sequence[Group]) -> Picture:
     name_axes(axes, "bytes kept between tasks", "")
     clean(axes, spines=("left",))
     add_legend(figure, kinds)
-    set_title(
-        figure, setting_name(groups), "stored between tasks, beside the frozen backbone; mean over the seeds"
-    )
+    below = "beside the frozen backbone, mean over the seeds"
+    set_title(figure, setting_name(groups), below + left_out(groups, len(labels)))
     return Picture(figure)
 
 

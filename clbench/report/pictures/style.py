@@ -76,6 +76,12 @@ def spread_name(groups: Sequence[Group]) -> str:
     return "mean ± standard deviation over n seeds" if has_spread else "one seed each"
 
 
+def left_out(groups: Sequence[Group], num_shown: int) -> str:
+    """Say how many of the groups have no data for a picture; nothing if all have."""
+    num_missing = len(groups) - num_shown
+    return f"; {num_missing} group{'s have' if num_missing > 1 else ' has'} no data" if num_missing else ""
+
+
 def set_title(figure: Figure, text: str, below: str) -> None:
     """Write a title, broken where the figure ends, and a line below it."""
     width = int(figure.get_figwidth() * LETTERS)
