@@ -57,9 +57,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture
 def page(write_run: Callable[..., Record], tmp_path: Path) -> Path:
-    """The page of three groups, of which one was run with two seeds and one knows no accuracy."""
+    """The page of three groups: two seeds of one, and one of unknown accuracy that took 900 GFLOP."""
     records = [write_run("er", 0, 0.4), write_run("er", 1, 0.6), write_run("lae", 0, 0.9), write_run("naive")]
     records[-1].write_json("metrics.json", {**records[-1].read_json("metrics.json"), "accuracy": None})
+    records[-1].write_json("costs.json", {**records[-1].read_json("costs.json"), "flops": {"train": 9e11}})
     file = tmp_path / "page.html"
     file.write_text(
         page_html(group_runs(records), ["a note"], ["one seed only: lae-adapter"]), encoding="utf-8"
@@ -115,6 +116,8 @@ def test_page_sorts_filters_and_asks_for_nothing(browser: Chrome, page: Path) ->
     heading.find_element("tag name", "button").send_keys(Keys.ENTER)
     assert rows(browser) == ["lae-adapter", "er-adapter", "naive-adapter"]
     assert heading.get_attribute("aria-sort") == "descending"
+    browser.find_element("xpath", "//table[@class='sortable']//button[starts-with(., 'training')]").click()
+    assert rows(browser) == ["naive-adapter", "er-adapter", "lae-adapter"]  # 900 GFLOP, 1.50 and 1.90 TFLOP
     browser.find_element("css selector", "table.sortable thead button").click()
     assert rows(browser) == ["er-adapter", "lae-adapter", "naive-adapter"]  # by name
     assert heading.get_attribute("aria-sort") is None

@@ -226,6 +226,6 @@ def test_a_page_that_cannot_be_written_is_an_error_in_one_line(
     (tmp_path / "folder").mkdir()
     (tmp_path / "page.html").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WriteError, match="cannot write [^\n]*$"):
+    with pytest.raises(WriteError, match=r"cannot write [^\n]*$"):
         report([runs], None, html=Path(name))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "page.html", "runs"]
