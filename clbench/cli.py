@@ -205,13 +205,11 @@ def doctor(data_dir: DataDir = None) -> None:
 
 
 def _places(data_dir: Path | None) -> Places:
-    from platformdirs import user_cache_path
-
     from clbench.streams import DataNotFoundError, Places
 
     if data_dir is not None and not data_dir.is_dir():
         raise DataNotFoundError(f"--data-dir (or CLBENCH_DATA) {data_dir}: there is no such folder")
-    return Places(data_dir, user_cache_path("clbench"))
+    return Places(data_dir)
 
 
 def _print(what: RenderableType) -> None:

@@ -73,23 +73,35 @@ def prepare(spec: RunSpec, places: Places) -> Parts:
     return Parts(stream, backbone, strategy, seeds, device)
 
 
-def execute(spec: RunSpec, *, out: Path, places: Places, progress: Progress, command: str) -> Record:
-    """Run a spec from the beginning and return its record, a new folder in ``out``."""
+def execute(
+    spec: RunSpec,
+    *,
+    out: Path | str = "runs",
+    places: Places | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Record:
+    """Run a spec from the beginning and return its record, a new folder in ``out``.
+
+    ``progress`` hears of every stage, ``command`` is what was typed to start the run, if anything was.
+    """
+    places = places or Places()
     parts = prepare(spec, places)
-    record = Record.create(out, spec)
+    record = Record.create(Path(out), spec)
     record.write_text("command.txt", command + "\n")
     record.write_json("environment.json", environment())
     record.write_json("hashes.json", parts.hashes())
     record.event("started")
-    _finish(record, parts, progress, places, checkpoint=None)
+    _finish(record, parts, progress or Progress(), places, checkpoint=None)
     return record
 
 
-def resume(folder: Path, *, places: Places, progress: Progress) -> Record:
+def resume(folder: Path | str, *, places: Places | None = None, progress: Progress | None = None) -> Record:
     """Go on with a run from its newest whole checkpoint; a finished one is returned as it is."""
-    record = Record.open(folder)
+    record = Record.open(Path(folder))
     if record.is_finished:
         return record
+    places = places or Places()
     parts = prepare(record.spec, places)
     begun_with = record.read_json("hashes.json")
     for name, value in parts.hashes().items():
@@ -100,7 +112,7 @@ def resume(folder: Path, *, places: Places, progress: Progress) -> Record:
     resumable = parts.strategy.resumable
     checkpoint = load_checkpoint(record.path / "checkpoint") if resumable else None
     record.event("resumed", **(vars(checkpoint.position) if checkpoint else {}))
-    _finish(record, parts, progress, places, checkpoint)
+    _finish(record, parts, progress or Progress(), places, checkpoint)
     return record
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -44,12 +44,19 @@ class Source:
     domain_names: Sequence[str] = ()  # of the domains 0, 1, ...
 
 
+def _users_cache() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("clbench")
+
+
 @dataclass(frozen=True)
 class Places:
     """Where data may be found and where decoded copies may be kept."""
 
-    data_dir: Path | None  # what the user named; may hold the torchvision layout, class folders or <name>.npz
-    cache_dir: Path
+    # what the user named; may hold the torchvision layout, class folders or <name>.npz
+    data_dir: Path | None = None
+    cache_dir: Path = field(default_factory=_users_cache)
 
 
 @dataclass(frozen=True)
