@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from clbench.evaluate import memory
-from clbench.evaluate.costs import PhaseClock, count_parameters, packed_bytes, stored_bytes
+from clbench.evaluate.costs import PhaseClock, bytes_by_kind, count_parameters, packed_bytes, stored_bytes
 from clbench.evaluate.flops import count_flops
 from clbench.evaluate.memory import PeakMemory
+from clbench.gaussians import Gaussians
+from clbench.heads import GrowingHead
+from clbench.memory import Memory
 from clbench.quant.low_bit_linear import LowBitLinear
 
 CPU = torch.device("cpu")
@@ -243,3 +246,24 @@ def test_fused_attention_is_counted_on_the_accelerator():
         q, k, v = torch.ones(3, 2, 4, 16, 64, device="cuda", dtype=dtype, requires_grad=True).unbind(0)
         product = 2 * (2 * 4 * 16 * 16 * 64)
         assert count_flops(lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v)) == 2 * product
+
+
+def test_bytes_are_told_by_what_they_are_kept_for_and_add_up():
+    memory = Memory(5)
+    memory.reserve((3, 4, 4))  # 240 bytes of images, three numbers of 8 bytes each, and two counts
+    gaussians = Gaussians(6, is_shared=True)  # 6 * 6 * 4 bytes of scatter
+    gaussians.grow(2, CPU)  # two means of 6 * 8 bytes, two counts of 8
+    inside = nn.Sequential(GrowingHead(4), nn.Linear(3, 2))  # what nobody knows is "other"
+    inside[0].grow(2, torch.Generator(), CPU)
+    parts = {"memory": memory, "statistics": gaussians, "network": inside}
+    kinds = bytes_by_kind(parts)
+    assert kinds["exemplars"] == 240 + 3 * 5 * 8 + 2 * 8
+    assert (kinds["covariances"], kinds["prototypes"]) == (144, 96 + 16)
+    assert (kinds["head"], kinds["other"], kinds["modules"]) == ((8 + 2) * 4, 32, 0)
+    assert kinds["model-delta"] == 144 + 112 + 40
+    assert kinds["total"] == stored_bytes(parts)["total"] == sum(_sizes(parts))
+
+
+def _sizes(parts: dict[str, nn.Module]) -> list[int]:
+    tensors = [tensor for part in parts.values() for tensor in part.state_dict().values()]
+    return [tensor.numel() * tensor.element_size() for tensor in tensors]
