@@ -128,6 +128,16 @@ def test_the_best_is_marked_on_each_stream(write_run: WriteRun) -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_splits_of_one_stream_are_told_apart_by_their_hashes(write_run: WriteRun) -> None:
+    records = [write_run("lae"), write_run("er")]
+    for record, digest in zip(records, ("a" * 64, "b" * 64), strict=True):
+        record.write_json("hashes.json", {**record.read_json("hashes.json"), "stream": digest})
+    text = text_of(page_of(records))
+    assert "Pictures of split-digits aaaaaaaa" in text
+    assert "Pictures of split-digits bbbbbbbb" in text
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_paired_tests_of_common_seeds_are_listed(write_run: WriteRun) -> None:
     records = [write_run("lae", seed, value) for seed, value in enumerate((0.7, 0.8, 0.9))]
     records += [write_run("naive", seed, value) for seed, value in enumerate((0.5, 0.7, 0.7))]

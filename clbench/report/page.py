@@ -55,7 +55,8 @@ def page_html(
     import jinja2
     from markupsafe import Markup
 
-    streams = [_stream_part(members) for members in partition(groups, "stream")]
+    apart = partition(groups, "stream")
+    streams = [_stream_part(name, members) for name, members in zip(_names(apart), apart, strict=True)]
     style, script = Markup(_asset("page.css")), Markup(_asset("page.js"))  # ours, and all that is not escaped
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -64,7 +65,7 @@ def page_html(
         policy=_policy(style, script),
         style=style,
         script=script,
-        title=_title(streams),
+        title=_title(groups),
         summary=_summary(groups, streams),
         warnings=warnings,
         notes=notes,
@@ -93,11 +94,21 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _stream_part(members: Sequence[Group]) -> StreamPart:
+def _names(streams: Sequence[Sequence[Group]]) -> list[str]:
+    """Name each stream; of those with one name but other splits or class orders also the hash."""
+    names = [safe_name(members[0].spec.stream.name) for members in streams]
+    hashes = [members[0].hashes("stream")[members[0].seeds[0]] for members in streams]
+    return [
+        name if names.count(name) == 1 else f"{name} {digest[:8]}"
+        for name, digest in zip(names, hashes, strict=True)
+    ]
+
+
+def _stream_part(name: str, members: Sequence[Group]) -> StreamPart:
     ordered = sorted(members, key=lambda group: _largest_first(group.statistic(ACCURACY)[0]))
     known = [test for test in paired_tests(ordered, ACCURACY) if not math.isnan(test.p)]
     tests = sorted(known, key=lambda test: test.p)
-    return StreamPart(safe_name(members[0].spec.stream.name), ordered, tests, *gallery(ordered))
+    return StreamPart(name, ordered, tests, *gallery(ordered))
 
 
 def _largest_first(value: float) -> tuple[bool, float]:
@@ -105,8 +116,8 @@ def _largest_first(value: float) -> tuple[bool, float]:
     return math.isnan(value), -value
 
 
-def _title(streams: Sequence[StreamPart]) -> str:
-    names = list(dict.fromkeys(part.name for part in streams))
+def _title(groups: Sequence[Group]) -> str:
+    names = list(dict.fromkeys(safe_name(group.spec.stream.name) for group in groups))
     return ", ".join(names) if len(names) <= 3 else _count(len(names), "stream")
 
 
@@ -117,7 +128,7 @@ def _summary(groups: Sequence[Group], streams: Sequence[StreamPart]) -> list[str
     backbones = sorted({safe_name(group.spec.backbone.name) for group in groups})
     counts = [(num_runs, "run"), (len(groups), "group"), (len(seeds), "seed"), (len(streams), "stream")]
     counted = ", ".join(_count(number, noun) for number, noun in counts)
-    lines = [f"{counted}; {' and '.join(backbones)}. The runs of a group differ in the seed alone."]
+    lines = [f"{counted}; {', '.join(backbones)}. The runs of a group differ in the seed alone."]
     for part in streams:
         known = [group for group in part.groups if not math.isnan(group.statistic(ACCURACY)[0])]
         followed = [group for group in known if not math.isnan(group.statistic("average-accuracy")[0])]
