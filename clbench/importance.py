@@ -22,14 +22,17 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.classifier import Classifier
 from clbench.inputs import Batch, Feed, Inputs
+from clbench.kinds import HasKinds
 from clbench.petl import Petl
 from clbench.replay import FROM_SCRATCH
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task
 
 
-class Importance(nn.Module):
+class Importance(HasKinds):
     """Where the parameters were, how important each is, and its share in the fall of the loss."""
+
+    kinds: ClassVar[dict[str, str]] = {"": "importance"}
 
     anchor: Tensor
     importance: Tensor

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-KINDS = ("modules", "head", "prototypes", "covariances", "exemplars", "other")
+KINDS = ("modules", "head", "prototypes", "covariances", "exemplars", "importance", "other")
 
 
 class HasKinds(nn.Module):

@@ -6,6 +6,7 @@ An image's query is its feature without prompts. It does not change, so that it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,17 @@ from torch import Tensor, nn
 from clbench.backbones.backbone import Backbone
 from clbench.classifier import Classifier
 from clbench.inputs import Batch, Inputs
+from clbench.kinds import HasKinds
 from clbench.petl import Petl
 from clbench.petl.parts.prompted import GivenPrefixes, GivenTokens
 from clbench.seeds import Seeds
 from clbench.streams import Task
+
+
+class Prompts(HasKinds, nn.ParameterList):
+    """What is learnt to be put beside an image's tokens, and the keys by which it is chosen."""
+
+    kinds: ClassVar[dict[str, str]] = {"": "modules"}
 
 
 class PromptedClassifier:

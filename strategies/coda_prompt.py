@@ -41,7 +41,7 @@ from clbench.losses.local_cross_entropy import local_cross_entropy
 from clbench.petl import Petl
 from clbench.petl.parts.initialise import first_blocks
 from clbench.petl.parts.prompted import GivenPrefixes
-from clbench.prompted_classifier import PromptedClassifier
+from clbench.prompted_classifier import PromptedClassifier, Prompts
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 
@@ -75,9 +75,9 @@ class CodaPrompt(Strategy):
             prompts=GivenPrefixes(self.num_blocks),
             faithful_query=self.faithful_query,
         )
-        self.attention = nn.ParameterList()  # A of each task (P, M, D)
-        self.keys = nn.ParameterList()  # K of each task (P, M, D)
-        self.prompts = nn.ParameterList()  # P of each task (P, M, 2 L D)
+        self.attention = Prompts()  # A of each task (P, M, D)
+        self.keys = Prompts()  # K of each task (P, M, D)
+        self.prompts = Prompts()  # P of each task (P, M, 2 L D)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the components and the head."""

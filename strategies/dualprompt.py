@@ -37,7 +37,7 @@ from clbench.inputs import Batch, Inputs
 from clbench.losses.local_cross_entropy import local_cross_entropy
 from clbench.petl import Petl
 from clbench.petl.parts.prompted import GivenPrefixes
-from clbench.prompted_classifier import PromptedClassifier
+from clbench.prompted_classifier import PromptedClassifier, Prompts
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 
@@ -74,9 +74,9 @@ class DualPrompt(Strategy):
             faithful_query=self.faithful_query,
         )
         general = self._drawn("general", 0, num_general, 2, self.general_length, backbone.blocks[0].width)
-        self.general = nn.ParameterList([general])  # (blocks, 2, L, D): for keys, for values
-        self.experts = nn.ParameterList()  # of each task (blocks, 2, L, D)
-        self.keys = nn.ParameterList()  # of each task (D,)
+        self.general = Prompts([general])  # (blocks, 2, L, D): for keys, for values
+        self.experts = Prompts()  # of each task (blocks, 2, L, D)
+        self.keys = Prompts()  # of each task (D,)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the prompts, the keys and the head."""

@@ -34,7 +34,7 @@ from clbench.inputs import Batch, Inputs
 from clbench.losses.local_cross_entropy import local_cross_entropy
 from clbench.petl import Petl
 from clbench.petl.parts.prompted import GivenTokens
-from clbench.prompted_classifier import PromptedClassifier
+from clbench.prompted_classifier import PromptedClassifier, Prompts
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 
@@ -77,8 +77,8 @@ class L2P(Strategy):
         generator, width = seeds.generator("prompts"), backbone.blocks[0].width
         prompts = torch.empty(self.pool_size, self.prompt_length, width).uniform_(-1, 1, generator=generator)
         keys = torch.empty(self.pool_size, backbone.width).uniform_(-1, 1, generator=generator)
-        self.prompts = nn.ParameterList([prompts]).to(backbone.device)  # (M, length, D)
-        self.keys = nn.ParameterList([keys]).to(backbone.device)  # (M, D)
+        self.prompts = Prompts([prompts]).to(backbone.device)  # (M, length, D)
+        self.keys = Prompts([keys]).to(backbone.device)  # (M, D)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the pool and the head."""

@@ -49,6 +49,8 @@ def _check(record: Record) -> None:
         missing = keys - value.keys() if isinstance(value, dict) else keys or {"anything by name"}
         if missing:
             raise RecordError(f"{record.path / name} does not hold {', '.join(sorted(missing))}")
+        if name == "hashes.json" and not all(isinstance(each, str) for each in value.values()):
+            raise RecordError(f"{record.path / name} holds something else than hashes")
     values_of(record)
 
 

@@ -45,18 +45,19 @@ def _inside(group: Group) -> Iterator[str]:
 
 def _selection(groups: Sequence[Group]) -> Iterator[str]:
     """Say where settings of one method stand side by side: to take the best is to choose on test images."""
-    for rivals in partition(groups, "stream"):
-        methods: dict[tuple[str, ...], list[Group]] = {}
+    methods: dict[tuple[object, ...], list[Group]] = {}
+    for number, rivals in enumerate(partition(groups, "stream")):
         for group in rivals:
             spec = group.spec
-            key = (spec.strategy.name, spec.petl.name, spec.backbone.name, group.records[0].version)
+            key = (number, spec.strategy.name, spec.petl.name, spec.backbone.name, group.records[0].version)
             methods.setdefault(key, []).append(group)
-        for (strategy, module, *_), members in methods.items():
-            if len(members) > 1:
-                yield (
-                    f"{len(members)} settings of {strategy}-{module} were measured on the same test images:"
-                    " to report the best of them is to choose on test data"
-                )
+    several = {f"{key[1]}-{key[2]}": len(members) for key, members in methods.items() if len(members) > 1}
+    if several:
+        named = [f"{count} settings of {name}" for name, count in several.items()]
+        yield (
+            f"{_some(named)} were measured on the same test images:"
+            " to report the best of them is to choose on test data"
+        )
 
 
 def _few_seeds(groups: Sequence[Group]) -> Iterator[str]:
@@ -70,7 +71,10 @@ def _sides(classes: Sequence[Sequence[Group]]) -> str:
     return " | ".join(_names(members) for members in classes)
 
 
-def _names(groups: Sequence[Group], most: int = 6) -> str:
-    names = [group.label for group in groups[:most]]
-    more = len(groups) - most
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+def _names(groups: Sequence[Group]) -> str:
+    return _some([group.label for group in groups])
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
