@@ -14,6 +14,7 @@ from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.style import (
     INK,
     clean,
+    left_out,
     name_axes,
     new_figure,
     run_name,
@@ -34,6 +35,8 @@ SIDE, ROW = 0.9, 1.15  # of a matrix, and from one row of them to the next, in p
 def accuracy_matrix(group: Group) -> Picture:
     """Draw the accuracies after each task on each task, the mean over the seeds."""
     accuracy = _learnt(group)
+    if np.isnan(accuracy).all():
+        raise NoPictureError(f"{group.label} was not evaluated after any task")
     num_tasks = len(accuracy)
     side = max(3.2, 1.2 + 0.36 * min(num_tasks, MOST_NUMBERED))
     figure = new_figure(side + 1.2, side + 0.7)
@@ -59,7 +62,10 @@ def accuracy_matrix(group: Group) -> Picture:
 
 def matrices(groups: Sequence[Group]) -> Picture:
     """Draw the accuracy matrices of at most 24 groups side by side, without numbers, in one scale."""
-    shown = groups[:MOST_SIDE_BY_SIDE]
+    known = [group for group in groups if not np.isnan(_learnt(group)).all()]
+    if not known:
+        raise NoPictureError("no group was evaluated after any task")
+    shown = known[:MOST_SIDE_BY_SIDE]
     rows = max(1, round(math.sqrt(len(shown) / 1.6)))
     columns = math.ceil(len(shown) / rows)
     figure = new_figure(1.15 * PANEL * columns + 0.7, PANEL * ROW * rows + 0.9)
@@ -76,15 +82,13 @@ def matrices(groups: Sequence[Group]) -> Picture:
     name_axes(axes, "tested on task, in each", "after task, in each")
     clean(axes, spines=())
     add_scale(axes, image, "accuracy (%)")
-    rest = f"; the first {len(shown)} of {len(groups)} groups" if len(shown) < len(groups) else ""
-    set_title(figure, setting_name(groups), f"mean over the seeds{rest}")
+    rest = f"; the first {len(shown)} of {len(known)} groups" if len(shown) < len(known) else ""
+    set_title(figure, setting_name(groups), f"mean over the seeds{rest}{left_out(groups, len(known))}")
     return Picture(figure)
 
 
 def _learnt(group: Group) -> Matrix:
-    """Return the mean over the seeds in percent, NaN above the diagonal; NoPictureError if none is known."""
+    """Return the mean over the seeds in percent, NaN above the diagonal."""
     accuracy = 100 * group.accuracy.mean(axis=0)
-    learnt = np.where(np.tri(len(accuracy), dtype=bool), accuracy, np.nan)
-    if np.isnan(learnt).all():
-        raise NoPictureError(f"{group.label} was not evaluated after any task")
+    learnt: Matrix = np.where(np.tri(len(accuracy), dtype=bool), accuracy, np.nan)
     return learnt
