@@ -1,4 +1,4 @@
-"""Write a comparison as a LaTeX table for the booktabs package."""
+"""Write a comparison as LaTeX tables for the booktabs package."""
 
 from __future__ import annotations
 
@@ -25,8 +25,17 @@ HEADINGS = {"accuracy A_T": "accuracy $A_T$"}  # the one title with mathematics 
 
 
 def latex_table(groups: Sequence[Group], notes: Sequence[str]) -> str:
-    """Return a ``table*``: a row a group, mean ± std over n seeds, the best of each ranked column in bold."""
-    columns = (*QUALITY, *COST)
+    """Return two ``table*``: what was learnt, and what it cost; a row a group, mean ± std over n seeds.
+
+    The best of each ranked column is bold. The first caption ends in the notes.
+    """
+    spread = "Mean $\\pm$ standard deviation over $n$ seeds"
+    said = " ".join([f"What was learnt. {spread}.", *(f"{escape(note)}." for note in notes)])
+    learnt, cost = _table(groups, QUALITY, said), _table(groups, COST, f"What it cost. {spread}.")
+    return "\n".join(["% needs \\usepackage{booktabs}", *learnt, "", *cost]) + "\n"
+
+
+def _table(groups: Sequence[Group], columns: Sequence[Column], caption: str) -> list[str]:
     best = {column.key: best_labels(groups, column) for column in columns}
     rows = [
         [escape(group.label), str(len(group.records))]
@@ -34,11 +43,7 @@ def latex_table(groups: Sequence[Group], notes: Sequence[str]) -> str:
         for group in groups
     ]
     heading = ["run", "$n$", *(_heading(column) for column in columns)]
-    caption = " ".join(
-        ["Mean $\\pm$ standard deviation over $n$ seeds.", *(f"{escape(note)}." for note in notes)]
-    )
-    lines = [
-        "% needs \\usepackage{booktabs}",
+    return [
         "\\begin{table*}",
         "  \\centering",
         f"  \\caption{{{caption}}}",
@@ -51,7 +56,6 @@ def latex_table(groups: Sequence[Group], notes: Sequence[str]) -> str:
         "  \\end{tabular}",
         "\\end{table*}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def escape(text: str) -> str:

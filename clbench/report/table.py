@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -24,7 +24,8 @@ def comparison_table(groups: Sequence[Group], notes: Sequence[str]) -> Renderabl
     """Return two tables, one above the other, with the notes below them."""
     heading = Text(f"{_setting(groups)}: mean ± std over n seeds, accuracies in %", style="bold")
     lines = [Text(f"· {note}") for note in notes]
-    return Stacked(heading, _table(groups, QUALITY), _table(groups, COST), *lines)
+    costs = [replace(column, show=_without_spread(column)) for column in COST]  # to leave room for names
+    return Stacked(heading, _table(groups, QUALITY), _table(groups, costs), *lines)
 
 
 def best_labels(groups: Sequence[Group], column: Column) -> set[str]:
@@ -75,6 +76,10 @@ def _table(groups: Sequence[Group], columns: Sequence[Column]) -> Table:
 def _cell(group: Group, column: Column, is_best: bool) -> Text:
     text = column.show(*group.statistic(column.key)).replace(" ± ", "±")
     return Text(text, style="bold" if is_best else "")
+
+
+def _without_spread(column: Column) -> Callable[[float, float], str]:
+    return lambda mean, _: column.show(mean, math.nan)
 
 
 def _setting(groups: Sequence[Group]) -> str:
