@@ -26,6 +26,7 @@ from clbench.report.pictures import NoPictureError, Picture, Point
 from clbench.report.pictures.bands import spread
 from clbench.report.pictures.confusion import blocks, confusion_shares
 from clbench.report.pictures.pareto import cost_column, unit_of
+from clbench.report.pictures.style import shortened
 from clbench.report.units import quantity
 from clbench.spec import Part, RunOptions, RunSpec
 
@@ -279,6 +280,25 @@ def test_names_cover_no_data_and_each_other_neither(thirty: list[Group], name: s
         assert len(names) == num_groups
         assert not any(box.overlaps(other) for box, other in combinations([*names, *frames], 2))
         assert max(box.x1 for box in names) <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("num_groups", [1, 12])
+@pytest.mark.parametrize("name", OF_MANY)
+def test_long_names_leave_room_for_the_data(thirty: list[Group], name: str, num_groups: int) -> None:
+    long = Group("lae-adapter " + 20 * "learning_rate=0.1 ", thirty[0].records)
+    others = thirty[1:num_groups]
+    figure = OF_MANY[name]([long, *others]).figure
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() < 14
+    assert figure.axes[0].get_window_extent().width > figure.dpi * (1 if name == "matrices" else 3.5)
+    for legend in figure.legends:
+        assert legend.get_window_extent().x0 >= 0
+
+
+def test_a_shortened_name_keeps_both_ends_and_is_no_formula() -> None:
+    assert shortened("lae-adapter", 11) == "lae-adapter"
+    assert shortened("0123456789", 6) == "01…789"
+    assert shortened("$x$") == r"\$x\$"
 
 
 def test_names_at_the_ends_are_in_the_order_of_the_ends(make: Callable[..., Group]) -> None:

@@ -21,6 +21,7 @@ from clbench.report.pictures.style import (
     seeds_name,
     set_title,
     setting_name,
+    shortened,
 )
 from clbench.report.units import matrix_cell
 
@@ -74,7 +75,9 @@ def matrices(groups: Sequence[Group]) -> Picture:
         left, top = index % columns, ROW * (index // columns)
         place = (left, left + SIDE, top + SIDE, top)
         image = axes.imshow(_learnt(group), cmap="viridis", vmin=0, vmax=100, extent=place)
-        lines = textwrap.wrap(group.label, NAME_WIDTH, max_lines=2, placeholder="…")
+        lines = textwrap.wrap(
+            shortened(group.label, 2 * NAME_WIDTH - 4), NAME_WIDTH, max_lines=2, placeholder="…"
+        )
         axes.text(left, top - 0.02, "\n".join(lines), fontsize=6.5, color=INK, va="bottom", in_layout=False)
     axes.set(
         xlim=(0, columns), ylim=(ROW * rows - ROW + SIDE, SIDE - ROW), xticks=[], yticks=[], aspect="equal"

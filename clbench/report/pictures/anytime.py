@@ -68,7 +68,9 @@ def _draw_boundaries(axes: Axes, looks: Anytime) -> None:
     """Draw a line after each task, and the task's number above the steps that it took."""
     ends, tasks = looks.steps[looks.exact], looks.in_task[looks.exact]
     for start, end, task in zip([0, *ends[:-1]], ends, tasks, strict=True):
-        axes.axvline(end, color=FAINT, linewidth=0.6, linestyle=(0, (4, 3)))
+        axes.axvline(
+            end, color=FAINT, linewidth=0.6 if len(ends) <= MOST_NAMED else 0.3, linestyle=(0, (4, 3))
+        )
         if len(ends) <= MOST_NAMED:
             name = f"task {task + 1}" if task == 0 or len(ends) <= 8 else f"{task + 1}"
             axes.annotate(
@@ -89,10 +91,13 @@ def _draw_tasks(axes: Axes, runs: Sequence[Anytime]) -> None:
     tested = runs[0].tested
     accuracy = 100 * np.mean([looks.subset for looks in runs], axis=0)
     colours = colormaps["viridis"](np.linspace(0, PALEST, accuracy.shape[1]))
+    is_crowded = len(tested) > MOST_NAMED
+    look = {"linewidth": 0.6, "alpha": 0.4} if is_crowded else {"linewidth": 1.0}
     for number, task in enumerate(tested):
         known = ~np.isnan(accuracy[:, task])
         name = "each task seen, the lighter the later" if number == 0 else None
-        axes.plot(runs[0].steps[known], accuracy[known, task], color=colours[task], linewidth=1, label=name)
+        (line,) = axes.plot(runs[0].steps[known], accuracy[known, task], color=colours[task], label=name)
+        line.set(**look)
 
 
 def _draw_means(axes: Axes, runs: Sequence[Anytime]) -> None:
@@ -107,7 +112,7 @@ def _draw_means(axes: Axes, runs: Sequence[Anytime]) -> None:
     whole = _over_tasks([looks.accuracy[looks.exact] for looks in runs]).mean(axis=0)
     name = "their mean on all test images"
     axes.plot(steps[exact], whole, "o", color=ink, markersize=4.5, clip_on=False, label=name)
-    hits, tried = (np.sum([getattr(looks, name) for looks in runs], axis=0) for name in ("hits", "tried"))
+    hits, tried = np.sum([(looks.hits, looks.tried) for looks in runs], axis=0)
     if tried.any():
         share = 100 * hits / np.where(tried, tried, np.nan)
         name = "training images before they are learnt"

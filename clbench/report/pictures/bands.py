@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clbench.report.pictures.style import INK, LineStyle, add_legend, line_style, new_figure
+from clbench.report.pictures.style import INK, LineStyle, add_legend, line_style, new_figure, width_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Values = NDArray[np.float64]
 
 MOST_IN_LEGEND = 7  # lines; of more, colours repeat and a name has to stand at its line
+MOST_MARKED = 20  # places on a line
 NAME_HEIGHT = 0.135  # inches that a name takes at the end of its line
+NAME_SIZE = 7.5  # points
 AROUND = 1.3  # inches above and below the axes
 SHAPE = (6.4, 4.0)  # inches, without a legend
 
@@ -38,12 +40,14 @@ class Band:
         return mean
 
 
-def bands_figure(num_bands: int) -> Figure:
-    """Return a figure that is high enough for the names of so many lines."""
+def bands_figure(bands: Sequence[Band]) -> Figure:
+    """Return a figure with room for the names of the lines."""
+    num_bands = len(bands)
     width, height = SHAPE
     if num_bands <= MOST_IN_LEGEND:
         return new_figure(width, height + 0.2 * num_bands)
-    return new_figure(width + 1.6, max(height, num_bands * NAME_HEIGHT + AROUND))
+    names = width_of((band.name for band in bands), NAME_SIZE)
+    return new_figure(width - 0.6 + names, max(height, num_bands * NAME_HEIGHT + AROUND))
 
 
 def draw_bands(axes: Axes, bands: Sequence[Band], *, with_markers: bool = True) -> None:
@@ -62,6 +66,7 @@ def draw_bands(axes: Axes, bands: Sequence[Band], *, with_markers: bool = True) 
             linestyle=style.dashes,
             marker=style.marker if with_markers else "",
             markersize=5 if few else 3,
+            markevery=-(-len(band.places) // MOST_MARKED),
             linewidth=1.6 if few else 1.1,
             clip_on=False,
             in_layout=False,
@@ -98,7 +103,7 @@ def _draw_name(axes: Axes, name: str, style: LineStyle, *, start: tuple[float, f
     key[0].set(linewidth=1.2, marker=style.marker, markevery=[1], markersize=3)
     for line in (*leader, *key):
         line.set(transform=axes.transAxes, clip_on=False, in_layout=False)
-    axes.text(1.1, height, name, transform=axes.transAxes, va="center", fontsize=7.5, color=INK)
+    axes.text(1.1, height, name, transform=axes.transAxes, va="center", fontsize=NAME_SIZE, color=INK)
 
 
 def spread(heights: Values, gap: float) -> Values:

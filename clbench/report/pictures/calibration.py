@@ -18,6 +18,7 @@ from clbench.report.groups import Group
 from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.style import (
     FAINT,
+    LEGEND_SIZE,
     MOST_BELOW,
     add_legend,
     left_out,
@@ -27,11 +28,14 @@ from clbench.report.pictures.style import (
     rule,
     set_title,
     setting_name,
+    shortened,
+    width_of,
 )
 from clbench.report.units import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LARGEST_DOT = 120  # square points, of all predictions in one bin
 
@@ -51,10 +55,7 @@ def calibration(groups: Sequence[Group]) -> Picture:
     found = [each for group in groups for each in [reliability(group)] if each]
     if not found:
         raise NoPictureError("no run kept predictions with a confidence")
-    few = len(found) <= MOST_BELOW
-    figure = (
-        new_figure(6.4, 5.2 + 0.2 * len(found)) if few else new_figure(8.6, max(5.2, 0.17 * len(found) + 1))
-    )
+    figure = _new_figure([each.name for each in found])
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 100], [0, 100], color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
     edges = np.linspace(0, 100, NUM_BINS + 1)
@@ -74,6 +75,13 @@ def calibration(groups: Sequence[Group]) -> Picture:
     return Picture(figure)
 
 
+def _new_figure(names: Sequence[str]) -> Figure:
+    """Return a figure with room for the names below it or, if they are many, beside it."""
+    if len(names) <= MOST_BELOW:
+        return new_figure(6.4, 5.2 + 0.2 * len(names))
+    return new_figure(6.2 + width_of(names, LEGEND_SIZE), max(5.2, 0.17 * len(names) + 1))
+
+
 def reliability(group: Group) -> Reliability | None:
     """Return what a group's last predictions say of its confidence; None if no confidence is known."""
     known = [results for results in group.results if not np.isnan(results.confidence).all()]
@@ -90,7 +98,7 @@ def reliability(group: Group) -> Reliability | None:
     num_known = np.where(num, num, np.nan)
     errors = np.array([expected_calibration_error(results) for results in known])
     std = errors.std(ddof=1) if len(errors) > 1 else np.nan
-    name = f"{group.label}: ECE {percent(errors.mean(), std)} %"
+    name = f"{shortened(group.label)}: ECE {percent(errors.mean(), std)} %"
     return Reliability(name, sums / num_known, hits / num_known, num / num.sum())
 
 

@@ -18,6 +18,7 @@ from clbench.report.pictures.style import (
     run_name,
     seeds_name,
     set_title,
+    shortened,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MOST_NAMED = 20  # classes, or tasks
 MOST_NUMBERED = 12  # classes; the numbers of more would be too small to read
 DARK = 30.0  # percent from which a cell's number is white
+LONGEST_CLASS = 24  # letters
 GAMMA = 0.5  # of the colours: half the scale is for shares below a quarter
 
 
@@ -109,5 +111,7 @@ def _class_names(group: Group, num_classes: int) -> list[str]:
     orders = [record.read_json("matrix.json").get("class_names", []) for record in group.records]
     is_shared = all(names == orders[0] for names in orders) and len(orders[0]) >= num_classes
     return (
-        [str(name) for name in orders[0][:num_classes]] if is_shared else [str(k) for k in range(num_classes)]
+        [shortened(str(name), LONGEST_CLASS) for name in orders[0][:num_classes]]
+        if is_shared
+        else [str(k) for k in range(num_classes)]
     )

@@ -18,6 +18,7 @@ from clbench.report.pictures.style import (
     rule,
     set_title,
     setting_name,
+    shortened,
     spread_name,
 )
 
@@ -58,14 +59,18 @@ def _curves(
 ) -> Picture:
     positions, unit = _positions(groups)
     bands = [
-        Band(f"{group.label} (n = {len(group.records)})", positions[: group.accuracy.shape[1]], curves)
+        Band(
+            f"{shortened(group.label)} (n = {len(group.records)})",
+            positions[: group.accuracy.shape[1]],
+            curves,
+        )
         for group in groups
         for curves in [100 * np.stack([curve(matrix) for matrix in group.accuracy])]
         if not np.isnan(curves.mean(axis=0)).all()
     ]
     if not bands:
         raise NoPictureError(f"no run was evaluated after enough tasks for its {name.partition(' (')[0]}")
-    figure = bands_figure(len(bands))
+    figure = bands_figure(bands)
     axes = figure.add_subplot()
     draw_bands(axes, bands)
     if limits:

@@ -11,7 +11,7 @@ from clbench.report.comparing import pareto_front
 from clbench.report.groups import Group
 from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.scatter import Point, scatter
-from clbench.report.pictures.style import left_out, setting_name, spread_name
+from clbench.report.pictures.style import left_out, setting_name, shortened, spread_name
 from clbench.report.units import quantity
 
 UNITS = {  # of a cost, by a word in its key
@@ -29,7 +29,7 @@ def pareto(groups: Sequence[Group], cost: str = "flops.train") -> Picture:
     """Draw each group's last accuracy over a cost, means and standard deviations over the seeds."""
     column = cost_column(cost)
     points = [
-        Point(group.label, mean, 100 * accuracy, std, 100 * accuracy_std)
+        Point(shortened(group.label), mean, 100 * accuracy, std, 100 * accuracy_std)
         for group in groups
         for (mean, std), (accuracy, accuracy_std) in [(group.statistic(cost), group.statistic("accuracy"))]
         if not math.isnan(mean) and not math.isnan(accuracy)
@@ -43,7 +43,7 @@ def pareto(groups: Sequence[Group], cost: str = "flops.train") -> Picture:
         tick=lambda value: column.show(value, math.nan),
         title=setting_name(groups),
         below=below + left_out(groups, len(points)),
-        front=pareto_front(groups, cost),
+        front={shortened(label) for label in pareto_front(groups, cost)},
     )
 
 

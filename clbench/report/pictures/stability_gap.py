@@ -21,6 +21,7 @@ from clbench.report.pictures.style import (
     rule,
     set_title,
     setting_name,
+    shortened,
 )
 
 SPREAD = "mean ± standard deviation over old tasks and seeds; dot: the lowest point"
@@ -31,7 +32,7 @@ def stability_gap(groups: Sequence[Group]) -> Picture:
     bands = [band for group in groups for band in _band(group)]
     if not bands:
         raise NoPictureError("no run was looked at while it learnt; run with --set run.eval_every=10")
-    figure = bands_figure(len(bands))
+    figure = bands_figure(bands)
     axes = figure.add_subplot()
     axes.axhline(0, color=FAINT, linewidth=0.8)
     draw_bands(axes, bands, with_markers=False)
@@ -60,4 +61,4 @@ def _band(group: Group) -> list[Band]:
     until = min(steps[-1] for steps, _ in series)
     places = np.unique(np.concatenate([steps[steps <= until] for steps, _ in series]))
     curves = np.stack([np.interp(places, steps, change) for steps, change in series])
-    return [Band(f"{group.label} (n = {len(looks)})", places.tolist(), curves)]
+    return [Band(f"{shortened(group.label)} (n = {len(looks)})", places.tolist(), curves)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clbench.report.groups import Group
+from clbench.report.groups import Group, Matrix
 from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.style import (
     COLOURS,
@@ -22,48 +23,42 @@ from clbench.report.pictures.style import (
     new_figure,
     set_title,
     setting_name,
+    shortened,
+    width_of,
 )
 from clbench.report.units import quantity
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 KINDS = "stored_bytes_by_kind."
 PARTS = "stored_bytes."  # in records that do not tell the kinds
-ORDER = ("modules", "head", "prototypes", "covariances", "exemplars")  # of the kinds, and their colours
+ORDER = ("modules", "head", "prototypes", "covariances", "exemplars")  # of the kinds
 OTHER = "other"
 BAR_HEIGHT = 0.24  # inches
+NAME_SIZE = 8.0  # points
 
 
 def stored_bytes(groups: Sequence[Group]) -> Picture:
     """Draw a bar for each group, the shortest on top, of what it stores by kind, the mean over the seeds."""
-    sizes = {group.label: size for group in groups for size in [_sizes(group)] if size}
+    sizes = {shortened(group.label): size for group in groups for size in [_sizes(group)] if size}
     if not sizes:
         raise NoPictureError("no run knows the bytes that it stores")
     totals = {label: sum(size.values()) for label, size in sizes.items()}
     labels = sorted(totals, key=lambda label: totals[label])
     kinds = _kinds(sizes)
-    figure = new_figure(7.2, 1.6 + BAR_HEIGHT * len(labels) + 0.2 * math.ceil(len(kinds) / 3))
+    height = 1.6 + BAR_HEIGHT * len(labels) + 0.2 * math.ceil(len(kinds) / 3)
+    figure = new_figure(6.2 + width_of(labels, NAME_SIZE), height)
     axes = figure.add_subplot()
-    places, left = np.arange(len(labels)), np.zeros(len(labels))
-    for index, kind in enumerate(kinds):
-        widths = np.array([_size(sizes[label], kind, kinds) for label in labels])
-        colour = FAINT if kind == OTHER else COLOURS[index % len(COLOURS)]
-        some = widths > 0
-        axes.barh(
-            places[some],
-            widths[some],
-            0.72,
-            left=left[some],
-            color=colour,
-            edgecolor="white",
-            linewidth=0.5,
-            label=kind,
-        )
-        left += widths
-    for place, total in enumerate(left.tolist()):
-        text = f" {quantity(total, unit='B')}"
-        axes.text(total, place, text, va="center", fontsize=7.5, color=INK, in_layout=False)
-    axes.set_yticks(places, labels)
+    _draw_bars(
+        axes, {kind: np.array([_size(sizes[label], kind, kinds) for label in labels]) for kind in kinds}
+    )
+    for place, label in enumerate(labels):
+        text = f" {quantity(totals[label], unit='B')}"
+        axes.text(totals[label], place, text, va="center", fontsize=7.5, color=INK, in_layout=False)
+    axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_xlim(0, 1.12 * max(left.max(), 1))
+    axes.set_xlim(0, 1.12 * max(*totals.values(), 1))
     axes.xaxis.set_major_formatter(lambda value, _: re.sub(r"\.0+\b", "", quantity(value, unit="B")))
     axes.grid(axis="x", color=PALE, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -75,11 +70,23 @@ def stored_bytes(groups: Sequence[Group]) -> Picture:
     return Picture(figure)
 
 
+def _draw_bars(axes: Axes, widths_of_kind: Mapping[str, Matrix]) -> None:
+    """Draw the bytes of each kind in each place, right of those of the kinds before."""
+    left: Matrix = np.zeros_like(next(iter(widths_of_kind.values())))
+    for index, (kind, widths) in enumerate(widths_of_kind.items()):
+        colour = FAINT if kind == OTHER else COLOURS[index % len(COLOURS)]
+        places = np.flatnonzero(widths)
+        drawn = axes.barh(places, widths[places], 0.72, left=left[places], color=colour, label=kind)
+        for bar in drawn:
+            bar.set(edgecolor="white", linewidth=0.5)
+        left = left + widths
+
+
 def _sizes(group: Group) -> dict[str, float]:
     """Return the bytes of each kind, or of each part where the kinds are not known; nothing if unknown."""
     for prefix in (KINDS, PARTS):
         keys = [key for key in group.values[0] if key.startswith(prefix) and key != "stored_bytes.total"]
-        sizes = {key.removeprefix(prefix): group.statistic(key)[0] for key in keys}
+        sizes = {shortened(key.removeprefix(prefix)): group.statistic(key)[0] for key in keys}
         if sizes and not any(map(math.isnan, sizes.values())):
             return sizes
     return {}

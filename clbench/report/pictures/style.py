@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 INK, FAINT, PALE = "#222222", "#8a8a8a", "#e6e6e6"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito
 MOST_BELOW = 9  # names in a legend below the axes
+LEGEND_SIZE = 7.5  # points, of one beside them
+LONGEST_NAME = 60  # letters of a group in a picture
 LETTERS = 12  # of a title, that go into an inch
 
 Dashes = str | tuple[int, tuple[int, ...]]  # a name, or (offset, lengths of dashes and gaps)
@@ -82,6 +84,18 @@ def left_out(groups: Sequence[Group], num_shown: int) -> str:
     return f"; {num_missing} group{'s have' if num_missing > 1 else ' has'} no data" if num_missing else ""
 
 
+def shortened(name: str, most: int = LONGEST_NAME) -> str:
+    """Return a name in at most so many letters, cut in its middle, as text that is no formula."""
+    start = most // 3
+    short = name if len(name) <= most else f"{name[:start]}…{name[start + 1 - most :]}"
+    return short.replace("$", r"\$")
+
+
+def width_of(names: Iterable[str], size: float) -> float:
+    """Return about how many inches the longest name takes in letters of so many points."""
+    return max(map(len, names)) * size * 0.6 / 72
+
+
 def set_title(figure: Figure, text: str, below: str) -> None:
     """Write a title, broken where the figure ends, and a line below it."""
     width = int(figure.get_figwidth() * LETTERS)
@@ -113,7 +127,7 @@ def rule(axes: Axes) -> None:
 def add_legend(figure: Figure, names: Sequence[str]) -> None:
     """Explain what is drawn: below the axes, in as many columns as there is room for, or beside them."""
     if len(names) > MOST_BELOW:
-        figure.legend(loc="outside right center", frameon=False, fontsize=7.5)
+        figure.legend(loc="outside right center", frameon=False, fontsize=LEGEND_SIZE)
         return
     longest = max(map(len, names))
     columns = min(len(names), 3 if longest <= 18 else 2 if longest <= 32 else 1)
