@@ -192,7 +192,8 @@ class Trial(Progress):
             assert torch.equal(tensor, theirs[name]), f"{what} ends with another {name}"
         for task, columns in other.logs.items():
             for name, values in columns.items():
-                assert np.array_equal(values, self.logs[task][name]), f"{what} predicts another {name}"
+                same = np.array_equal(values, self.logs[task][name], equal_nan=True)  # NaN: not known
+                assert same, f"{what} predicts another {name}"
 
     def check_predictions(self, other: Trial, what: str) -> None:
         """Expect another run to predict the same classes."""
