@@ -109,9 +109,6 @@ def _name_classes(axes: Axes, group: Group, num_classes: int, spans: Sequence[tu
 def _class_names(group: Group, num_classes: int) -> list[str]:
     """Return the names of the classes in stream order, or their numbers where the seeds have other orders."""
     orders = [record.read_json("matrix.json").get("class_names", []) for record in group.records]
-    is_shared = all(names == orders[0] for names in orders) and len(orders[0]) >= num_classes
-    return (
-        [shortened(str(name), LONGEST_CLASS) for name in orders[0][:num_classes]]
-        if is_shared
-        else [str(k) for k in range(num_classes)]
-    )
+    if any(names != orders[0] for names in orders) or len(orders[0]) < num_classes:
+        return [str(number) for number in range(num_classes)]
+    return [shortened(str(name), LONGEST_CLASS) for name in orders[0][:num_classes]]

@@ -58,16 +58,12 @@ def _curves(
     limits: tuple[float, float] | None,
 ) -> Picture:
     positions, unit = _positions(groups)
-    bands = [
-        Band(
-            f"{shortened(group.label)} (n = {len(group.records)})",
-            positions[: group.accuracy.shape[1]],
-            curves,
-        )
-        for group in groups
-        for curves in [100 * np.stack([curve(matrix) for matrix in group.accuracy])]
-        if not np.isnan(curves.mean(axis=0)).all()
-    ]
+    bands = []
+    for group in groups:
+        curves = 100 * np.stack([curve(matrix) for matrix in group.accuracy])
+        if not np.isnan(curves.mean(axis=0)).all():
+            label = f"{shortened(group.label)} (n = {len(curves)})"
+            bands.append(Band(label, positions[: curves.shape[1]], curves))
     if not bands:
         raise NoPictureError(f"no run was evaluated after enough tasks for its {name.partition(' (')[0]}")
     figure = bands_figure(bands)
