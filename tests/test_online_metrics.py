@@ -303,8 +303,8 @@ def test_in_a_flow_no_class_is_predicted_before_it_was_met(tmp_path: Path, monke
     def look_and_keep(watch: Watch, seen: Sequence[Task]) -> None:
         log = watch.evaluator.log
 
-        def keep(*arguments: Any) -> Columns:
-            columns = log(*arguments)
+        def keep(*arguments: Any, **named: Any) -> Columns:
+            columns = log(*arguments, **named)
             met = set(labels[: watch.num_trained])
             looks.append((met, {*columns["prediction"].tolist(), *columns["label"].tolist()}))
             return columns

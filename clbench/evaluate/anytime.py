@@ -70,13 +70,10 @@ class Watch:
     def look(self, seen: Sequence[Task]) -> None:
         """Predict the subsets of the tasks seen."""
         shown = [self._shown(task) for task in seen]
-        num_images = sum(map(len, shown))
-        if not num_images:
+        if not any(map(len, shown)):
             return
         evaluation_mode(self.evaluator.strategy)
-        with self.evaluator.meter.phase("watch", images=num_images):
-            columns = self.evaluator.log(seen, shown, self._known())
-        self.evaluator.account("watch", seen, num_images)
+        columns = self.evaluator.log(seen, shown, self._known(), phase="watch")
         self._note(seen[-1].index, columns, exact=False)
 
     def task_ended(self, task: int, columns: Columns) -> None:

@@ -49,10 +49,8 @@ class Evaluator:
         num_images = sum(map(len, samples))
         self.progress.evaluation_started(num_images)
         reliability = Reliability(1 + max(max(task.classes) for task in seen))
-        with self.meter.phase("evaluate", images=num_images):
-            columns = self.log(seen, samples, reliability=reliability)
+        columns = self.log(seen, samples, reliability=reliability)
         self.meter.lap("evaluate")
-        self.account("evaluate", seen, num_images)
         self.reliability = reliability.columns()
         return columns
 
@@ -64,13 +62,7 @@ class Evaluator:
         evaluation_mode(self.strategy)
         tasks = self.stream.tasks
         samples = [task.test if task.index >= num_seen else task.test.select(slice(0)) for task in tasks]
-        num_images = sum(map(len, samples))
-        if not num_images:
-            return {}
-        with self.meter.phase("evaluate", images=num_images):
-            columns = self.log(tasks, samples)
-        self.account("evaluate", tasks, num_images)
-        return columns
+        return self.log(tasks, samples) if any(map(len, samples)) else {}
 
     def account(self, phase: str, seen: Sequence[Task], num_images: int) -> None:
         """Put what predicting so many images of the tasks seen took on the account of a phase.
@@ -94,30 +86,49 @@ class Evaluator:
                 scores = scores.masked_fill(~known[: scores.shape[1]], -1.0)
             return int((scores.argmax(dim=1) == labels).sum())
 
-    @torch.inference_mode()
     def log(
         self,
         seen: Sequence[Task],
         samples: Sequence[Samples],
         known: Tensor | None = None,
+        *,
         reliability: Reliability | None = None,
+        phase: str = "evaluate",
     ) -> Columns:
         """Return the prediction log of some samples of each task seen, one row an image.
 
         The columns are those of ``clbench.evaluate.digest``. Where the task is told with an image, only its
-        classes have a share. ``reliability`` counts every class's share.
+        classes have a share. ``reliability`` counts every class's share. What it takes is on the account of
+        ``phase``; what the first batch takes is counted itself, because a strategy may refresh what it
+        predicts with, such as class means, when it is asked.
         """
         whole = join(samples)
-        task_of_row = np.repeat([task.index for task in seen], [len(part) for part in samples])
+        with self.meter.phase(phase, images=len(whole)), torch.inference_mode():
+            columns, num_counted = self._log(seen, whole, list(map(len, samples)), known, reliability, phase)
+        self.account(phase, seen, len(whole) - num_counted)
+        return columns
+
+    def _log(
+        self,
+        seen: Sequence[Task],
+        whole: Samples,
+        sizes: Sequence[int],
+        known: Tensor | None,
+        reliability: Reliability | None,
+        phase: str,
+    ) -> tuple[Columns, int]:
+        """Return the log, and for how many images the operations were counted."""
+        task_of_row = np.repeat([task.index for task in seen], sizes)
         membership = _membership(seen).to(self.batcher.device)
         came_in = membership.int().argmax(dim=0)  # (C,): the first task of each class
         newest = int(came_in.max())
         if self.cache:
             self.cache.expect("test", whole.rows)
         pieces: list[Tensor] = []
-        for part in self._parts(task_of_row):
+        parts = self._parts(task_of_row)
+        for number, part in enumerate(parts):
             inputs = self.inputs(whole.rows[part], int(task_of_row[part.start]))
-            scores = self.predict(inputs).float()
+            scores = (self._counted(inputs, phase) if number == 0 else self.predict(inputs)).float()
             expected = (part.stop - part.start, membership.shape[1])
             if scores.shape != expected:
                 raise ValueError(
@@ -137,7 +148,12 @@ class Evaluator:
         columns = _columns(torch.cat(pieces, dim=1), whole, task_of_row)
         if self.stream.scenario == "task":  # the classes of other tasks had no chance
             columns |= {name: np.full_like(columns[name], np.nan) for name in ("old_score", "new_score")}
-        return columns
+        return columns, parts[0].stop
+
+    def _counted(self, inputs: Inputs, phase: str) -> Tensor:
+        scores: list[Tensor] = []
+        self.meter.spent_on(phase, lambda: scores.append(self.predict(inputs)))
+        return scores[0]
 
     def _parts(self, task_of_row: NDArray[np.int64]) -> list[slice]:
         """Cut the rows into batches; where the task is told, each of one task."""
