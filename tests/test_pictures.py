@@ -309,6 +309,19 @@ def test_names_at_the_ends_are_in_the_order_of_the_ends(make: Callable[..., Grou
     assert ordered == [f"ends at {value} (n = 1)" for value in sorted(last)]
 
 
+@pytest.mark.parametrize("draw", [pictures.accuracy_curve, pictures.forgetting_curve])
+def test_a_leader_starts_at_the_end_of_its_line(
+    make: Callable[..., Group], draw: Callable[[Sequence[Group]], Picture]
+) -> None:
+    groups = [make(f"{last}", [[[0.9], [0.5, 0.5], [last] * 3]]) for last in np.linspace(0.1, 0.8, 8)]
+    lines = draw(groups).figure.axes[0].get_lines()
+    ends = [each.get_xydata()[-1] for each in lines if "(n = 1)" in str(each.get_label())]
+    leaders = [each for each in lines if each.get_alpha() == 0.5]
+    starts = [each.get_transform().transform(each.get_xydata()[0]) for each in leaders]
+    assert len(ends) == 8
+    np.testing.assert_allclose(starts, leaders[0].axes.transData.transform(ends))
+
+
 @pytest.mark.parametrize(
     ("heights", "expected"),
     [

@@ -98,12 +98,31 @@ def name_bands(figure: Figure, axes: Axes, bands: Sequence[Band]) -> None:
 
 def _draw_name(axes: Axes, name: str, style: LineStyle, *, start: tuple[float, float], height: float) -> None:
     """Write a name right of the axes, with a key, and lead to it from the end of its line."""
-    leader = axes.plot([start[0], 1.04], [start[1], height], color=style.colour, linewidth=0.6, alpha=0.5)
-    key = axes.plot([1.04, 1.065, 1.09], [height] * 3, color=style.colour, linestyle=style.dashes)
-    key[0].set(linewidth=1.2, marker=style.marker, markevery=[1], markersize=3)
-    for line in (*leader, *key):
-        line.set(transform=axes.transAxes, clip_on=False, in_layout=False)
-    axes.text(1.1, height, name, transform=axes.transAxes, va="center", fontsize=NAME_SIZE, color=INK)
+    place = axes.transAxes  # from the start, else the axes would make room for a line at these numbers
+    axes.plot(
+        [start[0], 1.04],
+        [start[1], height],
+        color=style.colour,
+        linewidth=0.6,
+        alpha=0.5,
+        transform=place,
+        clip_on=False,
+        in_layout=False,
+    )
+    axes.plot(
+        [1.04, 1.065, 1.09],
+        [height] * 3,
+        color=style.colour,
+        linestyle=style.dashes,
+        linewidth=1.2,
+        marker=style.marker,
+        markersize=3,
+        markevery=[1],
+        transform=place,
+        clip_on=False,
+        in_layout=False,
+    )
+    axes.text(1.1, height, name, transform=place, va="center", fontsize=NAME_SIZE, color=INK)
 
 
 def spread(heights: Values, gap: float) -> Values:
