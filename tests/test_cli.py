@@ -45,8 +45,8 @@ COMMANDS = {
     ],
     "resume": ["RUN", "--data-dir", "--logger"],
     "list": ["[KIND]", "--backbone", "--set"],
-    "show": ["NAME"],
-    "report": ["RUN...", "--out", "--html"],
+    "show": ["[KIND] NAME"],
+    "report": ["RUN...", "--out", "--html", "--recompute"],
     "doctor": ["--data-dir"],
 }
 

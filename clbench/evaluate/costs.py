@@ -102,25 +102,26 @@ class PhaseClock:
     def __init__(self) -> None:
         """Start with nothing spent."""
         self.phases: dict[str, Spent] = {}
-        self._around: list[Spent] = []  # the phases that the current block is in, outermost first
+        self.around: list[str] = []  # the phases that the current block is in, outermost first
 
     @contextmanager
     def phase(self, name: str, images: int = 0) -> Iterator[None]:
         """Add what the block takes to a phase; the images only if it ends without an error."""
         spent = self.phases.setdefault(name, Spent())
         wall, cpu = time.perf_counter(), time.process_time()
-        self._around.append(spent)
+        self.around.append(name)
         try:
             yield
             spent.images += images
         finally:
-            self._around.pop()
+            self.around.pop()
             seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
             spent.seconds += seconds
             spent.cpu_seconds += cpu_seconds
-            if self._around:
-                self._around[-1].seconds -= seconds
-                self._around[-1].cpu_seconds -= cpu_seconds
+            if self.around:
+                outer = self.phases[self.around[-1]]
+                outer.seconds -= seconds
+                outer.cpu_seconds -= cpu_seconds
 
     def to_dict(self) -> dict[str, dict[str, float]]:
         """Return the sums as plain numbers, for a checkpoint."""

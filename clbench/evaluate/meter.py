@@ -14,6 +14,8 @@ from clbench.evaluate.energy import Energy
 from clbench.evaluate.flops import count_flops
 from clbench.evaluate.memory import PeakMemory
 
+LOOKING = ("evaluate", "watch")  # phases that predict test images
+
 
 class Meter:
     """The account of one run.
@@ -30,6 +32,7 @@ class Meter:
         self.energy = Energy(device)
         self.by_task: list[dict[str, Any]] = []  # what was held and had been spent after each task
         self._counted: dict[tuple[str, int | str], float] = {}
+        self._encoded = 0.0  # FLOPs put on an account by ``encoded``
 
     def phase(self, name: str, images: int = 0) -> AbstractContextManager[None]:
         """Return a context whose time is added to a phase."""
@@ -46,12 +49,10 @@ class Meter:
         self.energy.read()
 
     def spent_on(self, account: str, call: Callable[[], object]) -> None:
-        """Call once, and put the FLOPs on an account, but for those that ``encoded`` put on its own."""
-        before = self.flops.get("encode", 0.0)
-        flops = count_flops(call)
-        self.flops[account] = self.flops.get(account, 0.0) + max(
-            0.0, flops - (self.flops.get("encode", 0.0) - before)
-        )
+        """Call once, and put the FLOPs on an account, but for those that ``encoded`` has put on one."""
+        before = self._encoded
+        flops = count_flops(call) - (self._encoded - before)
+        self.flops[account] = self.flops.get(account, 0.0) + max(0.0, flops)
 
     def has_counted(self, phase: str, key: int) -> bool:
         """Tell whether the key was met."""
@@ -64,7 +65,12 @@ class Meter:
         return self._counted[what, key]
 
     def encoded(self, key: str, num_images: int, compute: Callable[[], Tensor]) -> Tensor:
-        """Return the features that ``compute`` makes of so many images, on the account of "encode"."""
+        """Return the features that ``compute`` makes of so many images.
+
+        They are on the account of the phase that asks for them, where that looks at test images, and of
+        "encode" elsewhere.
+        """
+        account = next((name for name in reversed(self.clock.around) if name in LOOKING), "encode")
         features: list[Tensor] = []
         with self.phase("encode", images=num_images):
             if ("encode", key) not in self._counted:
@@ -72,7 +78,9 @@ class Meter:
                 self._counted["encode", key] = flops / num_images
             else:
                 features.append(compute())
-        self.flops["encode"] = self.flops.get("encode", 0.0) + num_images * self._counted["encode", key]
+        spent = num_images * self._counted["encode", key]
+        self.flops[account] = self.flops.get(account, 0.0) + spent
+        self._encoded += spent
         return features[0]
 
     def state(self) -> dict[str, Any]:

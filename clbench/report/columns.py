@@ -40,10 +40,15 @@ COST = (
     Column("parameters.trainable", "trainable parameters", quantity),
     Column("stored_bytes.total", "stored", partial(quantity, unit="B")),
     Column("packed_bytes.total", "packed", partial(quantity, unit="B")),
-    Column("flops.train", "training", partial(quantity, unit="FLOP")),
+    Column("flops.training", "training", partial(quantity, unit="FLOP")),
     Column("memory.process.peak", "peak memory", partial(quantity, unit="B")),
     Column("seconds", "time", seconds),
 )
+TRAINING = (
+    "train",
+    "task",
+    "encode",
+)  # accounts of what is computed to learn: steps, between them, frozen parts
 
 
 def values_of(record: Record) -> dict[str, float]:
@@ -51,7 +56,13 @@ def values_of(record: Record) -> dict[str, float]:
     metrics = flat(record.read_json("metrics.json"))
     costs = flat(record.read_json("costs.json"))
     phases = [value for key, value in costs.items() if key.startswith("time.") and key.endswith(".seconds")]
-    return {**metrics, **costs, "seconds": sum(phases) if phases else math.nan}
+    training = [costs[f"flops.{account}"] for account in TRAINING if f"flops.{account}" in costs]
+    derived = {"seconds": phases, "flops.training": training}
+    return {
+        **metrics,
+        **costs,
+        **{name: sum(parts) if parts else math.nan for name, parts in derived.items()},
+    }
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

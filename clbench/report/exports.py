@@ -20,7 +20,7 @@ OF_STREAM: dict[str, Callable[[Sequence[Group]], Picture]] = {
     "accuracy-curve": pictures.accuracy_curve,
     "forgetting-curve": pictures.forgetting_curve,
     "accuracy-matrices": pictures.matrices,
-    "pareto-training": partial(pictures.pareto, cost="flops.train"),
+    "pareto-training": partial(pictures.pareto, cost="flops.training"),
     "pareto-stored": partial(pictures.pareto, cost="stored_bytes.total"),
     "stored-bytes": pictures.stored_bytes,
     "calibration": pictures.calibration,

@@ -51,7 +51,7 @@ PLANS = (
     Plan(
         "Accuracy and training operations",
         ALL,
-        lambda groups: pictures.pareto(groups, cost="flops.train"),
+        lambda groups: pictures.pareto(groups, cost="flops.training"),
         "Up and to the left is better. Nobody is both cheaper and more accurate than a group on the line.",
     ),
     Plan(

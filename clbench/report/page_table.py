@@ -22,7 +22,7 @@ MEANING = {
     "parameters.trainable": "Numbers that training changes.",
     "stored_bytes.total": "Bytes that the strategy keeps between tasks, the backbone's own weights aside.",
     "packed_bytes.total": "The same with quantised weights bit-packed: enough to predict.",
-    "flops.train": "Floating-point operations of the whole training, replay and queries included.",
+    "flops.training": "Floating-point operations of the training: steps, replay, queries, frozen features.",
     "memory.process.peak": "The most memory that the process held.",
     "seconds": "Wall time of all phases, evaluation included.",
 }

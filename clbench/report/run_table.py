@@ -97,7 +97,7 @@ def _costs(values: dict[str, float]) -> list[tuple[str, str]]:
         ("  trainable", quantity(values.get("parameters.trainable", NAN))),
         ("stored", quantity(values.get("stored_bytes.total", NAN), unit="B")),
         ("  packed", quantity(values.get("packed_bytes.total", NAN), unit="B")),
-        ("training", quantity(values.get("flops.train", NAN), unit="FLOP")),
+        ("training", quantity(values.get("flops.training", NAN), unit="FLOP")),
         ("  an image", quantity(values.get("flops.train_per_image", NAN), unit="FLOP")),
         ("evaluation", quantity(values.get("flops.evaluate", NAN), unit="FLOP")),
         ("  an image", quantity(values.get("flops.evaluate_per_image", NAN), unit="FLOP")),

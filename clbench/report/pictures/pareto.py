@@ -25,7 +25,7 @@ UNITS = {  # of a cost, by a word in its key
 }
 
 
-def pareto(groups: Sequence[Group], cost: str = "flops.train") -> Picture:
+def pareto(groups: Sequence[Group], cost: str = "flops.training") -> Picture:
     """Draw each group's last accuracy over a cost, means and standard deviations over the seeds."""
     column = cost_column(cost)
     points = [
