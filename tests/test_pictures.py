@@ -501,8 +501,8 @@ def bars(picture: Picture) -> dict[str, list[tuple[float, float, float]]]:
 
 
 def test_bars_are_stacked_by_kind_the_shortest_on_top(make: Callable[..., Group]) -> None:
-    kinds = {"modules": 300, "head": 100, "exemplars": 0}
-    other = {"modules": 50, "head": 100, "exemplars": 1000}
+    kinds = {"modules": 300, "head": 100, "exemplars": 0, "total": 400, "model-delta": 400}
+    other = {"modules": 50, "head": 100, "exemplars": 1000, "total": 1150, "model-delta": 150}
     groups = [
         make("large", [GOLDEN], costs=[{"stored_bytes_by_kind": other, "stored_bytes": {"total": 1150}}]),
         make("small", [GOLDEN], costs=[{"stored_bytes_by_kind": kinds, "stored_bytes": {"total": 400}}]),

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 KINDS = "stored_bytes_by_kind."
 PARTS = "stored_bytes."  # in records that do not tell the kinds
-ORDER = ("modules", "head", "prototypes", "covariances", "exemplars")  # of the kinds
+SUMS = ("total", "model-delta")  # of several kinds
+ORDER = ("modules", "head", "prototypes", "covariances", "exemplars", "importance")  # of the kinds
 OTHER = "other"
 BAR_HEIGHT = 0.24  # inches
 NAME_SIZE = 8.0  # points
@@ -85,8 +86,9 @@ def _draw_bars(axes: Axes, widths_of_kind: Mapping[str, Matrix]) -> None:
 def _sizes(group: Group) -> dict[str, float]:
     """Return the bytes of each kind, or of each part where the kinds are not known; nothing if unknown."""
     for prefix in (KINDS, PARTS):
-        keys = [key for key in group.values[0] if key.startswith(prefix) and key != "stored_bytes.total"]
-        sizes = {shortened(key.removeprefix(prefix)): group.statistic(key)[0] for key in keys}
+        names = [key.removeprefix(prefix) for key in group.values[0] if key.startswith(prefix)]
+        parts = [name for name in names if name not in SUMS]
+        sizes = {shortened(name): group.statistic(prefix + name)[0] for name in parts}
         if sizes and not any(map(math.isnan, sizes.values())):
             return sizes
     return {}
