@@ -173,7 +173,7 @@ def list_names(
 @app.command()
 def show(words: Annotated[list[str], typer.Argument(metavar="[KIND] NAME")]) -> None:
     """Show what a name is: its paper and options, or a metric's formula."""
-    from clbench.listing import showing
+    from clbench.showing import showing
 
     if len(words) > 2:
         raise UsageError(f"show takes a name, or a kind and a name, not {len(words)} words")

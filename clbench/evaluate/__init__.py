@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,12 +40,17 @@ class Metric:
     @property
     def summary(self) -> str:
         """The first line of the function's documentation."""
-        return (inspect.getdoc(self.function) or "").split("\n", 1)[0].rstrip(".")
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0].rstrip(".").replace("``", "")
 
     @property
     def family(self) -> str:
         """The file that it stands in: "matrix", "calibration"."""
         return self.function.__module__.rpartition(".")[2]
+
+    @property
+    def family_summary(self) -> str:
+        """The first line of that file's documentation."""
+        return (sys.modules[self.function.__module__].__doc__ or "").split("\n", 1)[0].rstrip(".")
 
     def __call__(self, results: Results, joint: Results | None = None) -> float:
         """Return the metric's value, NaN if it is not known; some compare with a run of joint training."""
