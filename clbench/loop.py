@@ -59,6 +59,9 @@ class Loop:
     eval_images: int = 100  # test images of each task that are looked at every so many steps
     eval_ahead: bool = False  # whether tasks that are still to come are evaluated, too
     prequential: bool = True  # where there are looks, whether each batch is predicted before it is learnt
+    step_cost: int = (
+        1  # micro-batches of an online stream that arrive while one is learnt: the rest is missed
+    )
     cache: FeatureCache | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)  # of the task begun
 
@@ -158,7 +161,8 @@ class Loop:
             )
             start_modules(self.strategy, first, self.seeds.generator("start", start.task))
         num_epochs = self.strategy.num_epochs(start.task)
-        self.progress.epoch_started(start.epoch, num_epochs, start.step, len(batches))
+        counts = (math.ceil(number / self.step_cost) for number in (start.step, len(batches)))
+        self.progress.epoch_started(start.epoch, num_epochs, *counts)
         changing = scheduled(self.strategy.parts().values())
         assert self.optimizer is not None
         first_batch = self._batch(samples, batches[0], start)
@@ -171,6 +175,8 @@ class Loop:
                 part.progress.fill_(done)
             batch = self._batch(samples, batches[step], position)
             self.watch.before_step(batch)
+            if step % self.step_cost:  # it came while an earlier one was being learnt
+                continue
             with self.meter.phase("train", images=num_images):
                 loss = self.step.learn(batch, self.optimizer, done)
                 total += loss

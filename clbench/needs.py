@@ -87,3 +87,12 @@ def refuse_unknown_classes(stream: TaskStream) -> None:
                 " predict before they are learnt, so forward transfer is meaningless there; use"
                 " stream.scenario=domain"
             )
+
+
+def refuse_waiting(stream: TaskStream) -> None:
+    """Raise NeedError in one line if the stream's images wait until they are learnt."""
+    if not stream.micro_batch:
+        raise NeedError(
+            f"run.step_cost above 1: the images of {stream.name} wait until they are learnt; a stream that"
+            " does not wait is one with stream.online=10, say"
+        )

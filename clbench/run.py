@@ -23,7 +23,7 @@ from clbench.evaluate.probe import Probe, ProbeSet
 from clbench.evaluate.results import Results
 from clbench.feature_cache import FeatureCache
 from clbench.loop import BEFORE, Loop
-from clbench.needs import refuse_impossible, refuse_unknown_classes
+from clbench.needs import refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.progress import Progress
 from clbench.record import Record
 from clbench.report import write_figures
@@ -69,6 +69,8 @@ def prepare(spec: RunSpec, places: Places) -> Parts:
     refuse_impossible(spec.strategy.name, strategy, stream, backbone)
     if spec.run.eval_ahead:
         refuse_unknown_classes(stream)
+    if spec.run.step_cost > 1:
+        refuse_waiting(stream)
     strategy.setup(backbone, build(petl.get(spec.petl.name), "petl", spec.petl.options), seeds)
     return Parts(stream, backbone, strategy, seeds, device)
 
@@ -147,6 +149,7 @@ def _finish(
         eval_every=run.eval_every,
         eval_images=run.eval_images,
         eval_ahead=run.eval_ahead,
+        step_cost=run.step_cost,
         prequential=run.prequential,
         cache=None if run.exact else cache,
     )

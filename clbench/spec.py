@@ -66,6 +66,9 @@ class RunOptions(BaseModel):
     eval_ahead: bool = False  # evaluate every task also before it is learnt, for forward transfer
     probe_images: Annotated[int, Field(ge=0)] = 0  # of each task, whose representations are kept; 0: none
     prequential: bool = True  # eval_every > 0: predict each training batch before it is learnt, too
+    step_cost: Annotated[int, Field(ge=1)] = (
+        1  # micro-batches that arrive while one is learnt; all are predicted, only every so many is learnt
+    )
     exact: bool = False  # compute everything each time: keep no features
 
 

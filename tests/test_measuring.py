@@ -120,3 +120,25 @@ def test_costs_by_task_end_where_the_whole_ends(tmp_path: Path) -> None:
     assert trained == sorted(trained)
     assert trained[-1] == costs["flops"]["train"]
     assert costs["macs"]["train"] == costs["flops"]["train"] / 2
+
+
+def test_in_real_time_all_batches_are_predicted_and_some_are_missed(tmp_path: Path) -> None:
+    online = {"tasks": "2", "online": 5}
+    learnt, tried = [], []
+    for cost in (1, 3):
+        record = run(
+            tmp_path / str(cost),
+            online,
+            {"name": "naive-linear", "batch_size": 5},
+            eval_every=1,
+            step_cost=cost,
+        )
+        learnt.append(record.read_json("costs.json")["time"]["train"]["images"])
+        looks = record.results().anytime
+        assert looks is not None
+        tried.append(looks.tried.sum())
+    num_batches = learnt[0] // 5 // 2  # of each of two tasks
+    assert learnt == [2 * 5 * num_batches, 2 * 5 * -(-num_batches // 3)]
+    assert tried == [learnt[0]] * 2
+    with pytest.raises(clbench.UserError, match=r"run\.step_cost above 1: the images of split-digits wait"):
+        run(tmp_path, {"tasks": "2"}, {"name": "naive-linear"}, step_cost=2)

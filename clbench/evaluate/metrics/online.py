@@ -118,7 +118,11 @@ def worst_case_accuracy(looks: Anytime) -> float:
     unknown="no training batch was predicted before it was learnt (run.eval_every=0)",
 )
 def prequential_accuracy(results: Results) -> float:
-    """Give the share of training images that were right when they arrived (test, then train)."""
+    """Give the share of training images that were right when they arrived (test, then train).
+
+    With ``run.step_cost`` above 1 it is the accuracy in real time (Ghunaim et al., CVPR 2023,
+    arXiv 2302.01047): all images are predicted as they come, but only every so many batches are learnt.
+    """
     looks = results.anytime
     tried = int(looks.tried.sum()) if looks else 0
     return float(looks.hits.sum() / tried) if looks and tried else NAN
