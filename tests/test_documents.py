@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from clbench import Strategy, Stream, backbones, strategies, streams
+from clbench import Strategy, Stream, backbones, evaluate, strategies, streams
 from clbench.backbones import BackboneOptions
 from clbench.petl import Petl
 from clbench.seeds import Seeds
@@ -97,3 +97,14 @@ def test_the_two_lines_of_the_readme_attach_a_module(checkout: Path, tmp_path: P
     assert shown_here["module"].num_parameters == 2 * 192 * 16 + 144 * 16 + 16**3
     shown_here["module"].save(tmp_path / "fact.safetensors")
     assert (tmp_path / "fact.safetensors").stat().st_size < 60_000
+
+
+def test_the_shown_metric_is_computed(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "METRICS", {})
+    loaded(shown(checkout / "CONTRIBUTING.md", "clbench/evaluate/metrics/spread.py"), tmp_path, "spread")
+    accuracy = np.array([[0.9, np.nan], [0.5, 0.8]])
+    assert evaluate.compute(evaluate.Results(accuracy, accuracy, np.array([1, 1]))) == {
+        "spread": pytest.approx(0.3)
+    }
