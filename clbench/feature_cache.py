@@ -47,16 +47,21 @@ class FeatureCache:
         folder: Path | None = None,
         precision: str = "fp32",
         account: Callable[[str, int, Compute], Tensor] = lambda key, num_images, compute: compute(),
+        account_read: Callable[[str, int, Compute], object] = lambda key, num_images, compute: None,
     ) -> None:
         """Keep features in ``folder``, or in memory only; compute ``batch_size`` images at a time.
 
         ``account`` calls what computes a batch; it is told the key and the number of images.
+        ``account_read`` hears of features that an earlier run has computed and this one uses for the first
+        time, and what would compute one of them: what a method takes does not depend on what lies on a disk.
         """
         self.batcher = batcher
         self.batch_size = batch_size
         self.folder = folder
         self.precision = precision
         self.account = account
+        self.account_read = account_read
+        self.paid: NDArray[np.int64] = np.empty(0, np.int64)  # rows accounted for before a run was stopped
         self.parts: Sequence[NDArray[np.int64]] = ()  # rows of each part of each task, once that is known
         self._tables: dict[str, Table] = {}
         self._expected: dict[str, NDArray[np.int64]] = {}  # by view
@@ -114,6 +119,9 @@ class FeatureCache:
             self._tables[key] = self._read(key) or Table(len(self.batcher.images), is_kept)
         table = self._tables[key]
         table.is_used = True
+        num_owed = table.pay(inputs.rows)
+        if num_owed:
+            self.account_read(key, num_owed, lambda: self._compute(inputs.rows[:1], inputs, compute))
         if not table.has(inputs.rows):
             # What is kept between runs is computed part by part of the stream, also in a run that goes on.
             for group in [*(self.parts if table.is_kept else []), self._expected.get(inputs.view or "")]:
@@ -133,16 +141,18 @@ class FeatureCache:
         compute: Callable[[Tensor], Tensor],
         batch_size: int,
     ) -> None:
-        transform = self.batcher.plain if inputs.view == "test" else self.batcher.whole
-
-        def once(part: NDArray[np.int64]) -> Tensor:
-            kind = self.batcher.device.type
-            with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
-                return compute(transform(self.batcher.gather(part))).cpu()
-
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            table.put(part, self.account(key, len(part), partial(once, part)))
+            table.put(part, self.account(key, len(part), partial(self._compute, part, inputs, compute)))
+
+    @torch.no_grad()
+    def _compute(
+        self, rows: NDArray[np.int64], inputs: Inputs, compute: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        transform = self.batcher.plain if inputs.view == "test" else self.batcher.whole
+        kind = self.batcher.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+            return compute(transform(self.batcher.gather(rows))).cpu()
 
     def _key(self, inputs: Inputs, backbone: Backbone, block: int) -> str:
         if not self._images_digest:
@@ -171,7 +181,9 @@ class FeatureCache:
         except (SafetensorError, OSError):  # damaged: what it held is computed again
             return None
         table = Table(len(self.batcher.images), is_kept=True)
-        table.put(tensors["rows"].numpy(), tensors["values"])
+        rows = tensors["rows"].numpy()
+        table.put(rows, tensors["values"])
+        table.is_owed[rows] = ~np.isin(rows, self.paid)
         table.has_grown = False
         return table
 

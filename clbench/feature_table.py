@@ -20,6 +20,9 @@ class Table:
         self.is_kept = is_kept  # on disk
         self.is_used = True  # since the cache last looked
         self.has_grown = False
+        self.is_owed = np.zeros(
+            num_rows, np.bool_
+        )  # whether a row's value was read, and nobody paid for it yet
 
     @property
     def num_bytes(self) -> int:
@@ -35,6 +38,12 @@ class Table:
         unknown = rows[self.place[rows] < 0]
         _, first = np.unique(unknown, return_index=True)
         return unknown[np.sort(first)]
+
+    def pay(self, rows: NDArray[np.int64]) -> int:
+        """Count those of the rows that are owed, each once; from now on they are not."""
+        owed = np.unique(rows[self.is_owed[rows]])
+        self.is_owed[owed] = False
+        return len(owed)
 
     def put(self, rows: NDArray[np.int64], values: Tensor) -> None:
         """Add the values of new rows."""

@@ -218,6 +218,9 @@ class Loop:
     def _go_back_to(self, checkpoint: Checkpoint) -> None:
         """Rebuild the strategy's shapes by beginning every task that was begun, then load the values."""
         position = checkpoint.position
+        if self.cache:
+            parts = self.cache.parts[: 2 * position.task + position.is_inside_task]
+            self.cache.paid = np.concatenate([*parts, self.cache.paid])
         for task in self.stream.tasks[: position.task + position.is_inside_task]:
             self._begin(task)
         if position.step > 0:

@@ -133,6 +133,7 @@ def _finish(
         folder=places.cache_dir / "features",
         precision=run.precision,
         account=meter.encoded,
+        account_read=meter.reused,
     )
     loop = Loop(
         parts.strategy,

@@ -142,3 +142,14 @@ def test_in_real_time_all_batches_are_predicted_and_some_are_missed(tmp_path: Pa
     assert tried == [learnt[0]] * 2
     with pytest.raises(clbench.UserError, match=r"run\.step_cost above 1: the images of split-digits wait"):
         run(tmp_path, {"tasks": "2"}, {"name": "naive-linear"}, step_cost=2)
+
+
+def test_what_a_run_takes_does_not_depend_on_what_lies_in_the_cache(tmp_path: Path) -> None:
+    costs = [
+        run(tmp_path, {"tasks": "2"}, {"name": "simplecil-linear"}, probe_images=2).read_json("costs.json")
+        for _ in range(2)
+    ]
+    assert costs[1]["time"].get("encode", {"images": 0})["images"] == 0  # all of it was read
+    assert costs[1]["flops"].keys() == costs[0]["flops"].keys()
+    for name, spent in costs[0]["flops"].items():
+        assert costs[1]["flops"][name] == pytest.approx(spent), name

@@ -32,7 +32,7 @@ class Meter:
         self.energy = Energy(device)
         self.by_task: list[dict[str, Any]] = []  # what was held and had been spent after each task
         self._counted: dict[tuple[str, int | str], float] = {}
-        self._encoded = 0.0  # FLOPs put on an account by ``encoded``
+        self._encoded = 0.0  # FLOPs of what ``encoded`` and ``reused`` have computed
 
     def phase(self, name: str, images: int = 0) -> AbstractContextManager[None]:
         """Return a context whose time is added to a phase."""
@@ -70,7 +70,6 @@ class Meter:
         They are on the account of the phase that asks for them, where that looks at test images, and of
         "encode" elsewhere.
         """
-        account = next((name for name in reversed(self.clock.around) if name in LOOKING), "encode")
         features: list[Tensor] = []
         with self.phase("encode", images=num_images):
             if ("encode", key) not in self._counted:
@@ -78,10 +77,21 @@ class Meter:
                 self._counted["encode", key] = flops / num_images
             else:
                 features.append(compute())
+        self._encoded += self._put_encoding(key, num_images)
+        return features[0]
+
+    def reused(self, key: str, num_images: int, compute_one: Callable[[], Tensor]) -> None:
+        """Put features that an earlier run has computed on the same account, as if they were computed now."""
+        if ("encode", key) not in self._counted:
+            self._counted["encode", key] = float(count_flops(compute_one))
+            self._encoded += self._counted["encode", key]
+        self._put_encoding(key, num_images)
+
+    def _put_encoding(self, key: str, num_images: int) -> float:
+        account = next((name for name in reversed(self.clock.around) if name in LOOKING), "encode")
         spent = num_images * self._counted["encode", key]
         self.flops[account] = self.flops.get(account, 0.0) + spent
-        self._encoded += spent
-        return features[0]
+        return spent
 
     def state(self) -> dict[str, Any]:
         """Return the sums for a checkpoint."""
