@@ -36,6 +36,13 @@ QUALITY = (
     Column("accuracy-masked", "masked accuracy", percent, "%", True),
     Column("ece", "ECE", percent, "%", False),
 )
+IF_KNOWN = (  # where any run of a comparison knows them
+    Column("anytime-accuracy", "anytime accuracy", percent, "%", True),
+    Column("stability-gap", "stability gap", percent, "%", False),
+    Column("fwt", "forward transfer", percent, "%", True),
+    Column("intransigence", "intransigence", percent, "%", False),
+    Column("gap-to-joint", "gap to joint", percent, "%", False),
+)
 COST = (
     Column("parameters.trainable", "trainable parameters", quantity),
     Column("stored_bytes.total", "stored", partial(quantity, unit="B")),

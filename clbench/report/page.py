@@ -71,7 +71,7 @@ def page_html(
         notes=notes,
         headings=headings(streams),
         rows=rows(streams),
-        definitions=definitions(),
+        definitions=definitions(streams),
         streams=streams,
         num_first=NUM_FIRST,
         percent=percent,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from clbench.evaluate import METRICS
-from clbench.report.columns import COST, QUALITY, Column
+from clbench.report.columns import COST, IF_KNOWN, QUALITY, Column
 from clbench.report.comparing import mean_ranks
 from clbench.report.groups import Group
 from clbench.report.table import best_labels
@@ -16,7 +16,6 @@ from clbench.report.units import UNKNOWN
 RANK = Column(
     "rank", "mean rank", lambda mean, std: UNKNOWN if math.isnan(mean) else f"{mean:.1f}", "", False
 )
-COLUMNS = (*QUALITY, RANK, *COST)
 MEANING = {
     "rank": "Place by accuracy A_T among the groups of its stream, mean over the seeds that all have.",
     "parameters.trainable": "Numbers that training changes.",
@@ -59,26 +58,33 @@ class Row(NamedTuple):
     cells: list[Cell]
 
 
+def columns(streams: Sequence[StreamGroups]) -> list[Column]:
+    """Return what is shown: what every run knows, and what some do."""
+    groups = [group for part in streams for group in part.groups]
+    known = [column for column in IF_KNOWN if any(_is_known(group, column.key) for group in groups)]
+    return [*QUALITY, *known, RANK, *COST]
+
+
 def headings(streams: Sequence[StreamGroups]) -> list[Heading]:
     """Return the headings; rows of one stream come sorted by the first number, the accuracy."""
     words = {True: "higher", False: "lower", None: ""}
     order = {QUALITY[0].key: "descending"} if len(streams) == 1 else {}
     named = [
         Heading(column.heading, words[column.higher_is_better], order.get(column.key, ""))
-        for column in COLUMNS
+        for column in columns(streams)
     ]
     return [Heading("run"), Heading("n"), *named]
 
 
 def rows(streams: Sequence[StreamGroups]) -> list[Row]:
     """Return a row a group, stream after stream."""
-    found = []
+    found, shown = [], columns(streams)
     for part in streams:
         ranks = mean_ranks(part.groups, QUALITY[0].key)
-        best = {column.key: best_labels(part.groups, column) for column in COLUMNS}
+        best = {column.key: best_labels(part.groups, column) for column in shown}
         for group in part.groups:
             cells = [Cell(str(len(group.records)), str(len(group.records)))]
-            for column in COLUMNS:
+            for column in shown:
                 mean, std = group.statistic(column.key)
                 if column is RANK:
                     mean, std = ranks.get(group.label, math.nan), math.nan
@@ -88,10 +94,14 @@ def rows(streams: Sequence[StreamGroups]) -> list[Row]:
     return found
 
 
-def definitions() -> list[tuple[str, str]]:
+def definitions(streams: Sequence[StreamGroups]) -> list[tuple[str, str]]:
     """Return each column's title and what it says."""
     meaning = dict(MEANING)
-    for column in QUALITY:
+    for column in (*QUALITY, *IF_KNOWN):
         about = METRICS[column.key]
         meaning[column.key] = f"{about.summary}. {about.formula}; {about.averaging}."
-    return [(column.title, meaning[column.key]) for column in COLUMNS]
+    return [(column.title, meaning[column.key]) for column in columns(streams)]
+
+
+def _is_known(group: Group, key: str) -> bool:
+    return not all(math.isnan(values.get(key, math.nan)) for values in group.values)
