@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.data.experiences import as_stored
+from clbench.evaluate.sampling import Sampling
 from clbench.petl.attached import Attached
 from clbench.seeds import Seeds, forked_everywhere
 
@@ -38,10 +39,14 @@ class View:
         self.is_augmenting = False
         self._last: tuple[Tensor | None, Tensor | None, bool] = (None, None, False)
 
-    def begin(self, batcher: Batcher, generator: torch.Generator) -> None:
-        """Transform with ``batcher`` from now on, and draw augmentations from ``generator``."""
+    def begin(self, batcher: Batcher, generator: torch.Generator, sampling: Sampling | None = None) -> None:
+        """Transform with ``batcher`` from now on, and draw augmentations from ``generator``.
+
+        ``sampling`` hears of each training step.
+        """
         self.batcher = batcher
         self.generator = generator
+        self.sampling = sampling
 
     def of(self, images: Tensor) -> Tensor:
         """Return images (B, 3, H, W) in [0, 1] as the backbone wants them: (B, 3, S, S), normalised."""
@@ -129,6 +134,16 @@ class Epochs(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships no type
     def after_training_epoch(self, strategy: object, **_: object) -> None:
         """See images in the test transform again."""
         self.view.is_augmenting = False
+
+    def before_training_iteration(self, strategy: object, **_: object) -> None:
+        """Begin a step, of which the first of a task is counted."""
+        if self.view.sampling:
+            self.view.sampling.begin()
+
+    def after_training_iteration(self, strategy: Any, **_: object) -> None:
+        """End the step."""
+        if self.view.sampling:
+            self.view.sampling.end(len(strategy.mb_x))
 
 
 class OwnValues(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships no types

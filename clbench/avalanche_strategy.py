@@ -80,7 +80,8 @@ class FromAvalanche(Strategy):
         from clbench.avalanche_model import on_its_own
 
         batcher = images.at(np.zeros(1, np.int64)).batcher
-        self.encoder.view.begin(batcher, self.seeds.generator("augment", task.index))
+        generator = self.seeds.generator("augment", task.index)
+        self.encoder.view.begin(batcher, generator, images.sampling)
         with on_its_own(self.seeds, "avalanche", task.index):
             self.learn(as_experiences(self.seen, "train"))
         self.encoder.view.forget()

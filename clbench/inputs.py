@@ -23,6 +23,7 @@ from clbench.seeds import Seeds
 
 if TYPE_CHECKING:
     from clbench.backbones.backbone import Backbone
+    from clbench.evaluate.sampling import Sampling
     from clbench.feature_cache import FeatureCache
 
 
@@ -152,6 +153,7 @@ class Feed:
     samples: Samples
     batch_size: int
     make: Callable[[NDArray[np.int64]], Batch]  # of places in the samples
+    sampling: Sampling | None = None  # hears of what is done with each batch
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -163,8 +165,15 @@ class Feed:
 
     def in_batches(self, size: int) -> Iterator[Batch]:
         """Yield the images, ``size`` at a time."""
+        if self.sampling:
+            self.sampling.start_over()
         for part in in_order(len(self.samples), size):
-            yield self.make(np.arange(part.start, part.stop)).plain()
+            batch = self.make(np.arange(part.start, part.stop)).plain()
+            if self.sampling:
+                self.sampling.begin()
+            yield batch
+            if self.sampling:
+                self.sampling.end(len(batch))
 
     def at(self, places: NDArray[np.int64]) -> Batch:
         """Return the images at these places of the task, as one batch."""

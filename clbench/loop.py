@@ -130,14 +130,19 @@ class Loop:
 
     def _learn(self, task: Task, samples: Samples, start: Position) -> None:
         """Train for the epochs that are left, and let the strategy finish the task."""
-        feed = Feed(samples, self.eval_batch_size, lambda index: self._batch(samples, index, start))
+        feed = Feed(
+            samples,
+            self.eval_batch_size,
+            lambda index: self._batch(samples, index, start),
+            self.meter.sampling,
+        )
         if self.cache:
             for view in ("test", "whole"):
                 self.cache.expect(view, samples.rows)
         if not start.is_inside_task:
             evaluation_mode(self.strategy)
-            with self.meter.phase("train"):
-                self.meter.spent_on("task", lambda: self.strategy.before_training(task, feed))
+            with self.meter.phase("train"), self.meter.sampled("task"):
+                self.strategy.before_training(task, feed)
         for epoch in range(start.epoch, self.strategy.num_epochs(task.index)):
             position = Position(start.task, epoch, start.step if epoch == start.epoch else 0)
             if position.step == 0:
@@ -149,8 +154,8 @@ class Loop:
         for part in scheduled(self.strategy.parts().values()):
             part.progress.fill_(1)
         evaluation_mode(self.strategy)
-        with self.meter.phase("train"):
-            self.meter.spent_on("task", lambda: self.strategy.end_task(task, feed))
+        with self.meter.phase("train"), self.meter.sampled("task"):
+            self.strategy.end_task(task, feed)
 
     def _epoch(self, samples: Samples, start: Position) -> float:
         """Train on the samples once, or on what a stopped epoch left; return the sum of the losses."""

@@ -114,7 +114,7 @@ CASES = {
     "show of unknown": Case(["show", "vit-macro"], ("'vit-macro'", "vit-micro")),
     "list of unknown": Case(["list", "strategy"], ("'strategy'", "strategies")),
     # a strategy of one's own
-    "no strategy file": Case(["run", "--strategy", "my.py:ER"], ("no file my.py",)),
+    "no strategy file": Case(["run", "--strategy", "none.py:ER"], ("no file none.py",)),
     "no such class": Case(
         ["run", "--strategy", "my.py:EH"], ("no 'EH'", "'ER'"), text("my.py", STRATEGY_FILE)
     ),
@@ -282,7 +282,7 @@ def test_a_refusal_of_the_file_system_names_the_file(
     def refuse(name: str) -> None:
         raise OSError(number, os.strerror(number), "some/file")
 
-    monkeypatch.setattr("clbench.listing.showing", refuse)
+    monkeypatch.setattr("clbench.showing.showing", refuse)
     assert main(["show", "lae"]) == 2
     assert capfd.readouterr().err == f"error: some/file: {os.strerror(number)}\n"
 
@@ -291,6 +291,6 @@ def test_a_bug_keeps_its_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) 
     def fail(name: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("clbench.listing.showing", fail)
+    monkeypatch.setattr("clbench.showing.showing", fail)
     with pytest.raises(ZeroDivisionError):
         main(["show", "lae"])

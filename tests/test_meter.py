@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from clbench.evaluate.meter import Meter
@@ -31,17 +32,50 @@ def test_the_sums_go_through_a_checkpoint():
     assert other.flops["train"] == 10.0
 
 
-def test_work_beside_the_steps_is_counted_without_what_the_cache_computes():
+def product(rows: int) -> None:
+    torch.ones(rows, 3) @ torch.ones(3, 5)  # 2 * rows * 3 * 5 operations
+
+
+def test_what_is_measured_is_without_what_the_cache_computes():
     meter = Meter(torch.device("cpu"))
 
-    def at_the_end() -> None:
-        meter.encoded("key", 4, lambda: torch.ones(4, 3) @ torch.ones(3, 5))  # 120, once counted, once known
-        meter.encoded("key", 4, lambda: torch.ones(4, 3) @ torch.ones(3, 5))
-        torch.ones(2, 3) @ torch.ones(3, 7)
+    def work() -> None:
+        for _ in range(2):
+            meter.encoded("key", 4, lambda: torch.ones(4, 3) @ torch.ones(3, 5))  # once counted, once known
+        product(2)
 
-    meter.spent_on("task", at_the_end)
+    assert meter.measured(work) == 2 * 2 * 3 * 5
     assert meter.flops["encode"] == 2 * (2 * 4 * 3 * 5)
-    assert meter.flops["task"] == 2 * 2 * 3 * 7
+
+
+def test_of_like_pieces_the_first_is_counted_and_the_others_are_like_it():
+    meter = Meter(torch.device("cpu"))
+    with meter.sampled("task"):
+        for rows in (4, 4, 2):  # images
+            meter.sampling.begin()
+            product(rows)
+            meter.sampling.begin()  # what is inside belongs to it
+            meter.sampling.end(rows)
+            meter.sampling.end(rows)
+    assert meter.flops["task"] == 2 * 10 * 3 * 5
+
+
+def test_a_piece_that_is_broken_off_leaves_nothing_counting():
+    meter = Meter(torch.device("cpu"))
+
+    def stopped() -> None:
+        with meter.sampled("task"):
+            meter.sampling.begin()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    with meter.sampled("task"):
+        meter.sampling.begin()
+        product(1)
+        meter.sampling.end(1)
+    product(100)
+    assert meter.flops["task"] == 2 * 3 * 5
 
 
 def test_the_account_adds_up_and_a_multiply_add_is_two_operations():

@@ -41,6 +41,7 @@ class Evaluator:
     precision: str = "fp32"
     batch_size: int = 256  # images
     reliability: Columns = field(default_factory=dict, init=False)  # of the last evaluation after a task
+    _first_batch: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict, init=False)
 
     def after_task(self, seen: Sequence[Task]) -> Columns:
         """Return the prediction log of the test images of every task seen, and count their reliability."""
@@ -68,14 +69,17 @@ class Evaluator:
         """Put what predicting so many images of the tasks seen took on the account of a phase.
 
         One image is predicted, with gradients, because torch's counter asks what has some for its node of the
-        graph. What it takes to predict an image is one thing, what is left beside the cache another.
+        graph. What it takes to predict an image is one thing, what is left beside the cache another. A
+        strategy may refresh what it predicts with, such as class means, when it is asked: what the first
+        batch took beyond its images was that.
         """
         filled = next(task for task in reversed(seen) if len(task.test))
         one = self.inputs(filled.test.rows[:1], filled.index)
         computed = replace(one, cache=None)
         self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self.predict(computed))
-        spent = self.meter.count("evaluate beside cache", len(seen), 1, lambda: self.predict(one))
-        self.meter.flops[phase] = self.meter.flops.get(phase, 0.0) + spent * num_images
+        per_image = self.meter.count("evaluate beside cache", len(seen), 1, lambda: self.predict(one))
+        flops, num_first = self._first_batch.get((phase, len(seen)), (0.0, 0))
+        self.meter.put(phase, per_image * num_images + max(0.0, flops - per_image * num_first))
 
     def hits(self, inputs: Inputs, labels: Tensor, known: Tensor | None) -> int:
         """Return how many of the images are predicted right, choosing among the ``known`` classes."""
@@ -99,13 +103,12 @@ class Evaluator:
 
         The columns are those of ``clbench.evaluate.digest``. Where the task is told with an image, only its
         classes have a share. ``reliability`` counts every class's share. What it takes is on the account of
-        ``phase``; what the first batch takes is counted itself, because a strategy may refresh what it
-        predicts with, such as class means, when it is asked.
+        ``phase``.
         """
         whole = join(samples)
         with self.meter.phase(phase, images=len(whole)), torch.inference_mode():
-            columns, num_counted = self._log(seen, whole, list(map(len, samples)), known, reliability, phase)
-        self.account(phase, seen, len(whole) - num_counted)
+            columns = self._log(seen, whole, list(map(len, samples)), known, reliability, phase)
+        self.account(phase, seen, len(whole))
         return columns
 
     def _log(
@@ -116,8 +119,7 @@ class Evaluator:
         known: Tensor | None,
         reliability: Reliability | None,
         phase: str,
-    ) -> tuple[Columns, int]:
-        """Return the log, and for how many images the operations were counted."""
+    ) -> Columns:
         task_of_row = np.repeat([task.index for task in seen], sizes)
         membership = _membership(seen).to(self.batcher.device)
         came_in = membership.int().argmax(dim=0)  # (C,): the first task of each class
@@ -125,10 +127,9 @@ class Evaluator:
         if self.cache:
             self.cache.expect("test", whole.rows)
         pieces: list[Tensor] = []
-        parts = self._parts(task_of_row)
-        for number, part in enumerate(parts):
+        for part in self._parts(task_of_row):
             inputs = self.inputs(whole.rows[part], int(task_of_row[part.start]))
-            scores = (self._counted(inputs, phase) if number == 0 else self.predict(inputs)).float()
+            scores = self._predicted(inputs, (phase, len(seen))).float()
             expected = (part.stop - part.start, membership.shape[1])
             if scores.shape != expected:
                 raise ValueError(
@@ -148,11 +149,15 @@ class Evaluator:
         columns = _columns(torch.cat(pieces, dim=1), whole, task_of_row)
         if self.stream.scenario == "task":  # the classes of other tasks had no chance
             columns |= {name: np.full_like(columns[name], np.nan) for name in ("old_score", "new_score")}
-        return columns, parts[0].stop
+        return columns
 
-    def _counted(self, inputs: Inputs, phase: str) -> Tensor:
+    def _predicted(self, inputs: Inputs, when: tuple[str, int]) -> Tensor:
+        """Predict, and count what it takes if it is the first batch of a phase after so many tasks."""
+        if when in self._first_batch:
+            return self.predict(inputs)
         scores: list[Tensor] = []
-        self.meter.spent_on(phase, lambda: scores.append(self.predict(inputs)))
+        flops = self.meter.measured(lambda: scores.append(self.predict(inputs)))
+        self._first_batch[when] = flops, len(inputs)
         return scores[0]
 
     def _parts(self, task_of_row: NDArray[np.int64]) -> list[slice]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from clbench.evaluate.costs import PhaseClock
 from clbench.evaluate.energy import Energy
 from clbench.evaluate.flops import count_flops
 from clbench.evaluate.memory import PeakMemory
+from clbench.evaluate.sampling import Sampling
 
 LOOKING = ("evaluate", "watch")  # phases that predict test images
 
@@ -33,6 +34,8 @@ class Meter:
         self.by_task: list[dict[str, Any]] = []  # what was held and had been spent after each task
         self._counted: dict[tuple[str, int | str], float] = {}
         self._encoded = 0.0  # FLOPs of what ``encoded`` and ``reused`` have computed
+        self._sampled = "task"
+        self.sampling = Sampling(lambda flops: self.put(self._sampled, flops), lambda: self._encoded)
 
     def phase(self, name: str, images: int = 0) -> AbstractContextManager[None]:
         """Return a context whose time is added to a phase."""
@@ -48,11 +51,24 @@ class Meter:
         self.memory.lap(phase)
         self.energy.read()
 
-    def spent_on(self, account: str, call: Callable[[], object]) -> None:
-        """Call once, and put the FLOPs on an account, but for those that ``encoded`` has put on one."""
+    def measured(self, call: Callable[[], object]) -> float:
+        """Call once and return its FLOPs, but for those that ``encoded`` has put on an account."""
         before = self._encoded
-        flops = count_flops(call) - (self._encoded - before)
-        self.flops[account] = self.flops.get(account, 0.0) + max(0.0, flops)
+        flops = count_flops(call)
+        return max(0.0, flops - (self._encoded - before))
+
+    def put(self, account: str, flops: float) -> None:
+        """Put FLOPs on an account."""
+        self.flops[account] = self.flops.get(account, 0.0) + flops
+
+    @contextmanager
+    def sampled(self, account: str) -> Iterator[None]:
+        """Put the pieces of work that ``sampling`` hears of in the block on an account."""
+        self._sampled = account
+        try:
+            yield
+        finally:
+            self.sampling.stop()
 
     def has_counted(self, phase: str, key: int) -> bool:
         """Tell whether the key was met."""
@@ -90,7 +106,7 @@ class Meter:
     def _put_encoding(self, key: str, num_images: int) -> float:
         account = next((name for name in reversed(self.clock.around) if name in LOOKING), "encode")
         spent = num_images * self._counted["encode", key]
-        self.flops[account] = self.flops.get(account, 0.0) + spent
+        self.put(account, spent)
         return spent
 
     def state(self) -> dict[str, Any]:

@@ -53,11 +53,10 @@ def page_html(
 ) -> str:
     """Return the page; ``written`` is the day in its footer (default: today)."""
     import jinja2
-    from markupsafe import Markup
 
     apart = partition(groups, "stream")
     streams = [_stream_part(name, members) for name, members in zip(_names(apart), apart, strict=True)]
-    style, script = Markup(_asset("page.css")), Markup(_asset("page.js"))  # ours, and all that is not escaped
+    style, script = _asset("page.css"), _asset("page.js")  # ours, and all that is not escaped
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
