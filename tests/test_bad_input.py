@@ -279,7 +279,7 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_time_until_there_is_space(
 def test_a_refusal_of_the_file_system_names_the_file(
     number: int, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(name: str) -> None:
+    def refuse(name: str, **_: object) -> None:
         raise OSError(number, os.strerror(number), "some/file")
 
     monkeypatch.setattr("clbench.showing.showing", refuse)
@@ -288,7 +288,7 @@ def test_a_refusal_of_the_file_system_names_the_file(
 
 
 def test_a_bug_keeps_its_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> None:
+    def fail(name: str, **_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("clbench.showing.showing", fail)
