@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from clbench.evaluate import memory
 from clbench.evaluate.costs import PhaseClock, bytes_by_kind, count_parameters, packed_bytes, stored_bytes
@@ -267,3 +268,25 @@ def test_bytes_are_told_by_what_they_are_kept_for_and_add_up():
 def _sizes(parts: dict[str, nn.Module]) -> list[int]:
     tensors = [tensor for part in parts.values() for tensor in part.state_dict().values()]
     return [tensor.numel() * tensor.element_size() for tensor in tensors]
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_operations_are_those_that_the_counter_of_torch_counts(context):
+    attention = nn.MultiheadAttention(16, 2, batch_first=True)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.Linear(36, 16), nn.BatchNorm1d(4), nn.GELU()
+    )
+    images = torch.ones(2, 3, 8, 8)
+
+    def passes() -> None:
+        tokens = network(images)
+        mixed, _ = attention(tokens, tokens, tokens)
+        if torch.is_grad_enabled():
+            mixed.sum().backward()
+
+    theirs = FlopCounterMode(display=False)
+    with context():
+        ours = count_flops(passes)
+        with theirs:
+            passes()
+    assert ours == theirs.get_total_flops() > 0

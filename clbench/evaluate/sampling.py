@@ -6,10 +6,9 @@ Counting every operation would make small steps several times slower.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from contextlib import ExitStack
 
-from clbench.evaluate.flops import counter
+from clbench.evaluate.flops import Counter
 
 
 class Sampling:
@@ -22,7 +21,8 @@ class Sampling:
         """Take the account, and what tells the FLOPs that others have put on theirs meanwhile."""
         self._put, self._known = put, known
         self._per_image: float | None = None
-        self._mode: Any = None  # torch's counter, whose methods have no types
+        self._counting = ExitStack()
+        self._counter: Counter | None = None  # of the piece that is being counted
         self._before = 0.0
         self._depth = 0
 
@@ -36,25 +36,22 @@ class Sampling:
         self._depth += 1
         if self._depth == 1 and self._per_image is None:
             self._before = self._known()
-            self._mode = counter()
-            self._mode.__enter__()
+            self._counter = self._counting.enter_context(Counter())
 
     def end(self, num_images: int) -> None:
         """End a piece of work on so many images."""
         self._depth -= 1
         if self._depth:
             return
-        if self._mode is not None:
-            mode, self._mode = self._mode, None
-            mode.__exit__(None, None, None)
-            flops = mode.get_total_flops() - (self._known() - self._before)
+        if self._counter is not None:
+            self._counting.close()
+            counter, self._counter = self._counter, None
+            flops = counter.total - (self._known() - self._before)
             self._per_image = max(0.0, flops) / num_images
         self._put((self._per_image or 0.0) * num_images)
 
     def stop(self) -> None:
         """Stop counting, in the midst of a piece if need be."""
         self._depth, self._per_image = 0, None
-        if self._mode is not None:
-            with suppress(RuntimeError):
-                self._mode.__exit__(None, None, None)
-            self._mode = None
+        self._counting.close()
+        self._counter = None
