@@ -178,6 +178,7 @@ def test_a_missing_package_is_one_line_with_the_command(
 # the real packages
 
 
+@pytest.mark.slow
 def test_a_stopped_and_resumed_run_is_read_back_from_both(tmp_path: Path, no_key: None) -> None:
     pytest.importorskip("tensorboard")
     places = Places(None, tmp_path / "cache")

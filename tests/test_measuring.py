@@ -69,6 +69,7 @@ def test_what_is_trained_moves_the_representations(tmp_path: Path) -> None:
     assert metrics["representation-drift"] > 0.0
 
 
+@pytest.mark.slow
 def test_looking_at_representations_changes_no_prediction(tmp_path: Path) -> None:
     one, other = (
         run(
@@ -82,7 +83,7 @@ def test_looking_at_representations_changes_no_prediction(tmp_path: Path) -> Non
     np.testing.assert_array_equal(one.predictions()["label_score"], other.predictions()["label_score"])
 
 
-@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("exact", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_images_of_the_memory_that_a_prediction_needs_are_counted(tmp_path: Path, exact: bool) -> None:
     record = run(tmp_path, {"tasks": "2"}, {"name": "icarl-adapter", "memory_size": 10}, exact=exact)
     flops = record.read_json("costs.json")["flops"]
@@ -122,6 +123,7 @@ def test_costs_by_task_end_where_the_whole_ends(tmp_path: Path) -> None:
     assert costs["macs"]["train"] == costs["flops"]["train"] / 2
 
 
+@pytest.mark.slow
 def test_in_real_time_all_batches_are_predicted_and_some_are_missed(tmp_path: Path) -> None:
     online = {"tasks": "2", "online": 5}
     learnt, tried = [], []

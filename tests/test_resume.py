@@ -145,7 +145,10 @@ class Interrupted(Progress):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("strategy", ["lae-prefix", "naive-full", "joint-lora"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["joint-lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lae-prefix", "naive-full"))],
+)
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, strategy: str):
     options = {"name": strategy} if strategy.startswith("lae") else {"name": strategy, "epochs": 2}
     sections = small_spec().to_dict()

@@ -148,6 +148,7 @@ def test_resuming_with_other_data_is_refused(tmp_path: Path):
         resume(record.path, places=Places(None, tmp_path / "cache"), progress=Progress())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "image_size", "num_blocks"),
     [("convnext_atto", 32, 0), ("swin_tiny_patch4_window7_224", 64, 0), ("slim-resnet18", 32, 2)],

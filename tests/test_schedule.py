@@ -130,7 +130,7 @@ def test_scheduled_parts_are_found_at_any_depth_and_once() -> None:
 
 
 # Stopped in the nth step, a run goes on from its last checkpoint: after 2 and after all 4 steps of an epoch.
-@pytest.mark.parametrize(("stopped_in", "done"), [(8, 6), (11, 10)])
+@pytest.mark.parametrize(("stopped_in", "done"), [(8, 6), pytest.param(11, 10, marks=pytest.mark.slow)])
 def test_progress_is_right_inside_a_resumed_epoch(
     tmp_path: Path, whole: Record, seen: list[float], stopped_in: int, done: int
 ) -> None:
