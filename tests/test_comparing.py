@@ -52,7 +52,7 @@ def make_run(
     record.write_json("matrix.json", {"accuracy": rows, "masked": rows, **about})
     record.write_json("costs.json", {"flops": {"train": cost}, "stored_bytes": {"total": 10}})
     record.write_text("command.txt", f"clbench run --seed {seed}\n")
-    record.write_json("metrics.json", {"accuracy": accuracy, "forgetting": 0.0})
+    record.write_json("metrics.json", {"accuracy": accuracy, "forgetting": accuracy / 4})
     return record
 
 
@@ -113,9 +113,8 @@ def test_the_order_of_seeds_changes_nothing(tmp_path: Path) -> None:
     groups = make_groups(tmp_path, table)
     runs = [record for group in groups for record in group.records]
     again = group_runs(reversed(runs))
-    assert [group.statistic("accuracy") for group in again] == [
-        group.statistic("accuracy") for group in groups
-    ]
+    for name in ("accuracy", "forgetting"):
+        assert [group.statistic(name) for group in again] == [group.statistic(name) for group in groups]
     assert paired_tests(again, "accuracy") == paired_tests(groups, "accuracy")
 
 
@@ -184,6 +183,8 @@ def test_joint_training_is_found_by_stream_weights_and_seed(tmp_path: Path) -> N
     assert first["omega"] == pytest.approx(0.5 / 0.8)
     assert "gap-to-joint" not in second
     assert "gap-to-joint" not in by_label["joint-adapter"].values[0]
+    summary = clbench.load_runs(tmp_path).summary.set_index(["group", "name"])
+    assert math.isnan(summary.loc[("naive-adapter", "gap-to-joint"), "mean"])  # not of all of its seeds
 
 
 def test_markdown_keeps_its_columns_and_marks_the_best(tmp_path: Path) -> None:
@@ -213,7 +214,12 @@ def test_files_of_a_comparison_hold_the_same_numbers(tmp_path: Path) -> None:
     summary = pd.read_csv(tmp_path / "out" / "summary.csv").set_index(["group", "name"])
     assert summary.loc[("lae-adapter", "accuracy"), "high"] == pytest.approx(interval([0.5, 0.6]).high)
     tests = pd.read_csv(tmp_path / "out" / "tests.csv")
-    assert tests["difference"].tolist() == pytest.approx([0.4, 0.0])
+    assert tests["difference"].tolist() == pytest.approx([0.4, 0.1])
+    ranks = pd.read_csv(tmp_path / "out" / "ranks.csv").set_index("group")
+    assert ranks[["accuracy", "forgetting"]].to_numpy().tolist() == [[1.0, 2.0], [2.0, 1.0]]
+    fronts = pd.read_csv(tmp_path / "out" / "fronts.csv").set_index(["group", "name"])
+    assert fronts.loc[("lae-adapter", "flops.training"), "on_front"]
+    assert not fronts.loc[("naive-adapter", "flops.training"), "on_front"]
 
 
 def test_frames_are_tidy_and_merge(tmp_path: Path) -> None:

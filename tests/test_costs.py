@@ -210,7 +210,7 @@ def test_what_cannot_be_read_is_none(monkeypatch, tmp_path):
     peak = PeakMemory(CPU)
     peak.lap("train")
     peaks = peak.to_dict()
-    assert peaks["accelerator"] == {"peak": None, "train": None}
+    assert peaks["accelerator"] == {"peak": None, "reserved": None, "train": None}
     assert peaks["process"]["train"] is None
     assert peaks["process"]["peak"] == peak.process
 
@@ -237,6 +237,7 @@ def test_peak_of_the_accelerator_is_that_of_its_tensors():
     peak.lap("evaluate")
     peaks = peak.to_dict()["accelerator"]
     assert peaks["peak"] == peaks["train"] >= peaks["evaluate"] + 64 * MEBIBYTE
+    assert peaks["reserved"] >= peaks["peak"]
 
 
 @pytest.mark.gpu

@@ -26,6 +26,7 @@ class PeakMemory:
         self._device = device
         self._process: dict[str, int | None] = {}
         self._accelerator: dict[str, int | None] = {}
+        self._reserved: int | None = None
         self.is_resettable = self._restart()
 
     def lap(self, phase: str) -> None:
@@ -33,6 +34,7 @@ class PeakMemory:
         process = resident_peak() if self.is_resettable else None
         self._process[phase] = _largest(self._process.get(phase), process)
         self._accelerator[phase] = _largest(self._accelerator.get(phase), self._accelerator_peak())
+        self._reserved = self.reserved
         self._restart()
 
     @property
@@ -45,11 +47,20 @@ class PeakMemory:
         """Peak bytes of tensors on the accelerator; None on the CPU."""
         return _largest(self._accelerator_peak(), *self._accelerator.values())
 
+    @property
+    def reserved(self) -> int | None:
+        """Peak bytes that the allocator held of the accelerator, tensors or not; None on the CPU."""
+        if self._device.type != "cuda":
+            return None
+        import torch
+
+        return _largest(self._reserved, torch.cuda.max_memory_reserved(self._device))
+
     def to_dict(self) -> dict[str, dict[str, int | None]]:
         """Return the peaks of process and accelerator: in all ("peak") and by phase."""
         return {
             "process": {"peak": self.process, **self._process},
-            "accelerator": {"peak": self.accelerator, **self._accelerator},
+            "accelerator": {"peak": self.accelerator, "reserved": self.reserved, **self._accelerator},
         }
 
     def _accelerator_peak(self) -> int | None:

@@ -61,14 +61,17 @@ TRAINING = (
 def values_of(record: Record) -> dict[str, float]:
     """Return every metric and cost of a finished run by name, ``time.train.seconds`` say; NaN: not known."""
     metrics = flat(record.read_json("metrics.json"))
-    costs = flat(record.read_json("costs.json"))
+    account = record.read_json("costs.json")
+    costs = flat(account)
     phases = [value for key, value in costs.items() if key.startswith("time.") and key.endswith(".seconds")]
     training = [costs[f"flops.{account}"] for account in TRAINING if f"flops.{account}" in costs]
     derived = {"seconds": phases, "flops.training": training}
+    by_task = [each["stored_bytes"]["total"] for each in account.get("by_task", [])]
     return {
         **metrics,
         **costs,
         **{name: sum(parts) if parts else math.nan for name, parts in derived.items()},
+        "stored_bytes.mean": sum(by_task) / len(by_task) if by_task else math.nan,  # over the tasks
     }
 
 

@@ -13,7 +13,7 @@ from clbench.report.groups import Group, partition
 from clbench.report.latex import latex_table
 from clbench.report.markdown import markdown_table
 from clbench.report.pictures import NoPictureError, Picture
-from clbench.report.spreadsheet import runs_csv, runs_parquet, summary_csv, tests_csv
+from clbench.report.spreadsheet import fronts_csv, ranks_csv, runs_csv, runs_parquet, summary_csv, tests_csv
 
 MOST_GROUPS = 12  # whose own pictures are drawn; those of a single run lie in its folder
 OF_STREAM: dict[str, Callable[[Sequence[Group]], Picture]] = {
@@ -64,6 +64,8 @@ def _tables(groups: Sequence[Group], warnings: Sequence[str]) -> dict[str, bytes
         "runs.parquet": runs_parquet(groups),
         "summary.csv": summary_csv(groups).encode(),
         "tests.csv": tests_csv(groups).encode(),
+        "ranks.csv": ranks_csv(groups).encode(),
+        "fronts.csv": fronts_csv(groups).encode(),
         "comparison.md": markdown_table(groups, warnings).encode(),
         "comparison.tex": latex_table(groups, warnings).encode(),
     }

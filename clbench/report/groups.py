@@ -59,6 +59,11 @@ class Group:
             for own, record, other in zip(values, self.records, joint, strict=True)
         ]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of what any of the runs knows."""
+        return list(dict.fromkeys(name for values in self.values for name in values))
+
     @cached_property
     def results(self) -> list[Results]:
         """What the metrics of each run are functions of, read from its predictions."""

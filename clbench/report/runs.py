@@ -19,6 +19,8 @@ from clbench.report.comparing import interval, mean_ranks, paired_tests, pareto_
 from clbench.report.groups import Group, group_runs
 from clbench.report.warnings import warnings
 
+NAN = float("nan")
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -107,9 +109,13 @@ class Runs:
         import pandas as pd
 
         rows = [
-            {"group": group.label, "name": name, **asdict(interval([each[name] for each in group.values]))}
+            {
+                "group": group.label,
+                "name": name,
+                **asdict(interval([each.get(name, NAN) for each in group.values])),
+            }
             for group in self.groups
-            for name in group.values[0]
+            for name in group.names
         ]
         return pd.DataFrame(rows)
 

@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-from clbench.report.comparing import PairedTest, interval, paired_tests
-from clbench.report.groups import Group
+from clbench.report.columns import COST, QUALITY
+from clbench.report.comparing import PairedTest, interval, mean_ranks, paired_tests, pareto_front
+from clbench.report.groups import Group, partition
 
 
 def runs_csv(groups: Sequence[Group]) -> str:
@@ -44,8 +45,30 @@ def tests_csv(groups: Sequence[Group]) -> str:
     return _csv([field.name for field in fields(PairedTest)], rows)
 
 
+def ranks_csv(groups: Sequence[Group]) -> str:
+    """Return each group's mean rank among those of its stream in what the tables show, 1 the best."""
+    ranks = [
+        mean_ranks(groups, column.key, higher_is_better=bool(column.higher_is_better))
+        for column in (*QUALITY, *COST)  # of a cost, less is better
+    ]
+    rows = [[*_identity(group), *(_number(rank[group.label]) for rank in ranks)] for group in groups]
+    return _csv([*IDENTITY, *(column.key for column in (*QUALITY, *COST))], rows)
+
+
+def fronts_csv(groups: Sequence[Group]) -> str:
+    """Return, for each cost and each stream, who is on the Pareto front of accuracy."""
+    rows = []
+    for column in COST:
+        for rivals in partition(groups, "stream"):
+            front = pareto_front(rivals, column.key)
+            for group in rivals:
+                numbers = (group.statistic(key)[0] for key in (column.key, QUALITY[0].key))
+                rows.append([*_identity(group), column.key, *map(_number, numbers), group.label in front])
+    return _csv([*IDENTITY, "name", "cost", QUALITY[0].key, "on_front"], rows)
+
+
 def _runs(groups: Sequence[Group]) -> tuple[list[str], list[list[object]]]:
-    keys = list(dict.fromkeys(key for group in groups for values in group.values for key in values))
+    keys = list(dict.fromkeys(key for group in groups for key in group.names))
     rows = [
         [
             *_identity(group),
@@ -63,7 +86,7 @@ def summary_csv(groups: Sequence[Group]) -> str:
     """Return a table with one row a group and number: mean, sample standard deviation, 95 % interval, n."""
     rows = []
     for group in groups:
-        for key in group.values[0]:
+        for key in group.names:
             found = interval([values.get(key, math.nan) for values in group.values])
             numbers = (found.mean, found.std, found.low, found.high)
             rows.append([*_identity(group), key, *map(_number, numbers), found.n])
