@@ -24,20 +24,6 @@ if TYPE_CHECKING:
 
 LOG_FILE = re.compile(r"after-task-(\d+)\.parquet")
 PROBE_FILE = re.compile(r"after-task-(\d+)\.safetensors")
-LOG_COLUMNS = {
-    "after_task": "int16",
-    "task": "int16",
-    "row": "int64",
-    "label": "int32",
-    "prediction": "int32",
-    "masked_prediction": "int32",
-    "confidence": "float32",
-    "label_score": "float32",
-    "sum_squares": "float32",
-    "old_score": "float32",
-    "new_score": "float32",
-    "beaten_in": "int16",
-}
 LONGEST_NAME = 40  # characters that a component may take in a folder's name
 
 
@@ -156,11 +142,13 @@ class Record:
         """Return the logs of all evaluations, one after another; columns without rows before the first."""
         import numpy as np
 
+        from clbench.evaluate.results import LOG_TYPES
+
         before = self.path / "predictions" / "before.parquet"
         files = [*([before] if before.is_file() else []), *_numbered(self.path / "predictions", LOG_FILE)]
         logs = [_read_columns(file) for file in files]
         if not logs:
-            return {name: np.empty(0, dtype) for name, dtype in LOG_COLUMNS.items()}
+            return {name: np.empty(0, kind) for name, kind in LOG_TYPES.items()}
         return {name: np.concatenate([log[name] for log in logs]) for name in logs[0]}
 
     def results(self) -> Results:

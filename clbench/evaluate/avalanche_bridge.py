@@ -23,8 +23,8 @@ from torch import Tensor
 
 from clbench.errors import UserError
 from clbench.evaluate import compute
-from clbench.evaluate.digest import TYPES, digest
-from clbench.evaluate.results import Results
+from clbench.evaluate.digest import digest
+from clbench.evaluate.results import SCORE_TYPES, Results
 
 Columns = dict[str, NDArray[Any]]
 
@@ -106,7 +106,9 @@ class PredictionLog(PluginMetric):  # type: ignore[misc]  # Avalanche ships no t
         """Keep the log of the experience in the place of an earlier one after the same task."""
         experience = _whole(strategy.experience)
         label, *rows = torch.cat(self.pieces, dim=1).numpy()
-        columns = {name: row.astype(kind) for (name, kind), row in zip(TYPES.items(), rows, strict=True)}
+        columns = {
+            name: row.astype(kind) for (name, kind), row in zip(SCORE_TYPES.items(), rows, strict=True)
+        }
         columns |= {"label": label.astype(np.int32), "row": np.arange(len(label))}
         place = len(self.learnt) - 1, experience.current_experience
         self.logs[experience.origin_stream.name][place] = columns

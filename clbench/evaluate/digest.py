@@ -8,20 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TYPES = {  # of a log's columns that come from scores
-    "prediction": "int32",
-    "masked_prediction": "int32",
-    "confidence": "float32",
-    "label_score": "float32",
-    "sum_squares": "float32",
-    "old_score": "float32",
-    "new_score": "float32",
-    "beaten_in": "int16",
-}
-
 
 def digest(shares_BC: Tensor, labels_B: Tensor, *, own_BC: Tensor, came_in_C: Tensor, newest: int) -> Tensor:
-    """Return the columns of ``TYPES``, in their order, as (8, B) double, which holds class numbers exactly.
+    """Return the columns of ``SCORE_TYPES``, in their order, as (8, B) double, which holds class numbers exactly.
 
     ``own_BC`` tells which classes belong to the image's task, ``came_in_C`` the first task of each class,
     and ``newest`` the last task learnt; classes that came later than that are neither old nor new.

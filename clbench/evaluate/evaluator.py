@@ -15,9 +15,10 @@ from torch import Tensor
 
 from clbench.data.batches import Batcher, in_order
 from clbench.data.samples import Samples, join
-from clbench.evaluate.digest import TYPES, digest
+from clbench.evaluate.digest import digest
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.reliability import Reliability
+from clbench.evaluate.results import SCORE_TYPES
 from clbench.feature_cache import FeatureCache
 from clbench.inputs import Inputs
 from clbench.modes import evaluation_mode
@@ -199,10 +200,10 @@ def _membership(seen: Sequence[Task]) -> Tensor:
 
 
 def _columns(digested: Tensor, samples: Samples, task_of_row: NDArray[np.int64]) -> Columns:
-    numbers = dict(zip(TYPES, digested.cpu().double().numpy(), strict=True))
+    numbers = dict(zip(SCORE_TYPES, digested.cpu().double().numpy(), strict=True))
     return {
         "task": task_of_row.astype(np.int16),
         "row": samples.rows,
         "label": samples.labels.astype(np.int32),
-        **{name: numbers[name].astype(kind) for name, kind in TYPES.items()},
+        **{name: numbers[name].astype(kind) for name, kind in SCORE_TYPES.items()},
     }

@@ -14,6 +14,17 @@ from clbench.evaluate.representations import Representations
 
 Matrix = NDArray[np.float64]
 Log = Mapping[str, NDArray[Any]]
+SCORE_TYPES = {  # of a log's columns that come from scores, see clbench.evaluate.digest
+    "prediction": "int32",
+    "masked_prediction": "int32",
+    "confidence": "float32",
+    "label_score": "float32",
+    "sum_squares": "float32",
+    "old_score": "float32",
+    "new_score": "float32",
+    "beaten_in": "int16",
+}
+LOG_TYPES = {"after_task": "int16", "task": "int16", "row": "int64", "label": "int32", **SCORE_TYPES}
 COLUMNS = ("after_task", "task", "prediction", "masked_prediction", "label", "confidence")  # needed of a log
 
 
