@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def digest(shares_BC: Tensor, labels_B: Tensor, *, own_BC: Tensor, came_in_C: Tensor, newest: int) -> Tensor:
-    """Return the columns of ``SCORE_TYPES``, in their order, as (8, B) double, which holds class numbers exactly.
+    """Return the columns of ``SCORE_TYPES`` in their order: (8, B) double, which holds class numbers exactly.
 
     ``own_BC`` tells which classes belong to the image's task, ``came_in_C`` the first task of each class,
     and ``newest`` the last task learnt; classes that came later than that are neither old nor new.
