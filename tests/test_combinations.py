@@ -36,7 +36,7 @@ def pairs() -> list[object]:
     """Every pair that is to learn; all of peft go one way through LAE, so one of them is quick enough."""
     found = []
     for module in petl.names():
-        is_slow = module.startswith("peft.") and module != "peft.lora"
+        is_slow = module not in (*KINDS, "peft.lora")
         found.append(pytest.param("lae", module, marks=[pytest.mark.slow] if is_slow else []))
     for name in strategies.names():
         if name == "lae" or name.startswith("avalanche."):

@@ -59,6 +59,7 @@ def small(family: str) -> Backbone:
     return open_model(family, model, images, source="", digest="")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_module_keeps_the_contract_or_says_why_it_does_not_fit(family: str, name: str) -> None:

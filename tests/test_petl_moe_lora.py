@@ -289,6 +289,7 @@ def test_a_number_of_experts_that_does_not_divide_the_neurons_is_a_clear_error(
     assert not any(site.attached for site in backbone.sites.values())
 
 
+@pytest.mark.slow
 def test_output_is_the_same_when_compiled() -> None:
     backbone = opened(timm.models.VisionTransformer(32, 8, embed_dim=8, depth=1, num_heads=1, num_classes=0))
     attached = learnt(backbone)

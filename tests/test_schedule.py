@@ -162,7 +162,8 @@ def test_a_killed_run_with_a_fading_router_goes_on_bit_for_bit(tmp_path: Path, s
 
 
 # In the second task, and in the first, which it starts in.
-@pytest.mark.parametrize("stopped_in", [11, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_in", [11, 3])
 def test_a_module_that_starts_from_the_loss_does_so_once(tmp_path: Path, stopped_in: int) -> None:
     spec = small_spec("naive-peft.lora-ga")
     undisturbed = run(spec, tmp_path / "undisturbed", Progress())

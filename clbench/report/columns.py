@@ -71,7 +71,7 @@ def values_of(record: Record) -> dict[str, float]:
         **metrics,
         **costs,
         **{name: sum(parts) if parts else math.nan for name, parts in derived.items()},
-        "stored_bytes.mean": sum(by_task) / len(by_task) if by_task else math.nan,  # over the tasks
+        "mean_stored_bytes": sum(by_task) / len(by_task) if by_task else math.nan,  # over the tasks
     }
 
 
