@@ -193,7 +193,7 @@ def _log(record: Record, parts: Parts, loop: Loop, task: int, columns: Columns |
         if record.spec.run.probe_images:
             images = ProbeSet.draw(loop.evaluator, parts.seeds, record.spec.run.probe_images)
             record.write_representations(task, Probe(parts.backbone, loop.evaluator, images).features())
-    loop.meter.task_ended(_held(parts, loop.meter))
+    loop.meter.task_ended(task, _held(parts, loop.meter))
     results = Results.from_log(record.predictions(), len(stream.tasks))
     matrix = {
         "accuracy": results.accuracy,

@@ -242,6 +242,7 @@ def test_frames_are_tidy_and_merge(tmp_path: Path) -> None:
     assert runs.ranks().to_dict() == {"lae-adapter": 1.0, "naive-adapter": 2.0}
     assert runs.ranks("flops.train").to_dict() == {"lae-adapter": 1.5, "naive-adapter": 1.5}
     assert runs.pareto("flops.train")["on the front"].sum() == 1
+    assert len(runs.costs_by_task) == 0
     assert runs["lae-adapter"].seeds == [0, 1]
     with pytest.raises(clbench.UserError, match="did you mean 'lae-adapter'"):
         runs["lae-adaptr"]

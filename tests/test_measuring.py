@@ -112,6 +112,8 @@ def test_prototypes_are_counted_with_and_without_a_cache(tmp_path: Path) -> None
 def test_costs_by_task_end_where_the_whole_ends(tmp_path: Path) -> None:
     costs = run(tmp_path, {"tasks": "5"}, {"name": "er-linear", "memory_size": 20}).read_json("costs.json")
     tasks = costs["by_task"]
+    frame = clbench.load_runs(tmp_path).costs_by_task.set_index(["cost", "after"])["value"]
+    assert frame["flops.train"].tolist() == [task["flops"]["train"] for task in tasks]
     assert len(tasks) == 5
     assert tasks[-1]["parameters"] == costs["parameters"]
     assert tasks[-1]["stored_bytes_by_kind"] == costs["stored_bytes_by_kind"]

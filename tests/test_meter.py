@@ -90,11 +90,20 @@ def test_the_account_adds_up_and_a_multiply_add_is_two_operations():
 def test_what_was_spent_up_to_each_task_goes_through_a_checkpoint():
     meter = Meter(torch.device("cpu"))
     meter.flops["train"] = 10.0
-    meter.task_ended({"parameters": {"total": 3}})
+    meter.task_ended(0, {"parameters": {"total": 3}})
     other = Meter(torch.device("cpu"))
     other.load(meter.state())
     other.flops["train"] += 5.0
-    other.task_ended({"parameters": {"total": 4}})
+    other.task_ended(1, {"parameters": {"total": 4}})
     tasks = other.to_dict()["by_task"]
-    assert [task["parameters"]["total"] for task in tasks] == [3, 4]
+    assert [(task["task"], task["parameters"]["total"]) for task in tasks] == [(0, 3), (1, 4)]
     assert [task["flops"]["train"] for task in tasks] == [10.0, 15.0]
+
+
+def test_a_checkpoint_from_before_energy_was_read_is_gone_on_from():
+    meter = Meter(torch.device("cpu"))
+    state = meter.state()
+    del state["energy"], state["by_task"]
+    meter.load(state)
+    assert meter.to_dict()["by_task"] == []
+    assert meter.to_dict()["energy"] == {"cpu": None, "accelerator": None}

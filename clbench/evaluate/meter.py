@@ -122,15 +122,15 @@ class Meter:
         """Go on from the sums of a checkpoint."""
         self.clock = PhaseClock.from_dict(state["clock"])
         self.flops = dict(state["flops"])
-        self.energy.go_on_from(state["energy"])
-        self.by_task = list(state["by_task"])
+        self.energy.go_on_from(state.get("energy", {}))  # neither was in the first checkpoints
+        self.by_task = list(state.get("by_task", []))
 
-    def task_ended(self, held: dict[str, Any]) -> None:
-        """Note what is held after a task, such as stored bytes, beside what has been spent so far."""
+    def task_ended(self, task: int, held: dict[str, Any]) -> None:
+        """Note what is held after a task (0-based), such as stored bytes, and what has been spent so far."""
         self.energy.read()
         seconds = {name: spent.seconds for name, spent in self.clock.phases.items()}
         spent = {"flops": dict(self.flops), "seconds": seconds, "energy": self.energy.joules}
-        self.by_task.append({**held, **spent})
+        self.by_task.append({"task": task, **held, **spent})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the account for the record; None stands for what cannot be read here.

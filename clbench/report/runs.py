@@ -218,6 +218,7 @@ def _cells(record: Record) -> Iterator[dict[str, Any]]:
 def _costs_by_task(record: Record) -> Iterator[dict[str, Any]]:
     from clbench.report.columns import flat
 
-    for after, costs in enumerate(record.read_json("costs.json").get("by_task", [])):
+    for costs in record.read_json("costs.json").get("by_task", []):
+        after = costs.pop("task")
         for name, value in flat(costs).items():
             yield {"after": after, "cost": name, "value": value}
