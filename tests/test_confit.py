@@ -1,4 +1,4 @@
-"""ConFiT's stages, counts and invariants (paper specification, section 6)."""
+"""ConFiT's stages, counts and invariants."""
 
 from __future__ import annotations
 

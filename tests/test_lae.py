@@ -1,4 +1,4 @@
-"""LAE's worked examples and invariants (paper specification, section 9)."""
+"""LAE's worked examples and invariants."""
 
 from __future__ import annotations
 
