@@ -20,9 +20,7 @@ class Table:
         self.is_kept = is_kept  # on disk
         self.is_used = True  # since the cache last looked
         self.has_grown = False
-        self.is_owed = np.zeros(
-            num_rows, np.bool_
-        )  # whether a row's value was read, and nobody paid for it yet
+        self.is_owed = np.zeros(num_rows, np.bool_)  # values that were read, and that nobody paid for yet
 
     @property
     def num_bytes(self) -> int:

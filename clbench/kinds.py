@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from torch import nn
@@ -19,11 +20,15 @@ class HasKinds(nn.Module):
         return self.kinds.get(name.partition(".")[0], self.kinds.get("", "other"))
 
 
-def kind_of(part: nn.Module, name: str) -> str:
-    """Return the kind of a tensor of ``part.state_dict()``: what the innermost part that knows says."""
+def kinds_of(part: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Return the kinds of tensors of ``part.state_dict()``: what the innermost part that knows says."""
+    modules = dict(part.named_modules())
+    return {name: _kind_of(modules, name) for name in names}
+
+
+def _kind_of(modules: Mapping[str, nn.Module], name: str) -> str:
     kind, path = "other", ""
     pieces = name.split(".")
-    modules = dict(part.named_modules())
     for number, piece in enumerate(pieces):
         inside = modules.get(path)
         if isinstance(inside, HasKinds):

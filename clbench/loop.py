@@ -59,9 +59,7 @@ class Loop:
     eval_images: int = 100  # test images of each task that are looked at every so many steps
     eval_ahead: bool = False  # whether tasks that are still to come are evaluated, too
     prequential: bool = True  # where there are looks, whether each batch is predicted before it is learnt
-    step_cost: int = (
-        1  # micro-batches of an online stream that arrive while one is learnt: the rest is missed
-    )
+    step_cost: int = 1  # micro-batches that arrive online while one is learnt; the rest is missed
     cache: FeatureCache | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)  # of the task begun
 

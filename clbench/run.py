@@ -143,7 +143,7 @@ def _finish(
         meter,
         progress,
         save=lambda state: save_checkpoint(record.path / "checkpoint", state),
-        log=lambda task, columns: _log(record, parts, loop, task, columns),
+        log=lambda task, columns: _log(record, parts, loop, probe, task, columns),
         precision=run.precision,
         eval_batch_size=run.eval_batch_size,
         checkpoint_every=run.checkpoint_every,
@@ -154,6 +154,8 @@ def _finish(
         prequential=run.prequential,
         cache=None if run.exact else cache,
     )
+    images = ProbeSet.draw(loop.evaluator, parts.seeds, run.probe_images) if run.probe_images else None
+    probe = Probe(parts.backbone, loop.evaluator, images) if images else None
     progress.run_started(record.spec, record.path, len(stream.tasks))
     loop.run(checkpoint)
     record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
@@ -179,7 +181,9 @@ def _held(parts: Parts, meter: Meter) -> dict[str, dict[str, int]]:
     }
 
 
-def _log(record: Record, parts: Parts, loop: Loop, task: int, columns: Columns | None) -> list[float]:
+def _log(
+    record: Record, parts: Parts, loop: Loop, probe: Probe | None, task: int, columns: Columns | None
+) -> list[float]:
     """Keep the predictions made after a task; return its row of the accuracy matrix."""
     stream = parts.stream
     if columns is not None:
@@ -190,9 +194,8 @@ def _log(record: Record, parts: Parts, loop: Loop, task: int, columns: Columns |
     if columns is not None:
         record.write_anytime(loop.watch.columns())
         record.write_reliability(loop.evaluator.reliability)
-        if record.spec.run.probe_images:
-            images = ProbeSet.draw(loop.evaluator, parts.seeds, record.spec.run.probe_images)
-            record.write_representations(task, Probe(parts.backbone, loop.evaluator, images).features())
+        if probe:
+            record.write_representations(task, probe.features())
     loop.meter.task_ended(task, _held(parts, loop.meter))
     results = Results.from_log(record.predictions(), len(stream.tasks))
     matrix = {

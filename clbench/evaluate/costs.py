@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from clbench.kinds import KINDS, kind_of
+from clbench.kinds import KINDS, kinds_of
 from clbench.quant.packed import packed_state
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def bytes_by_kind(parts: Mapping[str, nn.Module], *, packed: bool = False) -> di
     states: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
     for part_name, part in parts.items():
         state = packed_state(part) if packed else part.state_dict()
-        for name, tensor in state.items():
-            states[kind_of(part, name)][f"{part_name}.{name}"] = tensor
+        for name, kind in kinds_of(part, state).items():
+            states[kind][f"{part_name}.{name}"] = state[name]
     sizes = _bytes(states)
     delta = sum(sizes[kind] for kind in ("modules", "head", "prototypes", "covariances"))
     return {**sizes, "model-delta": delta}

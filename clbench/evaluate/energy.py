@@ -85,9 +85,8 @@ def _accelerator(device: torch.device) -> Iterator[Counter]:
 
     try:
         pynvml.nvmlInit()
-        name = (
-            f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # indices differ by CUDA_VISIBLE_DEVICES
-        )
+        # by identity: CUDA_VISIBLE_DEVICES changes the numbers
+        name = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         handle = pynvml.nvmlDeviceGetHandleByUUID(name)
         span = float("inf")  # 64 bits of millijoules
         yield Counter(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) * MILLIJOULE, span)

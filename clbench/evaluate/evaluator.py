@@ -74,11 +74,14 @@ class Evaluator:
         strategy may refresh what it predicts with, such as class means, when it is asked: what the first
         batch took beyond its images was that.
         """
-        filled = next(task for task in reversed(seen) if len(task.test))
-        one = self.inputs(filled.test.rows[:1], filled.index)
-        computed = replace(one, cache=None)
-        self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self.predict(computed))
-        per_image = self.meter.count("evaluate beside cache", len(seen), 1, lambda: self.predict(one))
+
+        def one() -> Inputs:  # made only where there is something to count: this is called at every step
+            filled = next(task for task in reversed(seen) if len(task.test))
+            return self.inputs(filled.test.rows[:1], filled.index)
+
+        beside = "evaluate beside cache"
+        self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self.predict(replace(one(), cache=None)))
+        per_image = self.meter.count(beside, len(seen), 1, lambda: self.predict(one()))
         flops, num_first = self._first_batch.get((phase, len(seen)), (0.0, 0))
         self.meter.put(phase, per_image * num_images + max(0.0, flops - per_image * num_first))
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-NUM_BINS = 15  # of equal width, each open on the left: (0, 1/15], (1/15, 2/15], ...
+from clbench.evaluate.metrics.calibration import NUM_BINS
 
 
 class Reliability:

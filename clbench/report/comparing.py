@@ -144,4 +144,4 @@ def _difference(first: Group, second: Group, key: str) -> tuple[Interval, float]
 
 
 def _by_seed(group: Group, key: str) -> dict[int, float]:
-    return {seed: values.get(key, NAN) for seed, values in zip(group.seeds, group.values, strict=True)}
+    return dict(zip(group.seeds, group.numbers(key), strict=True))

@@ -72,29 +72,39 @@ class Group:
     @cached_property
     def accuracy(self) -> Matrix:
         """The accuracy matrices of the runs: (runs, T, T), NaN where nothing is known."""
-        matrices = [record.read_json("matrix.json")["accuracy"] for record in self.records]
-        return np.array(matrices, dtype=np.float64)
+        return np.array([matrix["accuracy"] for matrix in self._matrices], dtype=np.float64)
 
     @cached_property
     def classes_seen(self) -> list[int]:
         """Number of classes seen after each task."""
-        classes = self.records[0].read_json("matrix.json")["classes_of_task"]
+        classes = self._matrices[0]["classes_of_task"]
         return [len(set().union(*classes[: task + 1])) for task in range(len(classes))]
 
-    @cached_property
+    @property
     def extents(self) -> list[tuple[int, int]]:
         """Number of tasks, and of test images, in each run's stream."""
-        matrices = [record.read_json("matrix.json") for record in self.records]
-        return [(len(each["classes_of_task"]), sum(each.get("num_test", ()))) for each in matrices]
+        return [(len(each["classes_of_task"]), sum(each.get("num_test", ()))) for each in self._matrices]
 
     def hashes(self, name: str) -> dict[int, str]:
         """Return a hash ("stream", "weights", "strategy_source") of each run by seed."""
-        return {record.spec.run.seed: record.read_json("hashes.json")[name] for record in self.records}
+        return {seed: hashes[name] for seed, hashes in zip(self.seeds, self._hashes, strict=True)}
+
+    def numbers(self, key: str) -> list[float]:
+        """Return a metric or cost of each run; NaN: not known."""
+        return [values.get(key, math.nan) for values in self.values]
 
     def statistic(self, key: str) -> tuple[float, float]:
         """Return mean and sample standard deviation; NaN if any run does not know, or std of one run."""
-        numbers = np.array([values.get(key, math.nan) for values in self.values])
+        numbers = np.array(self.numbers(key))
         return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
+
+    @cached_property
+    def _matrices(self) -> list[dict[str, Any]]:
+        return [record.read_json("matrix.json") for record in self.records]
+
+    @cached_property
+    def _hashes(self) -> list[dict[str, str]]:
+        return [record.read_json("hashes.json") for record in self.records]
 
 
 def group_runs(records: Iterable[Record], *, recompute: bool = False) -> list[Group]:

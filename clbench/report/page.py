@@ -139,7 +139,7 @@ def _summary(groups: Sequence[Group], streams: Sequence[StreamPart]) -> list[str
 
 
 def _named(group: Group) -> str:
-    bounds = interval([values[ACCURACY] for values in group.values])
+    bounds = interval(group.numbers(ACCURACY))
     if math.isnan(bounds.low):
         return f"{group.label}, {percent(bounds.mean)} % (one seed, so no interval)"
     low, high = percent(bounds.low), percent(bounds.high)

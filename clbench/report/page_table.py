@@ -104,4 +104,4 @@ def definitions(streams: Sequence[StreamGroups]) -> list[tuple[str, str]]:
 
 
 def _is_known(group: Group, key: str) -> bool:
-    return not all(math.isnan(values.get(key, math.nan)) for values in group.values)
+    return not all(map(math.isnan, group.numbers(key)))

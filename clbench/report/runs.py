@@ -19,8 +19,6 @@ from clbench.report.comparing import interval, mean_ranks, paired_tests, pareto_
 from clbench.report.groups import Group, group_runs
 from clbench.report.warnings import warnings
 
-NAN = float("nan")
-
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -112,7 +110,7 @@ class Runs:
             {
                 "group": group.label,
                 "name": name,
-                **asdict(interval([each.get(name, NAN) for each in group.values])),
+                **asdict(interval(group.numbers(name))),
             }
             for group in self.groups
             for name in group.names

@@ -57,9 +57,9 @@ def ranks_csv(groups: Sequence[Group]) -> str:
 
 def fronts_csv(groups: Sequence[Group]) -> str:
     """Return, for each cost and each stream, who is on the Pareto front of accuracy."""
-    rows = []
+    rows, streams = [], partition(groups, "stream")
     for column in COST:
-        for rivals in partition(groups, "stream"):
+        for rivals in streams:
             front = pareto_front(rivals, column.key)
             for group in rivals:
                 numbers = (group.statistic(key)[0] for key in (column.key, QUALITY[0].key))
@@ -87,7 +87,7 @@ def summary_csv(groups: Sequence[Group]) -> str:
     rows = []
     for group in groups:
         for key in group.names:
-            found = interval([values.get(key, math.nan) for values in group.values])
+            found = interval(group.numbers(key))
             numbers = (found.mean, found.std, found.low, found.high)
             rows.append([*_identity(group), key, *map(_number, numbers), found.n])
     return _csv([*IDENTITY, "name", "mean", "std", "low", "high", "n"], rows)

@@ -107,6 +107,12 @@ def brier_score(results: Results) -> float:
     return float((squares - 2 * share + 1).mean()) if squares.size else NAN
 
 
+def bins_of(confidence: Matrix) -> NDArray[np.int64]:
+    """Return the bin of each confidence in [0, 1], from 0 on."""
+    bins: NDArray[np.int64] = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    return bins
+
+
 def _column(results: Results, name: str) -> Matrix:
     return results.last.get(name, np.zeros(0)).astype(np.float64)
 
@@ -114,6 +120,5 @@ def _column(results: Results, name: str) -> Matrix:
 def _error(confidence: Matrix, correct: NDArray[np.bool_]) -> float:
     if not confidence.size:
         return NAN
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
-    gaps = np.bincount(bins, weights=correct - confidence)  # |B_b| (acc - conf) of each bin
+    gaps = np.bincount(bins_of(confidence), weights=correct - confidence)  # |B_b| (acc - conf) of each bin
     return float(np.abs(gaps).sum() / confidence.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clbench.evaluate import metric
+from clbench.evaluate.metrics.matrix import best_before_the_last
 from clbench.evaluate.results import Results
 
 
@@ -20,9 +21,8 @@ def forgetting_of_classes(results: Results) -> float:
     """Average the drop from a class's best earlier accuracy to its last; NaN for one task."""
     if results.class_accuracy is None:
         return float("nan")
-    earlier, last = results.class_accuracy[:-1], results.class_accuracy[-1]
-    best = np.fmax.reduce(earlier, axis=0, initial=np.nan)  # NaN only where every step is
-    drops = (best - last)[~np.isnan(best)]
+    best = best_before_the_last(results.class_accuracy)
+    drops = (best - results.class_accuracy[-1])[~np.isnan(best)]
     return float(drops.mean()) if drops.size else float("nan")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from clbench.evaluate import metric
 from clbench.evaluate.metrics.calibration import OLDER_RECORD
+from clbench.evaluate.metrics.matrix import best_before_the_last
 from clbench.evaluate.results import Results
 
 SOUTIF = "Soutif-Cormerais et al., 2021, arXiv 2106.11930"
@@ -41,6 +42,5 @@ def cumulative_forgetting(results: Results) -> float:
     """Average the drop on the first j tasks that is not owed to classes which came later."""
     if results.cumulative is None or results.num_tasks == 1:
         return float("nan")
-    earlier = results.cumulative[:-1, :-1]
-    best = np.fmax.reduce(earlier, axis=0, initial=np.nan)
-    return float(np.mean(best - results.cumulative[-1, :-1]))
+    best = best_before_the_last(results.cumulative)
+    return float(np.mean((best - results.cumulative[-1])[:-1]))

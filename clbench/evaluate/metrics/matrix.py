@@ -83,8 +83,7 @@ def forgetting(results: Results) -> float:
 
     The maximum is over the earlier steps that are known. NaN for one task.
     """
-    earlier = _learnt(results.accuracy)[:-1, :-1]
-    best = np.fmax.reduce(earlier, axis=0, initial=np.nan)  # NaN only where every step is
+    best = best_before_the_last(_learnt(results.accuracy))[:-1]
     return _mean(best - results.accuracy[-1, :-1], results.is_tested[:-1])
 
 
@@ -98,7 +97,7 @@ def forgetting(results: Results) -> float:
 )
 def forgetting_relative(results: Results) -> float:
     """Average what share of a task's best earlier accuracy is lost at the end; negative if tasks improve."""
-    best = np.fmax.reduce(_learnt(results.accuracy)[:-1, :-1], axis=0, initial=np.nan)
+    best = best_before_the_last(_learnt(results.accuracy))[:-1]
     drop = best - results.accuracy[-1, :-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = drop / best
@@ -176,6 +175,12 @@ def accuracy_of_all_steps(results: Results) -> float:
 def learning_accuracy(results: Results) -> float:
     """Average the accuracy on each task just after it was learnt."""
     return _mean(results.accuracy.diagonal(), results.is_tested)
+
+
+def best_before_the_last(accuracies: Matrix) -> Matrix:
+    """Return the best of each column (a task, a class) before the last row; NaN only where every step is."""
+    best: Matrix = np.fmax.reduce(accuracies[:-1], axis=0, initial=np.nan)
+    return best
 
 
 def _learnt(matrix: Matrix) -> Matrix:

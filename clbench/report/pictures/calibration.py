@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clbench.evaluate.metrics.calibration import NUM_BINS, expected_calibration_error
+from clbench.evaluate.metrics.calibration import NUM_BINS, bins_of, expected_calibration_error
 from clbench.report.groups import Group
 from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.style import (
@@ -91,7 +91,7 @@ def reliability(group: Group) -> Reliability | None:
         np.concatenate([getattr(each, name) for each in known]) for name in ("confidence", "correct")
     )
     confidence, correct = confidence[~np.isnan(confidence)], correct[~np.isnan(confidence)]
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    bins = bins_of(confidence)
     num, hits, sums = (
         np.bincount(bins, each, NUM_BINS) for each in (np.ones_like(confidence), correct, confidence)
     )
