@@ -139,6 +139,7 @@ def test_runs_of_two_versions_are_two_groups_and_said(tmp_path: Path) -> None:
     groups = group_runs(runs)
     assert [group.label for group in groups] == ["lae-adapter clbench=0.1.0", "lae-adapter clbench=0.2.0"]
     assert any(line.startswith("Not the same version of clbench: 0.1.0: lae") for line in warnings(groups))
+    assert len({group.file_stem for group in groups}) == 2  # one's pictures do not take the other's place
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ class Group:
     @property
     def file_stem(self) -> str:
         """A name for files about this group, which no other group shares."""
-        return f"{short_name(self.spec)}_{group_key(self.spec)[:8]}"
+        identity = f"{group_key(self.spec)} {self.records[0].version}"
+        return f"{short_name(self.spec)}_{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
     @cached_property
     def values(self) -> list[dict[str, float]]:

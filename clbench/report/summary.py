@@ -34,7 +34,7 @@ def write_seed_summary(records: Sequence[Record]) -> list[Path]:
 
 def _statistics(group: Group) -> dict[str, Any]:
     numbers = {}
-    for key in group.values[0]:
+    for key in group.names:
         mean, std = group.statistic(key)
         numbers[key] = {"mean": mean, "std": std, "n": len(group.records)}
     runs = [record.path.name for record in group.records]
