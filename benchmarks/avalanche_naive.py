@@ -22,12 +22,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from clbench import backbones, petl, strategies, streams
+from clbench.avalanche.experiences import experiences
 from clbench.data.batches import Batcher
-from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
-from clbench.heads import GrowingHead
-from clbench.loop import Loop
-from clbench.progress import Progress
+from clbench.learning.heads import GrowingHead
+from clbench.runs.evaluator import Columns
+from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
 from clbench.streams import Places, TaskStream
 
@@ -51,7 +51,7 @@ def ours(stream: TaskStream, module: str) -> tuple[float, float]:
         accuracies.append(float((columns["prediction"] == columns["label"]).mean()))
         return accuracies
 
-    loop = Loop(strategy, stream, batcher, seeds, Meter(device), Progress(), save=lambda state: None, log=log)
+    loop = Loop(strategy, stream, batcher, seeds, Meter(device), log=log)
     start = time.perf_counter()
     loop.run()
     return time.perf_counter() - start, accuracies[-1]
@@ -86,7 +86,7 @@ def avalanche(stream: TaskStream, module: str) -> tuple[float, float]:
     from avalanche.training.supervised import Naive
 
     network = Network(len(stream.class_names), module)
-    train, test = stream.experiences("train"), stream.experiences("test")
+    train, test = experiences(stream, "train"), experiences(stream, "test")
     trained = [p for p in network.parameters() if p.requires_grad]
     strategy = Naive(
         model=network,

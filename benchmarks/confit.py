@@ -25,15 +25,14 @@ from clbench import backbones, evaluate, strategies, streams
 from clbench.backbones import BackboneOptions
 from clbench.data.batches import Batcher
 from clbench.evaluate.costs import stored_bytes
-from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.results import Results
 from clbench.files import make_folder, write_text
-from clbench.loop import Loop
+from clbench.options import build
 from clbench.petl.full import Full
-from clbench.progress import Progress
+from clbench.runs.evaluator import Columns
+from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
-from clbench.spec import build
 from clbench.streams import Places, TaskStream
 
 ROWS = {
@@ -101,7 +100,7 @@ def measured(recipe: dict[str, object], weights: str, stream: TaskStream, seeds:
 
     device = torch.device("cpu")
     batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, stream.augment, device)
-    loop = Loop(strategy, stream, batcher, seeds, Meter(device), Progress(), save=lambda state: None, log=log)
+    loop = Loop(strategy, stream, batcher, seeds, Meter(device), log=log)
     loop.run()
     whole = {name: np.concatenate([each[name] for each in logs]) for name in logs[0]}
     metrics = evaluate.compute(Results.from_log(whole, len(stream.tasks)))

@@ -24,14 +24,13 @@ from clbench import backbones, petl, strategies, streams
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
-from clbench.evaluate.evaluator import Columns
+from clbench.data.feature_cache import FeatureCache
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.timing import ratio_of_times
-from clbench.feature_cache import FeatureCache
-from clbench.loop import Loop
-from clbench.progress import Progress
+from clbench.options import build
+from clbench.runs.evaluator import Columns
+from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
-from clbench.spec import build
 from clbench.streams import Places, TaskStream
 
 METHODS = {
@@ -133,8 +132,6 @@ class Study:
                 self.batcher,
                 Seeds(0),
                 meter,
-                Progress(),
-                save=lambda state: None,
                 log=log,
                 cache=cache,
             )

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clbench import evaluate
-from clbench.data.experiences import as_experiences
-from clbench.data.quietly import import_avalanche
+from clbench.avalanche.experiences import as_experiences
+from clbench.avalanche.quietly import import_avalanche
 from clbench.data.samples import Samples
 
 Log = Mapping[str, NDArray[Any]]  # columns after_task, task, label, prediction, as in a record

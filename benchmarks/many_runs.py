@@ -20,7 +20,7 @@ from pathlib import Path
 
 import clbench
 from clbench.evaluate.timing import ratio_of_times
-from clbench.record import Record
+from clbench.records.record import Record
 from clbench.report import report
 
 if sys.version_info >= (3, 11):

@@ -21,8 +21,9 @@ from tables import as_csv, best_first, finished
 
 from clbench import strategies
 from clbench.files import write_text
-from clbench.record import Record
-from clbench.spec import RunSpec, option_types, resolve
+from clbench.options import option_types
+from clbench.records.record import Record
+from clbench.records.spec import RunSpec, resolve
 
 ROWS = (
     *("naive", "er", "er-ace", "derpp", "scr"),

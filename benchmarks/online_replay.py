@@ -28,16 +28,15 @@ from torch.nn import functional as F
 from clbench import backbones, petl, strategies
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
-from clbench.checkpoint import Position
 from clbench.data.batches import Batcher
 from clbench.data.samples import Samples
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.timing import ratio_of_times
-from clbench.loop import Loop
-from clbench.progress import Progress
+from clbench.runs.checkpoint import Position
+from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
 from clbench.streams import Task, TaskStream
-from clbench.trial import small_backbone
+from clbench.testing.trial import small_backbone
 
 NUM_CLASSES, BATCH, MEMORY, RATE = 10, 10, 1000, 0.1
 CPU = torch.device("cpu")
@@ -70,9 +69,6 @@ def ours(make: Callable[[], Backbone], images: Images, labels: NDArray[np.int64]
         Batcher(images, backbone.preprocessing, "none", CPU),
         seeds,
         Meter(CPU),
-        Progress(),
-        save=lambda state: None,
-        log=lambda *_: [],
     )
     loop._begin(task)
     return lambda: loop._learn(task, samples, Position())

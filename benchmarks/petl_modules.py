@@ -29,18 +29,17 @@ from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.errors import UserError
 from clbench.evaluate.costs import stored_bytes
-from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.timing import ratio_of_times
 from clbench.files import write_text
-from clbench.loop import Loop
+from clbench.options import build
 from clbench.petl import Petl
 from clbench.petl.attached import Attached
 from clbench.petl.survey import slowdown
-from clbench.progress import Progress
 from clbench.quant.packed import packed_bytes
+from clbench.runs.evaluator import Columns
+from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
-from clbench.spec import build
 from clbench.strategies import Strategy
 from clbench.streams import Places, TaskStream
 
@@ -142,8 +141,6 @@ def trained(
         batcher,
         seeds,
         Meter(batcher.device),
-        Progress(),
-        save=lambda state: None,
         log=log,
     )
     loop.run()

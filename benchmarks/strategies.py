@@ -22,8 +22,9 @@ from tables import as_csv, best_first, finished, known_rows
 from clbench import strategies
 from clbench.errors import UserError
 from clbench.files import write_text
-from clbench.record import Record
-from clbench.spec import RunSpec, option_types, resolve
+from clbench.options import option_types
+from clbench.records.record import Record
+from clbench.records.spec import RunSpec, resolve
 
 SETTINGS = {  # rates chosen on held-out training images: the papers' are for many times as many steps
     "aper": "learning_rate=0.1",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from clbench.progress import Progress
-from clbench.record import Record
-from clbench.run import execute, resume
-from clbench.spec import RunSpec
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.records.spec import RunSpec
+from clbench.runs.line import execute, resume
 from clbench.streams import Places
 
 Row = Mapping[str, object]

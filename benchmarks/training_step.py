@@ -23,12 +23,12 @@ from torch.nn import functional as F
 from clbench import backbones, petl, strategies
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Preprocessing
-from clbench.checkpoint import Position
 from clbench.data.batches import Batcher
 from clbench.data.samples import Samples
 from clbench.evaluate.meter import Meter
-from clbench.loop import Loop
-from clbench.progress import Progress
+from clbench.records.spec import RunOptions
+from clbench.runs.checkpoint import Position
+from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
 from clbench.streams import Task, TaskStream
 
@@ -93,16 +93,7 @@ def our_epoch(case: Case, device: torch.device, precision: str) -> tuple[Callabl
     strategy = strategies.get(case.strategy)(batch_size=case.batch_size)
     strategy.setup(backbone, petl.get(case.module)(), seeds)
     batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, "rrc-flip", device)
-    loop = Loop(
-        strategy,
-        stream,
-        batcher,
-        seeds,
-        Meter(batcher.device),
-        Progress(),
-        save=lambda state: None,
-        log=lambda *_: [],
-    )
+    loop = Loop(strategy, stream, batcher, seeds, Meter(device), RunOptions(precision=precision))
     for task in stream.tasks:
         loop._begin(task)
     strategy.begin_epoch(strategy.epochs - 1)

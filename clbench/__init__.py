@@ -8,18 +8,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from clbench.version import __version__ as __version__
+
 if TYPE_CHECKING:
+    from clbench.data.tasks import Places
     from clbench.errors import UserError
     from clbench.petl import Petl
-    from clbench.progress import Progress
-    from clbench.record import Record
+    from clbench.records.progress import Progress
+    from clbench.records.record import Record
+    from clbench.records.spec import RunSpec, resolve
     from clbench.report.runs import load_runs
-    from clbench.run import execute, resume
-    from clbench.spec import RunSpec, resolve
+    from clbench.runs.line import execute, resume
     from clbench.strategies import Strategy
-    from clbench.streams import Places, Stream
+    from clbench.streams import Stream
 
-__version__ = "0.1.0"
 __all__ = [
     "Petl",
     "Places",
@@ -36,17 +38,17 @@ __all__ = [
 ]
 _HOMES = {
     "Petl": "petl",
-    "Places": "streams",
-    "Progress": "progress",
-    "Record": "record",
-    "RunSpec": "spec",
+    "Places": "data.tasks",
+    "Progress": "records.progress",
+    "Record": "records.record",
+    "RunSpec": "records.spec",
     "Strategy": "strategies",
     "Stream": "streams",
     "UserError": "errors",
-    "execute": "run",
+    "execute": "runs.line",
     "load_runs": "report.runs",
-    "resolve": "spec",
-    "resume": "run",
+    "resolve": "records.spec",
+    "resume": "runs.line",
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 from clbench.errors import UserError
 from clbench.registry import did_you_mean
 
@@ -44,6 +47,14 @@ def describe(name: str) -> str:
     """Return what the maker calls a device."""
     import torch
 
-    from clbench.environment import processor_name
-
     return torch.cuda.get_device_name(torch.device(name)) if name.startswith("cuda") else processor_name()
+
+
+def processor_name() -> str:
+    """Return the processor's name; Linux keeps it in a file, ``platform`` knows little there."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,101 +1,62 @@
-"""Read what a component's options are: name, type, default, and the comment beside the field."""
+"""Make a component from the options that a user gave: checked against the fields of its dataclass."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import io
-import textwrap
-import tokenize
-import types
 import typing
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from clbench.spec import option_types
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+from clbench.errors import UserError
+from clbench.registry import did_you_mean
 
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a component, in words."""
-
-    name: str
-    type: str
-    default: str
-    comment: str
+Value = bool | int | float | str
+C = TypeVar("C")
+AS_TYPED = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)  # tasks = 10 is as good as "10"
 
 
-def options(component: type) -> list[Option]:
-    """Return the options of a component's dataclass, its own first and then those it inherits."""
-    defaults = {field.name: field.default for field in dataclasses.fields(component)}
-    hints = option_types(component)
-    told = {
-        name: comment
-        for each in reversed(component.__mro__)
-        for name, comment in comments(each).items()
-        if comment  # a subclass that only changes a default says nothing new
-    }
-    own = [name for name in hints if name in vars(component).get("__annotations__", {})]
-    order = [*own, *(name for name in hints if name not in own)]
-    return [
-        Option(name, type_in_words(hints[name]), value_in_words(defaults[name]), told.get(name, ""))
-        for name in order
-    ]
+class SpecError(UserError, ValueError):
+    """A value that a run cannot be made from."""
 
 
-def comments(component: type) -> dict[str, str]:
-    """Return the comment on the lines of each field that a class declares."""
+def option_types(component: type) -> dict[str, Any]:
+    """Return the name and annotated type of every option of a component's dataclass."""
+    hints = typing.get_type_hints(component, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(component) if field.init}
+
+
+def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
+    """Validate options against a component's dataclass; SpecError in one line if they do not fit."""
+    types = option_types(component)
+    values = {}
+    for name, value in options.items():
+        if name not in types:
+            near = did_you_mean(name, types)
+            raise SpecError(f"{section} has no option {name!r}{near} (allowed: {', '.join(types) or 'none'})")
+        try:
+            values[name] = TypeAdapter(types[name], config=AS_TYPED).validate_python(
+                _chosen(types[name], value)
+            )
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise SpecError(
+                f"{section}.{name}: {value!r} is not allowed: {reason[0].lower()}{reason[1:]}"
+            ) from error
     try:
-        source = textwrap.dedent(inspect.getsource(component))
-    except (OSError, TypeError):  # built-in, or its source is gone
-        return {}
-    written = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    (definition,) = ast.parse(source).body
-    assert isinstance(definition, ast.ClassDef)
-    fields = [node for node in definition.body if isinstance(node, ast.AnnAssign)]
-    return {
-        node.target.id: " ".join(written[line] for line in _lines(node) if line in written)
-        for node in fields
-        if isinstance(node.target, ast.Name)
-    }
+        return component(**values)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{section}: {error}") from error
 
 
-def type_in_words(hint: Any) -> str:
-    """Return an annotation as a user reads it: ``int >= 1``, ``adam | adamw | sgd``."""
-    if typing.get_origin(hint) is typing.Annotated:
-        base, *metadata = typing.get_args(hint)
-        bounds = [bound for each in metadata for bound in _bounds(each)]
-        return " ".join([type_in_words(base), ", ".join(bounds)]).strip()
-    if typing.get_origin(hint) is Literal:
-        return " | ".join(str(value) for value in typing.get_args(hint))
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " | ".join(type_in_words(each) for each in typing.get_args(hint))
-    return {str: "text", bool: "true | false", type(None): "none"}.get(hint, inspect.formatannotation(hint))
+def _chosen(hint: Any, value: Any) -> Any:
+    """Return the one of a fixed set of choices that is written so; pydantic reads no number for those."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return {str(choice): choice for choice in choices}.get(value, value) if isinstance(value, str) else value
 
 
-def value_in_words(value: object) -> str:
-    """Return a default as it is typed after ``--set section.name=``."""
-    if value is dataclasses.MISSING:
-        return "(needed)"
-    return str(value).lower() if isinstance(value, bool) else str(value) or "(empty)"
-
-
-def _bounds(metadata: object) -> Iterator[str]:
-    """Read the limits that pydantic's ``Field(ge=..., lt=...)`` puts into an annotation."""
-    for constraint in getattr(metadata, "metadata", []):
-        for name, sign in BOUNDS.items():
-            limit = getattr(constraint, name, None)
-            if limit is not None:
-                yield f"{sign} {limit}"
-
-
-def _lines(node: ast.AnnAssign) -> range:
-    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+def complete(component: type, section: str, options: Mapping[str, Any]) -> dict[str, Value]:
+    """Return every option of a component with its validated or default value."""
+    instance: object = build(component, section, options)
+    return {name: getattr(instance, name) for name in option_types(component)}

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.classifier import Classifier
-from clbench.inputs import Batch, Feed, Inputs
-from clbench.memory import Memory
+from clbench.data.inputs import Batch, Feed, Inputs
+from clbench.learning.classifier import Classifier
+from clbench.learning.memory import Memory
+from clbench.learning.replay import FROM_SCRATCH
 from clbench.petl import Petl
-from clbench.replay import FROM_SCRATCH
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 

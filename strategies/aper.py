@@ -19,10 +19,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
-from clbench.first_session import IMAGENET_R, FirstSession
-from clbench.inputs import Batch, Feed, Inputs
+from clbench.data.inputs import Batch, Feed, Inputs
+from clbench.learning.first_session import IMAGENET_R, FirstSession
+from clbench.learning.prototypes import Prototypes
 from clbench.petl import Petl
-from clbench.prototypes import Prototypes
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 

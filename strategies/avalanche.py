@@ -26,10 +26,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench.avalanche_strategy import FromAvalanche, Online, WithMemory, plugin
+from clbench.avalanche.strategy import FromAvalanche, Online, WithMemory, plugin
 from clbench.data.samples import Samples, join
 from clbench.errors import UserError
-from clbench.optimizers import make_optimizer
+from clbench.runs.optimizers import make_optimizer
 from clbench.strategies import Task, register
 
 if TYPE_CHECKING:
@@ -404,7 +404,7 @@ class SI(FromAvalanche):
 
     def make_learner(self, task: Task) -> Any:
         """Put right what would be nothing on a CPU."""
-        from clbench.avalanche_model import OwnValues
+        from clbench.avalanche.model import OwnValues
 
         learner = super().make_learner(task)
         theirs = plugin(learner, "SynapticIntelligencePlugin")
@@ -522,7 +522,7 @@ class ICaRL(WithMemory):
         """Give it the encoder and the classifier apart."""
         from avalanche.training.supervised import ICaRL as Theirs
 
-        from clbench.avalanche_model import NewTeacher
+        from clbench.avalanche.model import NewTeacher
 
         return Theirs(
             feature_extractor=self.encoder,

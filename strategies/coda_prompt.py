@@ -36,12 +36,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.inputs import Batch, Inputs
-from clbench.losses.local_cross_entropy import local_cross_entropy
+from clbench.data.inputs import Batch, Inputs
+from clbench.learning.losses.local_cross_entropy import local_cross_entropy
+from clbench.learning.prompted_classifier import PromptedClassifier, Prompts
 from clbench.petl import Petl
 from clbench.petl.parts.initialise import first_blocks
 from clbench.petl.parts.prompted import GivenPrefixes
-from clbench.prompted_classifier import PromptedClassifier, Prompts
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 

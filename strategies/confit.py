@@ -2,8 +2,8 @@
 
 S. Jie, Z.-H. Deng, Z. Li, "Alleviating Representational Shift for Continual Fine-tuning", CVPR Workshops
 2022, arXiv 2204.10535. Every task keeps its own batch-norm state; when an old one is tested, the means are
-computed anew with the present kernels (``clbench.cross_convolution``). In every task the head learns first,
-then the norms, too, then everything (``clbench.stages``).
+computed anew with the present kernels (``clbench.learning.cross_convolution``). In every task the head learns
+first, then the norms, too, then everything (``clbench.learning.stages``).
 
 On a backbone without batch norms, or with a module that leaves them as they are, the stages alone remain.
 
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.classifier import Classifier
-from clbench.cross_convolution import CrossConvolution, find_pairs
-from clbench.inputs import Batch, Feed, Inputs
+from clbench.data.inputs import Batch, Feed, Inputs
+from clbench.learning.classifier import Classifier
+from clbench.learning.cross_convolution import CrossConvolution, find_pairs
+from clbench.learning.stages import open_stage
 from clbench.petl import Petl
 from clbench.seeds import Seeds
-from clbench.stages import open_stage
 from clbench.strategies import Strategy, Task, register
 
 

@@ -24,9 +24,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.inputs import Batch
-from clbench.losses.dark import dark_distance
-from clbench.replay import Replay
+from clbench.data.inputs import Batch
+from clbench.learning.losses.dark import dark_distance
+from clbench.learning.replay import Replay
 from clbench.strategies import register
 
 

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.heads import CosineHead
-from clbench.inputs import Batch, Feed, Inputs
+from clbench.data.inputs import Batch, Feed, Inputs
+from clbench.learning.heads import CosineHead
+from clbench.learning.prototypes import Prototypes
+from clbench.learning.subspaces import Subspaces
 from clbench.petl import Petl
 from clbench.petl.attached import Attached
-from clbench.prototypes import Prototypes
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
-from clbench.subspaces import Subspaces
 
 
 @register("ease", petl="adaptformer")

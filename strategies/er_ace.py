@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.inputs import Batch
-from clbench.replay import Replay
+from clbench.data.inputs import Batch
+from clbench.learning.replay import Replay
 from clbench.strategies import register
 
 

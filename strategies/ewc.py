@@ -21,8 +21,8 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from clbench.importance import Anchored, flat, mean_by_image
-from clbench.inputs import Feed
+from clbench.data.inputs import Feed
+from clbench.learning.importance import Anchored, flat, mean_by_image
 from clbench.strategies import Task, register
 
 

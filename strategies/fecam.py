@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.gaussians import Gaussians
-from clbench.inputs import Feed, Inputs
+from clbench.data.inputs import Feed, Inputs
+from clbench.learning.gaussians import Gaussians
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.classifier import Classifier
 from clbench.data.batches import in_order
+from clbench.data.inputs import Batch, Inputs
 from clbench.data.samples import Samples
-from clbench.inputs import Batch, Inputs
-from clbench.memory import Memory, Stored
+from clbench.data.stored import Stored
+from clbench.learning.classifier import Classifier
+from clbench.learning.memory import Memory
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register

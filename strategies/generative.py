@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.inputs import Batch, Inputs
+from clbench.data.inputs import Batch, Inputs
 from clbench.kinds import HasKinds
-from clbench.losses.multi_similarity import multi_similarity
-from clbench.losses.proxy_nca import proxy_nca
-from clbench.memory import Memory
-from clbench.memory_means import MemoryClassifier, MovingMeans, linear_discriminant, nearest_mean
+from clbench.learning.losses.multi_similarity import multi_similarity
+from clbench.learning.losses.proxy_nca import proxy_nca
+from clbench.learning.memory import Memory
+from clbench.learning.memory_means import MemoryClassifier, MovingMeans, linear_discriminant, nearest_mean
+from clbench.learning.replay import FROM_SCRATCH
 from clbench.petl import Petl
-from clbench.replay import FROM_SCRATCH
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 

@@ -30,15 +30,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.balancing import rank_within
+from clbench.data.inputs import Batch, Feed, Inputs
 from clbench.data.samples import Samples, join
 from clbench.errors import UserError
-from clbench.heads import GrowingHead
-from clbench.herding import herding
-from clbench.inputs import Batch, Feed, Inputs
-from clbench.losses.distillation import distillation
-from clbench.memory import Memory
-from clbench.memory_means import MemoryClassifier, nearest_mean
+from clbench.learning.balancing import rank_within
+from clbench.learning.heads import GrowingHead
+from clbench.learning.herding import herding
+from clbench.learning.losses.distillation import distillation
+from clbench.learning.memory import Memory
+from clbench.learning.memory_means import MemoryClassifier, nearest_mean
 from clbench.petl import Petl
 from clbench.petl.attached import Attached, swapped
 from clbench.seeds import Seeds

@@ -33,9 +33,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
-from clbench.classifier import Classifier
-from clbench.inputs import Batch, Feed, Inputs
-from clbench.losses.local_cross_entropy import local_cross_entropy
+from clbench.data.inputs import Batch, Feed, Inputs
+from clbench.learning.classifier import Classifier
+from clbench.learning.losses.local_cross_entropy import local_cross_entropy
 from clbench.petl import Petl
 from clbench.petl.parts.subspace import SubspaceUpdate, SubspaceUpdates, input_moments
 from clbench.seeds import Seeds

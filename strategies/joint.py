@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.classifier import Classifier
+from clbench.data.inputs import Batch, Inputs
 from clbench.data.samples import Samples, join
-from clbench.inputs import Batch, Inputs
+from clbench.learning.classifier import Classifier
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register

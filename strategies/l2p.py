@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
+from clbench.data.inputs import Batch, Inputs
 from clbench.errors import UserError
-from clbench.inputs import Batch, Inputs
-from clbench.losses.local_cross_entropy import local_cross_entropy
+from clbench.learning.losses.local_cross_entropy import local_cross_entropy
+from clbench.learning.prompted_classifier import PromptedClassifier, Prompts
 from clbench.petl import Petl
 from clbench.petl.parts.prompted import GivenTokens
-from clbench.prompted_classifier import PromptedClassifier, Prompts
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 

@@ -11,10 +11,10 @@ Differs from the paper:
 - On streams without a recipe of their own, CIFAR-100's is used.
 - The adapted blocks are the first 5/12 of any backbone, which is what the paper adapts in each of its three.
 
-With ``ensemble=evidential`` the two modules are experts whose evidence is fused (clbench.evidential): the
-modes are those of the evidential literature, their use for LAE is ours. Dempster's rule grows more certain
-even where the experts contradict each other, so images whose conflict exceeds ``conflict_limit`` get the
-average instead. The mean conflict after each task is in the run's events.
+With ``ensemble=evidential`` the two modules are experts whose evidence is fused
+(``clbench.learning.evidential``): the modes are those of the evidential literature, their use for LAE ours.
+Dempster's rule grows more certain even where the experts contradict each other, so images whose conflict
+exceeds ``conflict_limit`` get the average instead. The mean conflict after each task is in the run's events.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench import evidential
 from clbench.backbones.backbone import Backbone
-from clbench.heads import GrowingHead
-from clbench.inputs import Batch, Inputs
+from clbench.data.inputs import Batch, Inputs
+from clbench.learning import evidential
+from clbench.learning.heads import GrowingHead
 from clbench.petl import Petl
 from clbench.petl.attached import Attached, swapped
 from clbench.seeds import Seeds

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.classifier import Classifier
-from clbench.heads import GrowingHead
-from clbench.inputs import Batch, Inputs
-from clbench.losses.distillation import distillation
+from clbench.data.inputs import Batch, Inputs
+from clbench.learning.classifier import Classifier
+from clbench.learning.heads import GrowingHead
+from clbench.learning.losses.distillation import distillation
+from clbench.learning.replay import FROM_SCRATCH
 from clbench.petl import Petl
 from clbench.petl.attached import Attached, swapped
-from clbench.replay import FROM_SCRATCH
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 

@@ -19,8 +19,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clbench.importance import Anchored, flat, mean_by_image
-from clbench.inputs import Batch, Feed
+from clbench.data.inputs import Batch, Feed
+from clbench.learning.importance import Anchored, flat, mean_by_image
 from clbench.strategies import Task, register
 
 

@@ -22,9 +22,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.inputs import Batch
-from clbench.memory import Stored
-from clbench.replay import Replay
+from clbench.data.inputs import Batch
+from clbench.data.stored import Stored
+from clbench.learning.replay import Replay
 from clbench.strategies import register
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.classifier import Classifier
-from clbench.inputs import Batch, Inputs
+from clbench.data.inputs import Batch, Inputs
+from clbench.learning.classifier import Classifier
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
-from clbench.first_session import IMAGENET_R, FirstSession
-from clbench.inputs import Batch, Feed, Inputs
-from clbench.losses.precision import cosines
+from clbench.data.inputs import Batch, Feed, Inputs
+from clbench.learning.first_session import IMAGENET_R, FirstSession
+from clbench.learning.losses.precision import cosines
+from clbench.learning.ridge import RidgeRegression, errors_of_ridges
 from clbench.petl import Petl
-from clbench.ridge import RidgeRegression, errors_of_ridges
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 

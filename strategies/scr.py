@@ -23,13 +23,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
-from clbench.inputs import Batch, Inputs
-from clbench.losses.supervised_contrastive import supervised_contrastive
-from clbench.memory import Memory
-from clbench.memory_means import MemoryClassifier, nearest_mean
+from clbench.data.inputs import Batch, Inputs
+from clbench.learning.losses.supervised_contrastive import supervised_contrastive
+from clbench.learning.memory import Memory
+from clbench.learning.memory_means import MemoryClassifier, nearest_mean
+from clbench.learning.replay import FROM_SCRATCH
 from clbench.petl import Petl
 from clbench.petl.parts.initialise import kaiming_uniform
-from clbench.replay import FROM_SCRATCH
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 

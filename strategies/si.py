@@ -20,8 +20,8 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from clbench.importance import Anchored, flat
-from clbench.inputs import Batch, Feed
+from clbench.data.inputs import Batch, Feed
+from clbench.learning.importance import Anchored, flat
 from clbench.strategies import Task, register
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
-from clbench.inputs import Feed, Inputs
+from clbench.data.inputs import Feed, Inputs
+from clbench.learning.prototypes import Prototypes
 from clbench.petl import Petl
-from clbench.prototypes import Prototypes
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
 

@@ -27,10 +27,10 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import in_order
-from clbench.heads import GrowingHead
-from clbench.inputs import Batch, Feed, Inputs
-from clbench.losses.task_decomposition import task_term
-from clbench.memory import Memory
+from clbench.data.inputs import Batch, Feed, Inputs
+from clbench.learning.heads import GrowingHead
+from clbench.learning.losses.task_decomposition import task_term
+from clbench.learning.memory import Memory
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register

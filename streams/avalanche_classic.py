@@ -30,7 +30,7 @@ class AvalancheClassic(Stream):
 
     def load(self, places: Places) -> Source:
         """Return the images of the benchmark's experiences."""
-        from clbench.data.classic import read_classic
+        from clbench.avalanche.benchmarks import read_classic
 
         if not self.benchmark:
             raise UserError("stream avalanche needs a benchmark: --stream avalanche:SplitMNIST")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from clbench.record import Record
-    from clbench.spec import Value
+    from clbench.options import Value
+    from clbench.records.record import Record
 
 # Before torch is imported: threads would mostly wait for each other on tensors so small (242 s, not 78 s).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -52,8 +52,8 @@ def write_run(tmp_path: Path) -> Callable[..., Record]:
     import numpy as np
 
     from clbench.evaluate import compute
-    from clbench.record import Record
-    from clbench.spec import Part, RunOptions, RunSpec
+    from clbench.records.record import Record
+    from clbench.records.spec import Part, RunOptions, RunSpec
 
     def write(
         strategy: str, seed: int = 0, accuracy: float = 0.5, stream: str = "split-digits", **options: Value

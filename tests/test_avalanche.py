@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from clbench import backbones, petl, strategies, streams
+from clbench.avalanche.experiences import as_stored
+from clbench.avalanche.quietly import import_avalanche
 from clbench.data.batches import Batcher
-from clbench.data.experiences import as_stored
-from clbench.data.quietly import import_avalanche
-from clbench.needs import NeedError, refuse_impossible
+from clbench.records.spec import resolve
+from clbench.runs.needs import NeedError, refuse_impossible
 from clbench.seeds import Seeds
-from clbench.spec import resolve
 from clbench.strategies import Strategy
 from clbench.streams import Places, Task
-from clbench.trial import Trial, generated_stream, small_backbone
+from clbench.testing.trial import Trial, generated_stream, small_backbone
 
 NAMES = [name for name in strategies.names() if name.startswith("avalanche.")]
 QUICK = ("naive", "replay", "der", "icarl", "gdumb", "slda", "cope")  # one of each way that the file goes
@@ -188,7 +188,7 @@ def test_global_generators_are_left_alone() -> None:
 
 def test_warnings_of_others_are_still_issued() -> None:
     import_avalanche()
-    from clbench.avalanche_model import on_its_own
+    from clbench.avalanche.model import on_its_own
 
     def warn() -> None:
         with on_its_own(Seeds(0), "test"):
@@ -201,7 +201,7 @@ def test_warnings_of_others_are_still_issued() -> None:
 
 def test_a_batch_is_augmented_once_for_all_copies_and_drawn_anew_for_the_next() -> None:
     import_avalanche()
-    from clbench.avalanche_model import Encoder
+    from clbench.avalanche.model import Encoder
 
     stream, backbone = generated_stream(), small_backbone()
     images = stream.tasks[0].train.images
@@ -222,7 +222,7 @@ def test_a_batch_is_augmented_once_for_all_copies_and_drawn_anew_for_the_next() 
 
 def test_a_copied_encoder_shares_frozen_weights_only() -> None:
     import_avalanche()
-    from clbench.avalanche_model import Encoder
+    from clbench.avalanche.model import Encoder
 
     backbone = small_backbone()
     encoder = Encoder(backbone, petl.get("adapter")().attach(backbone, Seeds(0).generator("petl")))

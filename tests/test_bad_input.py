@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from clbench.cli import main
-from clbench.record import Record
+from clbench.cli.app import main
+from clbench.records.record import Record
 
 Build = Callable[[Path], object]
 SMALL = [
@@ -282,7 +282,7 @@ def test_a_refusal_of_the_file_system_names_the_file(
     def refuse(name: str, **_: object) -> None:
         raise OSError(number, os.strerror(number), "some/file")
 
-    monkeypatch.setattr("clbench.showing.showing", refuse)
+    monkeypatch.setattr("clbench.cli.showing.showing", refuse)
     assert main(["show", "lae"]) == 2
     assert capfd.readouterr().err == f"error: some/file: {os.strerror(number)}\n"
 
@@ -291,6 +291,6 @@ def test_a_bug_keeps_its_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) 
     def fail(name: str, **_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("clbench.showing.showing", fail)
+    monkeypatch.setattr("clbench.cli.showing.showing", fail)
     with pytest.raises(ZeroDivisionError):
         main(["show", "lae"])

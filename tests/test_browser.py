@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clbench.record import Record
+from clbench.records.record import Record
 from clbench.report.groups import group_runs
 from clbench.report.page import page_html
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clbench.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
+from clbench.runs.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
 
 
 def checkpoint(step: int) -> Checkpoint:

@@ -12,10 +12,10 @@ import pytest
 import typer
 
 import clbench
-from clbench import cli
-from clbench.cli import main
-from clbench.live import Live
-from clbench.spec import RunSpec, resolve, tomllib
+from clbench.cli import app as cli
+from clbench.cli.app import main
+from clbench.cli.live import Live
+from clbench.records.spec import RunSpec, resolve, tomllib
 
 SMALL = [
     "--set",
@@ -181,8 +181,8 @@ def test_two_seeds_make_two_records_a_summary_and_a_report(
 
 
 def test_the_suggested_command_drops_what_the_other_strategy_has_not(here: Path) -> None:
-    from clbench.outcome import another_run
-    from clbench.record import Record
+    from clbench.cli.outcome import another_run
+    from clbench.records.record import Record
 
     settings = "--set strategy.ema_decay=0.9 --set=strategy.epochs=2 --set petl.rank=3"
     (here / "command.txt").write_text(f"clbench run --strategy lae-lora {settings}\n")
@@ -198,7 +198,7 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     handlers = []
-    monkeypatch.setattr("clbench.run.execute", interrupted)
+    monkeypatch.setattr("clbench.runs.line.execute", interrupted)
     monkeypatch.setattr(signal, "signal", lambda *both: handlers.append(both))
     assert main(["run", "--seed", "0", "--data-dir", "."]) == 130
     last = capsys.readouterr().err.splitlines()[-1]
@@ -215,7 +215,9 @@ def test_a_reader_of_a_pipe_may_leave() -> None:
 
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["run", "--help"], ["--version"]])
 def test_what_is_asked_for_first_imports_nothing_heavy(words: list[str]) -> None:
-    code = f"import sys; from clbench.cli import main; main({words}); print(*sys.modules, file=sys.stderr)"
+    code = (
+        f"import sys; from clbench.cli.app import main; main({words}); print(*sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout
     assert not HEAVY & set(done.stderr.split())
@@ -225,4 +227,4 @@ def test_the_version_is_that_of_the_package(checkout: Path, capsys: pytest.Captu
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"clbench {clbench.__version__}\n"
     project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["tool"]["hatch"]["version"] == {"path": "clbench/__init__.py"}
+    assert project["tool"]["hatch"]["version"] == {"path": "clbench/version.py"}

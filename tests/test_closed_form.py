@@ -15,15 +15,16 @@ from torch.nn import functional as F
 
 from clbench import petl, strategies
 from clbench.data.samples import Samples
-from clbench.gaussians import Gaussians
-from clbench.heads import CosineHead
-from clbench.ridge import RidgeRegression, errors_of_ridges
+from clbench.learning.gaussians import Gaussians
+from clbench.learning.heads import CosineHead
+from clbench.learning.ridge import RidgeRegression, errors_of_ridges
+from clbench.options import build
+from clbench.records.spec import resolve
 from clbench.seeds import Seeds
-from clbench.spec import build, resolve
 from clbench.strategies import Strategy
 from clbench.streams import TaskStream
 from clbench.testing import small_backbone
-from clbench.trial import Trial, generated_stream
+from clbench.testing.trial import Trial, generated_stream
 
 CPU = torch.device("cpu")
 FROZEN: dict[str, Callable[[], Strategy]] = {

@@ -14,12 +14,11 @@ from clbench.backbones.creation import open_model
 from clbench.data.batches import Batcher
 from clbench.evaluate.costs import stored_bytes
 from clbench.evaluate.meter import Meter
-from clbench.loop import Loop
+from clbench.options import option_types
 from clbench.petl.attached import Attached
-from clbench.progress import Progress
+from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
-from clbench.spec import option_types
-from clbench.trial import generated_stream
+from clbench.testing.trial import generated_stream
 
 # LAE meets every module, the others one of each kind: a branch beside a layer, another weight of it, more
 # keys and values, scales and shifts, few bits, the whole backbone, nothing.
@@ -78,8 +77,6 @@ def test_strategies_learn_with_modules(strategy: str, module: str) -> None:
         batcher,
         seeds,
         Meter(torch.device("cpu")),
-        Progress(),
-        save=lambda state: None,
         log=lambda task, columns: logs.append(columns) or [],
     ).run()
     assert len(logs) == 2

@@ -11,13 +11,13 @@ import pytest
 from scipy import stats
 
 import clbench
-from clbench.record import Record
+from clbench.records.record import Record
+from clbench.records.spec import Part, RunOptions, RunSpec
 from clbench.report.comparing import holm, interval, mean_ranks, paired_tests, pareto_front
 from clbench.report.exports import write_comparison
 from clbench.report.groups import Group, group_runs
 from clbench.report.markdown import markdown_table
 from clbench.report.warnings import warnings
-from clbench.spec import Part, RunOptions, RunSpec
 
 NAN = math.nan
 

@@ -16,18 +16,17 @@ from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.data.batches import Batcher
+from clbench.data.inputs import sight
 from clbench.errors import UserError
 from clbench.evaluate.meter import Meter
-from clbench.inputs import sight
-from clbench.loop import Loop
-from clbench.needs import refuse_impossible
+from clbench.learning.stages import open_stage
 from clbench.petl.attached import Attached
-from clbench.progress import Progress
+from clbench.runs.loop import Loop
+from clbench.runs.needs import refuse_impossible
 from clbench.seeds import Seeds
-from clbench.stages import open_stage
 from clbench.strategies import Strategy
 from clbench.testing import check_strategy
-from clbench.trial import generated_stream
+from clbench.testing.trial import generated_stream
 
 
 def small_resnet() -> Backbone:
@@ -53,10 +52,7 @@ def learner(backbone: Backbone | None = None, module: str = "full", **options: A
 def loop_of(strategy: Strategy, num_tasks: int = 2) -> Loop:
     stream, backbone = generated_stream(num_tasks, scenario="task"), strategy.model.backbone
     batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, "none", torch.device("cpu"))
-    meter, progress = Meter(torch.device("cpu")), Progress()
-    return Loop(
-        strategy, stream, batcher, Seeds(0), meter, progress, save=lambda state: None, log=lambda *row: []
-    )
+    return Loop(strategy, stream, batcher, Seeds(0), Meter(torch.device("cpu")))
 
 
 def pictures(count: int) -> Tensor:

@@ -15,9 +15,9 @@ from clbench.evaluate import memory
 from clbench.evaluate.costs import PhaseClock, bytes_by_kind, count_parameters, packed_bytes, stored_bytes
 from clbench.evaluate.flops import count_flops
 from clbench.evaluate.memory import PeakMemory
-from clbench.gaussians import Gaussians
-from clbench.heads import GrowingHead
-from clbench.memory import Memory
+from clbench.learning.gaussians import Gaussians
+from clbench.learning.heads import GrowingHead
+from clbench.learning.memory import Memory
 from clbench.quant.low_bit_linear import LowBitLinear
 
 CPU = torch.device("cpu")

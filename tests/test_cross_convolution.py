@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clbench import backbones
 from clbench.backbones import BackboneOptions
-from clbench.cross_convolution import CrossConvolution, PaddingError, Tracker, find_pairs, mean_after
+from clbench.learning.cross_convolution import CrossConvolution, PaddingError, Tracker, find_pairs, mean_after
 
 
 def generator(seed: int = 0) -> torch.Generator:

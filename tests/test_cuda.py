@@ -9,16 +9,15 @@ import torch
 
 from clbench import backbones, petl, strategies
 from clbench.backbones import BackboneOptions
-from clbench.checkpoint import Position
 from clbench.data.batches import Batcher
 from clbench.evaluate.meter import Meter
-from clbench.loop import Loop
-from clbench.progress import Progress
-from clbench.run import execute
+from clbench.records.spec import RunOptions, resolve
+from clbench.runs.checkpoint import Position
+from clbench.runs.line import execute
+from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
-from clbench.spec import resolve
 from clbench.streams import Places
-from clbench.trial import generated_stream
+from clbench.testing.trial import generated_stream
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,10 +38,7 @@ def test_a_training_step_never_waits_for_the_device():
         batcher,
         seeds,
         Meter(device),
-        Progress(),
-        save=lambda state: None,
-        log=lambda *_: [],
-        precision="bf16",
+        RunOptions(precision="bf16"),
     )
     for task in stream.tasks:
         loop._begin(task)
@@ -65,6 +61,6 @@ def test_a_run_in_bf16_ends_with_a_record(tmp_path: Path):
             "run": {"device": "cuda", "precision": "bf16"},
         }
     )
-    record = execute(spec, out=tmp_path, places=Places(None, tmp_path), progress=Progress(), command="")
+    record = execute(spec, out=tmp_path, places=Places(None, tmp_path), command="")
     assert 0 <= record.read_json("metrics.json")["accuracy"] <= 1
     assert record.read_json("costs.json")["memory"]["accelerator"]["peak"] > 0

@@ -12,13 +12,13 @@ from torch import Tensor
 from clbench import petl, strategies
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
-from clbench.losses.precision import cosines
+from clbench.learning.losses.precision import cosines
+from clbench.learning.subspaces import Subspaces, synthesised
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 from clbench.streams import TaskStream
-from clbench.subspaces import Subspaces, synthesised
 from clbench.testing import small_backbone
-from clbench.trial import Trial, generated_stream
+from clbench.testing.trial import Trial, generated_stream
 
 CPU = torch.device("cpu")
 

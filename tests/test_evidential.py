@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clbench.evidential import (
+from clbench.learning.evidential import (
     belief,
     dempster,
     dirichlet_loss,

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import petl, strategies
+from clbench.data.inputs import Batch, Inputs
 from clbench.errors import UserError
-from clbench.herding import herding
-from clbench.inputs import Batch, Inputs
-from clbench.losses.supervised_contrastive import supervised_contrastive
-from clbench.spec import resolve
+from clbench.learning.herding import herding
+from clbench.learning.losses.supervised_contrastive import supervised_contrastive
+from clbench.records.spec import resolve
 from clbench.strategies import Strategy
 from clbench.streams import Task
-from clbench.trial import Trial, generated_stream, small_backbone
+from clbench.testing.trial import Trial, generated_stream, small_backbone
 
 
 def made(name: str, **options: object) -> Strategy:

@@ -13,15 +13,15 @@ from clbench import petl
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.prefix import entering, leaving
 from clbench.data.batches import Batcher
+from clbench.data.feature_cache import FeatureCache
+from clbench.data.inputs import Batch, Inputs
 from clbench.evaluate.results import COLUMNS
-from clbench.feature_cache import FeatureCache
-from clbench.inputs import Batch, Inputs
 from clbench.petl.attached import Attached
-from clbench.progress import Progress
-from clbench.record import Record
-from clbench.run import execute
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.records.spec import resolve
+from clbench.runs.line import execute
 from clbench.seeds import Seeds
-from clbench.spec import resolve
 from clbench.streams import Places
 from clbench.testing import small_backbone
 

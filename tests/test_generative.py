@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import strategies
-from clbench.inputs import Batch, Inputs
-from clbench.losses.multi_similarity import multi_similarity
-from clbench.losses.proxy_nca import proxy_nca
-from clbench.memory_means import MovingMeans, linear_discriminant, nearest_mean, shrunk_covariance
-from clbench.modes import evaluation_mode
+from clbench.data.inputs import Batch, Inputs
+from clbench.learning.losses.multi_similarity import multi_similarity
+from clbench.learning.losses.proxy_nca import proxy_nca
+from clbench.learning.memory_means import MovingMeans, linear_discriminant, nearest_mean, shrunk_covariance
+from clbench.runs.modes import evaluation_mode
 from clbench.strategies import Strategy
 from clbench.streams import Task
-from clbench.trial import Trial, generated_stream, small_backbone
+from clbench.testing.trial import Trial, generated_stream, small_backbone
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

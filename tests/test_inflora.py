@@ -14,7 +14,7 @@ from clbench import backbones, petl, strategies
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
-from clbench.inputs import Batch, sight
+from clbench.data.inputs import Batch, sight
 from clbench.petl.parts.subspace import SubspaceUpdate, SubspaceUpdates, input_moments
 from clbench.seeds import Seeds
 

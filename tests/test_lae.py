@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from clbench import petl, strategies
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.sites import BlockSites, Branch, Site
+from clbench.data.inputs import Batch, sight
 from clbench.data.samples import Samples
-from clbench.inputs import Batch, sight
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy

@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from clbench import backbones, petl, strategies, streams
-from clbench.cli import main
-from clbench.options import comments, options, type_in_words
+from clbench.cli.app import main
+from clbench.cli.options import comments, options, type_in_words
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_the_doctor_finds_what_is_essential(
     printed = capsys.readouterr().out
     for word in ("python", "torch", "vit-micro", "split-cifar100", "cache", "cpu"):
         assert word in printed
-    monkeypatch.setattr("clbench.doctor.package_version", lambda name: None if name == "timm" else "1")
+    monkeypatch.setattr("clbench.cli.doctor.package_version", lambda name: None if name == "timm" else "1")
     assert main(["doctor"]) == 1
     assert "pip install timm" in capsys.readouterr().out
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from clbench.live import Live, accuracy_row
-from clbench.spec import resolve
+from clbench.cli.live import Live, accuracy_row
+from clbench.records.spec import resolve
 
 
 def drawn(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return what a run of 2 tasks, of 2 epochs of 4 steps of 10 images, a step a second, draws."""
     seconds = iter(range(1000))
-    monkeypatch.setattr("clbench.live.time.monotonic", lambda: now)
+    monkeypatch.setattr("clbench.cli.live.time.monotonic", lambda: now)
     now = 0.0
     file = StringIO()
     console = Console(file=file, force_terminal=is_terminal, width=120, color_system=None)

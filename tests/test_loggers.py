@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from clbench import loggers
-from clbench.cli import main
+from clbench.cli.app import main
 from clbench.loggers.logger import Axis, Logger, Sink
-from clbench.progress import Progress
-from clbench.record import Record
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.records.spec import RunSpec, resolve
 from clbench.registry import UnknownNameError
-from clbench.run import execute, resume
-from clbench.spec import RunSpec, resolve
+from clbench.runs.line import execute, resume
 from clbench.streams import Places
 
 LOSS = torch.tensor(0.5)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.losses.distillation import distillation, softened_divergence
-from clbench.losses.multi_similarity import multi_similarity
-from clbench.losses.proxy_nca import proxy_nca
-from clbench.losses.quality_retaining import QualityRetaining
-from clbench.losses.supervised_contrastive import supervised_contrastive
-from clbench.losses.task_decomposition import task_term
+from clbench.learning.losses.distillation import distillation, softened_divergence
+from clbench.learning.losses.multi_similarity import multi_similarity
+from clbench.learning.losses.proxy_nca import proxy_nca
+from clbench.learning.losses.quality_retaining import QualityRetaining
+from clbench.learning.losses.supervised_contrastive import supervised_contrastive
+from clbench.learning.losses.task_decomposition import task_term
 
 THREE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
 TWO_AND_ONE = torch.tensor([0, 0, 1])

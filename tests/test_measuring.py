@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import clbench
-from clbench.record import Record
+from clbench.records.record import Record
 
 
 def run(folder: Path, stream: dict[str, Any], strategy: dict[str, Any], **options: Any) -> Record:

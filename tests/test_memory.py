@@ -7,10 +7,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from clbench.balancing import rank_within
+from clbench.data.stored import Stored
 from clbench.evaluate.costs import stored_bytes
-from clbench.herding import herding
-from clbench.memory import Memory, Stored
+from clbench.learning.balancing import rank_within
+from clbench.learning.herding import herding
+from clbench.learning.memory import Memory
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from clbench import petl, strategies, streams
-from clbench.checkpoint import load_checkpoint, save_checkpoint
 from clbench.data.batches import Batcher
 from clbench.evaluate import METRICS, Results, compute
-from clbench.evaluate.anytime import Watch
-from clbench.evaluate.evaluator import Columns
 from clbench.evaluate.looks import COLUMNS, PREQUENTIAL, Anytime
 from clbench.evaluate.meter import Meter
-from clbench.loop import Loop
-from clbench.progress import Progress
-from clbench.record import Record
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.records.spec import RunOptions, resolve
 from clbench.report import run_tables
-from clbench.run import execute
+from clbench.runs.checkpoint import load_checkpoint, save_checkpoint
+from clbench.runs.evaluator import Columns
+from clbench.runs.line import execute
+from clbench.runs.loop import Loop
+from clbench.runs.watch import Watch
 from clbench.seeds import Seeds
-from clbench.spec import resolve
 from clbench.streams import Places, Task, TaskStream
-from clbench.trial import small_backbone
+from clbench.testing.trial import small_backbone
 
 NAN = float("nan")
 OF_LOOKS = [name for name, metric in METRICS.items() if metric.family in ("online", "stability")]
@@ -242,12 +242,10 @@ class Watched(Progress):
             Batcher(images, backbone.preprocessing, "none", cpu),
             seeds,
             Meter(cpu),
+            RunOptions(checkpoint_every=1, eval_every=every, eval_images=10),
             progress=self,
             save=lambda checkpoint: save_checkpoint(folder, checkpoint),
             log=self.keep,
-            checkpoint_every=1,
-            eval_every=every,
-            eval_images=10,
         )
         self.loop.run(load_checkpoint(folder))
 

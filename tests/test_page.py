@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from clbench.files import WriteError
-from clbench.record import Record
+from clbench.records.record import Record
 from clbench.report import gallery, report
 from clbench.report.groups import Group, group_runs
 from clbench.report.page import page_html

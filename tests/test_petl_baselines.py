@@ -16,6 +16,7 @@ from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.backbones.sites import NoSuchSiteError, Site
+from clbench.options import SpecError
 from clbench.petl.adaptformer import ParallelAdapter
 from clbench.petl.attached import Attached
 from clbench.petl.ia3 import InputScale, KeyValueScale
@@ -23,7 +24,6 @@ from clbench.petl.parts.low_rank import LowRankUpdate
 from clbench.petl.parts.output_adapter import OutputAdapter
 from clbench.petl.repadapter import LinearBottleneck
 from clbench.petl.ssf import ScaleShift
-from clbench.spec import SpecError
 from clbench.testing import check_petl
 
 EVERYWHERE = ("adaptformer", "bitfit", "norm-tuning", "ssf")  # a ResNet included

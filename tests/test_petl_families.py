@@ -17,7 +17,7 @@ from clbench import petl
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.errors import UserError
-from clbench.petl.contract import check_petl
+from clbench.testing.petl_contract import check_petl
 
 
 def mobilenet(num_classes: int) -> nn.Module:

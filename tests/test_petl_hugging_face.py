@@ -21,11 +21,11 @@ from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.backbones.sites import Branch, NoSuchSiteError, Switch
 from clbench.errors import UserError
+from clbench.options import SpecError, build
 from clbench.petl.attached import Attached
 from clbench.petl.hugging_face import REFUSED, PeftMethod
 from clbench.petl.parts.peft_branch import PeftBranch, Place, StandIn, adapt
 from clbench.petl.parts.peft_layers import ADAPTER, START, PeftError, peft_layers
-from clbench.spec import SpecError, build
 from clbench.testing import check_petl
 
 NAMES = [name for name in petl.names() if name.startswith("peft.")]

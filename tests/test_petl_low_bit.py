@@ -14,7 +14,7 @@ from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.backbones.sites import NoSuchSiteError, Site
-from clbench.heads import GrowingHead
+from clbench.learning.heads import GrowingHead
 from clbench.petl.attached import Attached
 from clbench.petl.bi_adapter import BiAdapter, LowBitBottleneck
 from clbench.petl.bi_lora import BiLoRA, QueryValueUpdate

@@ -21,7 +21,7 @@ from clbench.errors import UserError
 from clbench.petl.attached import Attached
 from clbench.petl.moe_lora import FADES, Fade, MoELoRA, Router
 from clbench.petl.parts.balanced_kmeans import balanced_kmeans
-from clbench.schedule import scheduled
+from clbench.petl.scheduled import scheduled
 
 
 def generator(seed: int = 0) -> torch.Generator:

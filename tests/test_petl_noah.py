@@ -14,12 +14,12 @@ from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.backbones.sites import NoSuchSiteError
+from clbench.options import SpecError
 from clbench.petl.attached import Attached
 from clbench.petl.noah import NOAH, ChosenAdapter, ChosenPrompts, ChosenUpdate
 from clbench.petl.noah_search import NoSuperNetError, choice_of, search
 from clbench.petl.parts.noah_space import ArchitectureError, Space, Subnet
 from clbench.seeds import forked
-from clbench.spec import SpecError
 from clbench.testing import check_petl
 
 MIXED = "p=10,1,5/r=5,10,1,1,5,10/h=1,5"

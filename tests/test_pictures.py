@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from clbench.errors import UserError
 from clbench.evaluate.metrics.calibration import expected_calibration_error
 from clbench.evaluate.metrics.representation import linear_cka, representation_drift
-from clbench.record import Record
+from clbench.records.record import Record
+from clbench.records.spec import Part, RunOptions, RunSpec
 from clbench.report import pictures
 from clbench.report.groups import Group
 from clbench.report.pictures import NoPictureError, Picture, Point
@@ -28,7 +29,6 @@ from clbench.report.pictures.confusion import blocks, confusion_shares
 from clbench.report.pictures.pareto import cost_column, unit_of
 from clbench.report.pictures.style import shortened
 from clbench.report.units import quantity
-from clbench.spec import Part, RunOptions, RunSpec
 
 NAN = math.nan
 GOLDEN = [[0.9], [0.7, 0.9], [0.6, 0.5, 0.9], [0.55, 0.4, 0.3, 0.9]]  # A_T = .5375, F = .4833

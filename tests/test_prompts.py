@@ -16,12 +16,12 @@ from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.creation import open_model
 from clbench.backbones.sites import NoSuchSiteError
+from clbench.data.inputs import Batch, sight
 from clbench.data.samples import Samples
 from clbench.errors import UserError
-from clbench.inputs import Batch, sight
-from clbench.losses.local_cross_entropy import local_cross_entropy
-from clbench.optimizers import make_optimizer
+from clbench.learning.losses.local_cross_entropy import local_cross_entropy
 from clbench.petl.parts.prompted import GivenPrefixes
+from clbench.runs.optimizers import make_optimizer
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 from clbench.streams import Task

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clbench.environment import commit, environment
 from clbench.errors import UserError
 from clbench.evaluate import Results
 from clbench.files import WriteError, append_line, make_folder, write_text
-from clbench.record import Record, RecordError, short_name, to_json
-from clbench.spec import Part, RunOptions, RunSpec
+from clbench.records.environment import commit, environment
+from clbench.records.record import Record, RecordError, short_name, to_json
+from clbench.records.spec import Part, RunOptions, RunSpec
 
 
 def make_spec(stream: str = "split-digits", strategy: str = "lae", seed: int = 0) -> RunSpec:

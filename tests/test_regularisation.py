@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from clbench import backbones, petl, strategies
 from clbench.backbones import BackboneOptions
+from clbench.data.inputs import Batch, Feed, Inputs, sight
 from clbench.data.samples import Samples
-from clbench.importance import Importance, flat
-from clbench.inputs import Batch, Feed, Inputs, sight
+from clbench.learning.importance import Importance, flat
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task
-from clbench.trial import generated_stream, small_backbone
+from clbench.testing.trial import generated_stream, small_backbone
 
 
 class Linear:

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from clbench import strategies
 from clbench.backbones.backbone import Preprocessing
 from clbench.data.batches import Batcher
-from clbench.inputs import Batch, Inputs
-from clbench.losses.quality_retaining import QualityRetaining
-from clbench.memory import Memory
-from clbench.replay import widen_logits
+from clbench.data.inputs import Batch, Inputs
+from clbench.learning.losses.quality_retaining import QualityRetaining
+from clbench.learning.memory import Memory
+from clbench.learning.replay import widen_logits
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 from clbench.testing import check_strategy
-from clbench.trial import Trial, generated_stream, small_backbone
+from clbench.testing.trial import Trial, generated_stream, small_backbone
 
 AS_STORED = Preprocessing(1, mean=(0.0,) * 3, std=(1 / 255,) * 3, crop=1.0, interpolation="bilinear")
 

@@ -15,11 +15,12 @@ import pytest
 from rich.console import Console, RenderableType
 
 from clbench.errors import UserError
-from clbench.record import Record
+from clbench.options import Value
+from clbench.records.record import Record
+from clbench.records.spec import Part, RunOptions, RunSpec
 from clbench.report import report, run_tables, seed_summary, write_figures, write_seed_summary
 from clbench.report.latex import escape
 from clbench.report.units import percent, quantity, seconds
-from clbench.spec import Part, RunOptions, RunSpec, Value
 
 ONE_SEED = "One seed only, so nothing is known of the spread: every group"
 PNG = b"\x89PNG\r\n\x1a\n"

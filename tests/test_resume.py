@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from clbench.checkpoint import load_checkpoint
-from clbench.progress import Progress
-from clbench.record import Record
-from clbench.run import execute, resume
-from clbench.spec import RunSpec, resolve
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.records.spec import RunSpec, resolve
+from clbench.runs.checkpoint import load_checkpoint
+from clbench.runs.line import execute, resume
 from clbench.streams import Places
 
 # Begins or resumes a run and kills itself with SIGKILL at the named moment: the nth step, the nth batch of an
@@ -25,10 +25,10 @@ KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 import torch
-import clbench.checkpoint, clbench.files
-from clbench.progress import Progress
-from clbench.run import execute, resume
-from clbench.spec import RunSpec
+import clbench.runs.checkpoint, clbench.files
+from clbench.records.progress import Progress
+from clbench.runs.line import execute, resume
+from clbench.records.spec import RunSpec
 from clbench.streams import Places
 
 moment, number, out, cache = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
@@ -62,8 +62,8 @@ def write_half(path, data):
         die()
     whole(path, data)
 
-whole = clbench.checkpoint.write_bytes
-clbench.checkpoint.write_bytes = write_half
+whole = clbench.runs.checkpoint.write_bytes
+clbench.runs.checkpoint.write_bytes = write_half
 places = Places(None, cache)
 runs = [folder for folder in out.iterdir()] if out.exists() else []
 if runs:

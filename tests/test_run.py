@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from clbench.checkpoint import load_checkpoint
-from clbench.loop import DivergedError
-from clbench.progress import Progress
-from clbench.record import Record
-from clbench.run import ChangedError, execute, resume
-from clbench.spec import RunSpec, resolve
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.records.spec import RunSpec, resolve
+from clbench.runs.checkpoint import load_checkpoint
+from clbench.runs.line import ChangedError, execute, resume
+from clbench.runs.loop import DivergedError
 from clbench.streams import Places
 
 SMALL = {

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from clbench.checkpoint import load_checkpoint
-from clbench.inputs import Batch
-from clbench.progress import Progress
-from clbench.record import Record
-from clbench.run import execute, resume
-from clbench.schedule import Scheduled, scheduled
-from clbench.spec import RunSpec, resolve
+from clbench.data.inputs import Batch
+from clbench.petl.scheduled import Scheduled, scheduled
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.records.spec import RunSpec, resolve
+from clbench.runs.checkpoint import load_checkpoint
+from clbench.runs.line import execute, resume
 from clbench.strategies import Strategy
 from clbench.streams import Places
 
@@ -27,9 +27,9 @@ KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from clbench.progress import Progress
-from clbench.run import execute
-from clbench.spec import RunSpec
+from clbench.records.progress import Progress
+from clbench.runs.line import execute
+from clbench.records.spec import RunSpec
 from clbench.streams import Places
 
 out, steps = Path(sys.argv[1]), int(sys.argv[2])

@@ -9,7 +9,8 @@ import pytest
 from pydantic import Field
 
 from clbench import strategies
-from clbench.spec import RunSpec, SpecError, build, complete, resolve
+from clbench.options import SpecError, build, complete
+from clbench.records.spec import RunSpec, resolve
 
 
 @dataclass

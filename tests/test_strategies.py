@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clbench import strategies
-from clbench.spec import option_types
+from clbench.options import option_types
 from clbench.testing import check_strategy
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "memory_size": 20}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clbench import streams
+from clbench.avalanche.experiences import experiences
 from clbench.data.folders import list_folder
 from clbench.errors import UserError
 from clbench.seeds import Seeds
@@ -254,7 +255,7 @@ def test_tasks_are_experiences_that_avalanche_trains_on(tmp_path: Path) -> None:
 
     options = {"train_per_class": 8, "order": "1993"}
     stream = streams.get("split-digits")(**options).build("split-digits", in_places(tmp_path), Seeds(0))
-    train, test = stream.experiences("train"), stream.experiences("test")
+    train, test = experiences(stream, "train"), experiences(stream, "test")
     assert [experience.classes_in_this_experience for experience in train][:2] == [{0, 1}, {2, 3}]
     assert train[2].previous_classes == {0, 1, 2, 3}
     assert train[2].task_labels == [0]
@@ -264,7 +265,7 @@ def test_tasks_are_experiences_that_avalanche_trains_on(tmp_path: Path) -> None:
     assert label == sample.labels[0]
     assert torch.equal((image * 255).permute(1, 2, 0).byte(), torch.tensor(sample.images[sample.rows[0]]))
 
-    told = replace(stream, scenario="task").experiences("train")
+    told = experiences(replace(stream, scenario="task"), "train")
     assert [experience.task_labels for experience in told] == [[0], [1], [2], [3], [4]]
 
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))

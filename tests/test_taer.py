@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import strategies
-from clbench.heads import GrowingHead
-from clbench.inputs import Batch
-from clbench.spec import SpecError, build
+from clbench.data.inputs import Batch
+from clbench.learning.heads import GrowingHead
+from clbench.options import SpecError, build
 from clbench.strategies import Strategy
 from clbench.streams import Task
-from clbench.trial import Trial, generated_stream, small_backbone
+from clbench.testing.trial import Trial, generated_stream, small_backbone
 
 VANILLA = {"detach_old": False, "replay_loss": "ce", "rebalance": "none"}
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from clbench.heads import GrowingHead
+from clbench.learning.heads import GrowingHead
 from clbench.strategies import Strategy, register
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from clbench import backbones
 from clbench.backbones import BackboneOptions
-from clbench.cli import main
+from clbench.cli.app import main
 from clbench.petl.survey import survey
 
 

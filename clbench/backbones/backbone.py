@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from clbench.backbones.sites import HALF, BlockSites, NoSuchSiteError, Site
 from clbench.registry import did_you_mean
-
-if TYPE_CHECKING:
-    from clbench.petl.attached import Attached
 
 
 @dataclass(frozen=True)
@@ -24,6 +21,27 @@ class Preprocessing:
     std: tuple[float, ...]
     crop: float  # share of the shorter side that the test transform keeps, in (0, 1]
     interpolation: str  # bilinear or bicubic
+
+
+class AttachedModule(Protocol):
+    """What a backbone asks of the modules at its sites, to know whether its features may change."""
+
+    enabled: bool
+
+    @property
+    def is_felt(self) -> bool:
+        """Whether the backbone computes with the module."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the same input gives the same output at each call."""
+
+    @property
+    def first_block(self) -> int:
+        """Index of the first block that feels the module."""
+
+    def state_key(self) -> str:
+        """Return a digest of the module's options and values."""
 
 
 class Backbone(nn.Module):
@@ -55,7 +73,7 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
         self.weights_source = weights_source  # where the weights came from: "random", a hub tag, a file name
         self.weights_digest = weights_digest  # SHA-256 over names and values
-        self.attached: list[Attached] = []  # the modules at its sites, on or off
+        self.attached: list[AttachedModule] = []  # the modules at its sites, on or off
         self.sites = {**sites, "pooled": self.pooled}
         for block in blocks:
             prefix = f"block[{block.index}]"

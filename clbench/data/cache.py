@@ -26,9 +26,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from clbench.data.samples import Samples
+from clbench.data.tasks import Source
 from clbench.errors import UserError
 from clbench.files import write_text
-from clbench.streams import Source
 
 LAYOUT = 1  # changes when an entry is laid out in another way
 READ_BYTES = 1 << 22

@@ -14,7 +14,7 @@ from PIL import Image
 from clbench.data.cache import Decoding, cached
 from clbench.data.decode import fit
 from clbench.data.samples import Samples
-from clbench.streams import Source
+from clbench.data.tasks import Source
 
 CHUNK = 4096  # images
 

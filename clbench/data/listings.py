@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from clbench.data.cache import Decoding, cached
 from clbench.data.decode import common_size, decode_files
+from clbench.data.tasks import Source
 from clbench.errors import UserError
 from clbench.registry import did_you_mean
-from clbench.streams import Source
 
 TEST_RATE = 0.2
 Labelled = list[tuple[Path, int]]

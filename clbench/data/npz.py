@@ -18,8 +18,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from clbench.data.cache import Decoding, cached
+from clbench.data.tasks import Source
 from clbench.errors import UserError
-from clbench.streams import Source
 
 KEYS = ("train_x", "train_y", "test_x", "test_y")
 CHUNK_BYTES = 1 << 22

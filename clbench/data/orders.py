@@ -15,10 +15,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from clbench.data.tasks import Source
 from clbench.errors import UserError
 from clbench.registry import did_you_mean
 from clbench.seeds import Seeds
-from clbench.streams import Source
 
 OWN = "stream"  # spells the collection's own tasks
 EQUAL = re.compile(r"(?:tasks\s*=\s*)?(\d+)(?:\s*tasks?)?", re.IGNORECASE)

@@ -18,12 +18,13 @@ from clbench.data.scenarios.domains import by_domain
 from clbench.data.scenarios.label_noise import mislabel
 from clbench.data.scenarios.long_tail import long_tail
 from clbench.data.scenarios.made_domains import make_domains
+from clbench.data.scenarios.options import ScenarioOptions
 from clbench.data.shares import Parts, hold_out, limit
+from clbench.data.tasks import Source, Task, TaskStream
 from clbench.seeds import Seeds
-from clbench.streams import Source, Stream, Task, TaskStream
 
 
-def cut(options: Stream, *, name: str, source: Source, seeds: Seeds) -> TaskStream:
+def cut(options: ScenarioOptions, *, name: str, source: Source, seeds: Seeds) -> TaskStream:
     """Return the tasks that the options ask for; what is drawn for a class depends on no other option."""
     _check_labels(source)
     check_options(options)
@@ -50,7 +51,7 @@ def cut(options: Stream, *, name: str, source: Source, seeds: Seeds) -> TaskStre
     )
 
 
-def _classes(options: Stream, source: Source, seeds: Seeds) -> tuple[list[int], list[Parts]]:
+def _classes(options: ScenarioOptions, source: Source, seeds: Seeds) -> tuple[list[int], list[Parts]]:
     """Return the class order and each task's parts; a class is tested in the task in which it is new."""
     classes = cut_classes(options.tasks, options.order, source, seeds)
     whole = _share(options, source.train, source.test, classes.order, seeds)
@@ -67,7 +68,7 @@ def _classes(options: Stream, source: Source, seeds: Seeds) -> tuple[list[int], 
 
 
 def _domains(
-    options: Stream, source: Source, order: list[int], seeds: Seeds
+    options: ScenarioOptions, source: Source, order: list[int], seeds: Seeds
 ) -> tuple[list[str], list[Parts]]:
     """Return the names and the parts of the domains, made or the collection's own."""
     if options.domains:
@@ -81,7 +82,7 @@ def _domains(
 
 
 def _share(
-    options: Stream, train: Samples, test: Samples, order: list[int], seeds: Seeds, *position: int
+    options: ScenarioOptions, train: Samples, test: Samples, order: list[int], seeds: Seeds, *position: int
 ) -> Parts:
     """Take the limits, hold out the validation part and cut the tail, of a collection or a domain."""
     train = limit(train, options.train_per_class, lambda c: seeds.numpy("limit-train", c, *position))
@@ -94,7 +95,7 @@ def _share(
     return Parts(train, validation, test)
 
 
-def _as_trained(options: Stream, parts: Parts, index: int, order: list[int], seeds: Seeds) -> Parts:
+def _as_trained(options: ScenarioOptions, parts: Parts, index: int, order: list[int], seeds: Seeds) -> Parts:
     """Take few shots of a later task and spoil training labels.
 
     X. Tao et al., "Few-Shot Class-Incremental Learning", CVPR 2020, arXiv 2004.10956.

@@ -10,8 +10,8 @@ from clbench.data.downloads import FAILURES, Download, fetch
 from clbench.data.folders import list_folder
 from clbench.data.listings import FolderError, Listing, read_listing
 from clbench.data.npz import read_npz
+from clbench.data.tasks import DataNotFoundError, Places, Source
 from clbench.errors import UserError
-from clbench.streams import DataNotFoundError, Places, Source
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from PIL import Image
 from clbench.data.cache import Decoding, cached
 from clbench.data.decode import fit
 from clbench.data.sources import Layout, find, listed
-from clbench.streams import Places, Source
+from clbench.data.tasks import Places, Source
 
 CHUNK = 4096  # images
 

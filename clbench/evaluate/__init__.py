@@ -18,7 +18,7 @@ from clbench.evaluate import metrics
 from clbench.evaluate.results import Results
 
 if TYPE_CHECKING:
-    from clbench.evaluate.avalanche_bridge import Evaluation
+    from avalanche.training.plugins import EvaluationPlugin
 
 Function = Callable[..., float]  # of Results, and where a metric compares, of those of a second run
 
@@ -95,17 +95,17 @@ def compute(results: Results, joint: Results | None = None) -> dict[str, float]:
     return {name: each(results, joint) for name, each in METRICS.items()}
 
 
-def avalanche_plugin(*others: Any, loggers: Any = None) -> Evaluation:
+def avalanche_plugin(*others: Any, loggers: Any = None) -> EvaluationPlugin:
     """Return an ``EvaluationPlugin`` for Avalanche's strategies: their ``eval()`` then returns our metrics.
 
     ``strategy = Naive(..., evaluator=avalanche_plugin())``; metrics on the test stream are called
     ``clbench/forgetting``, and ``results()`` of the plug-in returns what they are computed from. ``others``
     are metrics of Avalanche, ``loggers`` by default Avalanche's own.
     """
-    from clbench.data.quietly import import_avalanche
+    from clbench.avalanche.quietly import import_avalanche
 
     import_avalanche()
-    from clbench.evaluate.avalanche_bridge import Evaluation
+    from clbench.avalanche.evaluation import Evaluation
 
     return Evaluation(*others, loggers=loggers)
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from clbench.errors import UserError
 from clbench.loggers.logger import Logger
 from clbench.loggers.together import Together
-from clbench.progress import Progress
+from clbench.records.progress import Progress
 from clbench.registry import UnknownNameError, did_you_mean
 
 SINKS = {"tensorboard": "TensorBoard", "wandb": "WeightsAndBiases"}  # by file, package and extra: the class

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clbench.progress import Progress
-from clbench.record import Record
+from clbench.records.progress import Progress
+from clbench.records.record import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clbench.spec import RunSpec
+    from clbench.records.spec import RunSpec
 
 SECONDS_BETWEEN_LOSSES = 0.5  # reading a loss waits for the device
 

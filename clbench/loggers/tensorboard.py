@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from clbench.loggers.logger import Axis, Sink
-from clbench.spec import RunSpec
+from clbench.records.spec import RunSpec
 
 
 class TensorBoard(Sink):

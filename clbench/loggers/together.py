@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clbench.progress import Progress
+from clbench.records.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clbench.spec import RunSpec
+    from clbench.records.spec import RunSpec
 
 
 class Together(Progress):

@@ -14,9 +14,9 @@ import wandb
 
 from clbench.errors import UserError
 from clbench.loggers.logger import Axis, Sink
-from clbench.record import Record
+from clbench.records.record import Record
+from clbench.records.spec import RunSpec
 from clbench.report.groups import single
-from clbench.spec import RunSpec
 
 
 class WandbError(UserError, RuntimeError):

@@ -80,14 +80,14 @@ def attach(model: nn.Module | Backbone, name: str, *, seed: int = 0, **options: 
     give the ``backbone`` of the first. SpecError for an option that is none, CannotOpenError for a model of a
     family that has no sites, NoSuchSiteError where the module does not fit.
     """
-    from clbench.petl.saved import attach_by_name
+    from clbench.petl.loading import attach_by_name
 
     return attach_by_name(model, name, options, seed)
 
 
 def load(model: nn.Module | Backbone, file: str | Path) -> Attached:
     """Attach the module that ``Attached.save`` wrote to a file; PetlFileError where it holds none."""
-    from clbench.petl.saved import load_attached
+    from clbench.petl.loading import load_attached
 
     return load_attached(model, Path(file))
 

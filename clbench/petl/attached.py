@@ -17,6 +17,7 @@ from clbench.backbones.sites import Branch, Site, Switch
 from clbench.kinds import HasKinds
 from clbench.petl import Petl
 from clbench.petl.merging import Merged
+from clbench.petl.saving import save_module
 
 
 class Attached(HasKinds):
@@ -156,9 +157,7 @@ class Attached(HasKinds):
 
     def save(self, file: str | Path) -> None:
         """Write the module alone, with its name and options, as safetensors."""
-        from clbench.petl.saved import save_attached
-
-        save_attached(self, Path(file))
+        save_module(self, self.petl, Path(file))
 
     def detach(self) -> None:
         """Take every branch off its site and give the backbone its own tensors back."""

@@ -46,7 +46,7 @@ from clbench.backbones.sites import BlockSites, Branch, NoSuchSiteError, Site
 from clbench.petl import Petl, register
 from clbench.petl.parts.balanced_kmeans import balanced_kmeans
 from clbench.petl.parts.divisors import check_divides
-from clbench.schedule import Scheduled
+from clbench.petl.scheduled import Scheduled
 
 STD = 0.02  # of the values drawn for A and R, and for B where it is drawn
 FADES = {"first_half": (0, 1 / 2), "last": (6 / 11, 1)}  # first and last progress: 55, last 50 of 110 epochs

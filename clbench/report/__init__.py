@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from clbench.files import make_folder, write_bytes
-from clbench.record import Record
+from clbench.records.record import Record
 from clbench.report.collect import collect
 from clbench.report.groups import Group, group_runs, single
 from clbench.report.run_table import run_tables

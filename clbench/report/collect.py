@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from clbench.record import Record, RecordError
+from clbench.records.record import Record, RecordError
 from clbench.report.columns import values_of
 
 DEPTHS = ("*/spec.toml", "*/*/spec.toml")  # below a folder that is no run itself

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from clbench.record import Record
+from clbench.records.record import Record
 from clbench.report.units import percent, quantity, seconds
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clbench.evaluate import Results, compute
-from clbench.record import Record, safe_name, short_name
+from clbench.records.record import Record, safe_name, short_name
+from clbench.records.spec import RunSpec
 from clbench.report.columns import values_of
 from clbench.report.references import compared, joint_runs
-from clbench.spec import RunSpec
 
 Matrix = NDArray[np.float64]
 

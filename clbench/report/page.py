@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 
-from clbench import __version__
-from clbench.record import safe_name
+from clbench.records.record import safe_name
 from clbench.report.columns import QUALITY
 from clbench.report.comparing import PairedTest, interval, paired_tests
 from clbench.report.gallery import Shown, gallery
@@ -23,6 +22,7 @@ from clbench.report.groups import Group, partition
 from clbench.report.page_table import definitions, headings, rows
 from clbench.report.provenance import Provenance, provenance
 from clbench.report.units import percent
+from clbench.version import __version__
 
 ACCURACY = QUALITY[0].key  # what groups are ordered and tested by
 NUM_FIRST = 10  # paired tests shown at once; the others unfold

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from clbench.record import Record, RecordError
+from clbench.records.record import Record, RecordError
 
 HASHES = {
     "stream": "data and class order",

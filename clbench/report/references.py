@@ -8,7 +8,7 @@ import numpy as np
 
 from clbench import strategies
 from clbench.evaluate import METRICS, Results
-from clbench.record import Record
+from clbench.records.record import Record
 
 
 def joint_runs(records: Iterable[Record]) -> Callable[[Record], Record | None]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench.evaluate.results import is_tested
-from clbench.record import Record
+from clbench.records.record import Record
 from clbench.report.columns import values_of
 from clbench.report.units import UNKNOWN, matrix_cell, metric_value, quantity, seconds
 

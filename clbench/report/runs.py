@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.evaluate import METRICS
-from clbench.record import Record
+from clbench.records.record import Record
 from clbench.report.collect import collect
 from clbench.report.comparing import interval, mean_ranks, paired_tests, pareto_front
 from clbench.report.groups import Group, group_runs

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from clbench.data.tasks import Task
 from clbench.registry import Registry, UnknownNameError, did_you_mean, plugin_path
-from clbench.streams import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from clbench.backbones.backbone import Backbone
+    from clbench.data.inputs import Batch, Feed, Inputs
     from clbench.data.samples import Samples
-    from clbench.inputs import Batch, Feed, Inputs
     from clbench.petl import Petl
     from clbench.seeds import Seeds
 
@@ -39,7 +39,7 @@ class Strategy(ABC):
 
     recipes: ClassVar[dict[str, dict[str, Any]]] = {}  # defaults on a stream; "online": in one pass
     module_options: ClassVar[dict[str, dict[str, Any]]] = {}  # a module's other defaults, by its name
-    needs: ClassVar[tuple[str, ...]] = ()  # of stream and backbone: names in clbench.needs.NEEDS
+    needs: ClassVar[tuple[str, ...]] = ()  # of stream and backbone: names in clbench.runs.needs.NEEDS
     resumable: ClassVar[bool] = True  # whether parts() is its whole state; if not, a stopped run begins anew
 
     epochs: Annotated[int, Field(ge=1)] = 5  # passes over the training data of a task

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from clbench.data.orders import ClassCut
 from clbench.data.scenarios.blurry import blurry
 from clbench.data.scenarios.gaussian import gaussian
+from clbench.data.scenarios.options import ScenarioOptions
 from clbench.data.scenarios.repetition import repetition
 from clbench.data.scenarios.si_blurry import si_blurry
 from clbench.seeds import Seeds
-from clbench.streams import Stream
 
-Arrange = Callable[[NDArray[np.int64], ClassCut, Stream, Seeds], list[NDArray[np.int64]]]
+Arrange = Callable[[NDArray[np.int64], ClassCut, ScenarioOptions, Seeds], list[NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)

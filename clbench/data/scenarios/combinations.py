@@ -5,12 +5,12 @@ from __future__ import annotations
 from clbench.data.orders import ProtocolError
 from clbench.data.scenarios.arrangements import ARRANGEMENTS
 from clbench.data.scenarios.made_domains import KINDS
+from clbench.data.scenarios.options import ScenarioOptions
 from clbench.data.transforms import AUGMENTS
 from clbench.registry import did_you_mean
-from clbench.streams import Stream
 
 
-def check_options(options: Stream) -> None:
+def check_options(options: ScenarioOptions) -> None:
     """Raise ProtocolError, in one line, at the first option that does not fit the others."""
     augment = options.augment or options.default_augment
     if augment not in AUGMENTS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from clbench.data.orders import ProtocolError
 from clbench.data.samples import Samples
-from clbench.streams import Source
+from clbench.data.tasks import Source
 
 
 def by_domain(source: Source) -> list[tuple[str, Samples, Samples]]:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.inputs import Feed
+from clbench.data.inputs import Feed
 from clbench.petl import Petl
 
 MEANINGFUL = 1e-10  # share of the whole energy below which a direction is rounding of float32 projections

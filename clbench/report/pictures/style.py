@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clbench.record import safe_name
+from clbench.records.record import safe_name
+from clbench.records.spec import RunSpec
 from clbench.report.groups import Group
-from clbench.spec import RunSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

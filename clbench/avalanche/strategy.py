@@ -1,0 +1,202 @@
+"""Let a strategy of Avalanche train in its own loop: what all of them have in common.
+
+V. Lomonaco et al., "Avalanche: an end-to-end library for continual learning", CVPR workshops 2021,
+arXiv:2104.00405. Avalanche is imported when a strategy is set up, since that takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from clbench.avalanche.experiences import as_experiences, as_stored
+from clbench.avalanche.quietly import import_avalanche
+from clbench.backbones.backbone import Backbone
+from clbench.data.inputs import Feed, Inputs
+from clbench.data.samples import Samples
+from clbench.petl import Petl
+from clbench.runs.loop import DivergedError
+from clbench.runs.optimizers import make_optimizer
+from clbench.seeds import Seeds
+from clbench.strategies import Strategy, Task
+
+if TYPE_CHECKING:
+    from avalanche.benchmarks import CLExperience
+
+
+@dataclass
+class FromAvalanche(Strategy):
+    """A strategy of Avalanche, whose ``train`` is called once a task."""
+
+    resumable: ClassVar[bool] = False  # its plug-ins hold state outside named tensors
+    needs: ClassVar[tuple[str, ...]] = ("boundaries", "many-passes")
+    method: ClassVar[str]  # its name in avalanche.training.supervised
+    keywords: ClassVar[dict[str, str]] = {}  # the options, and what Avalanche calls them
+
+    drop_last: Literal[False] = False
+    schedule: Literal["constant"] = "constant"
+    head_bits: Literal[32] = 32
+
+    def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
+        """Attach the module and make the model."""
+        import_avalanche()
+        from clbench.avalanche.model import Encoder, Kept, on_its_own
+
+        self.backbone = backbone
+        self.seeds = seeds
+        self.seen: list[Samples] = []
+        self.num_classes = 0
+        self.encoder = Encoder(backbone, petl.attach(backbone, seeds.generator("petl")))
+        self.kept_tensors = Kept()
+        with on_its_own(seeds, "avalanche-model"):
+            self.head = self.make_head(backbone.width).to(backbone.device)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Hold the module, the head, and copies of what else is kept between tasks."""
+        return {"petl": self.encoder.module, "head": self.head, "kept": self.kept_tensors}
+
+    def num_epochs(self, task_index: int) -> int:
+        """Return 0: the steps are Avalanche's."""
+        return 0
+
+    def begin_task(self, task: Task) -> None:
+        """Remember the task; before the first one, make Avalanche's strategy."""
+        if not self.seen:
+            from clbench.avalanche.model import on_its_own
+
+            with on_its_own(self.seeds, "avalanche-strategy"):
+                self.learner = self.make_learner(task)
+        self.seen.append(task.train)
+        self.num_classes += len(task.new_classes)
+
+    def end_task(self, task: Task, images: Feed) -> None:
+        """Let Avalanche train on the task."""
+        from clbench.avalanche.model import on_its_own
+
+        batcher = images.at(np.zeros(1, np.int64)).batcher
+        generator = self.seeds.generator("augment", task.index)
+        self.encoder.view.begin(batcher, generator, images.sampling)
+        with on_its_own(self.seeds, "avalanche", task.index):
+            self.learn(as_experiences(self.seen, "train"))
+        self.encoder.view.forget()
+        if not all(bool(weight.isfinite().all()) for _, weight in self.learner.model.named_parameters()):
+            rate = self.learning_rate
+            raise DivergedError(f"a weight is no number any more; lower strategy.learning_rate ({rate})")
+        self.learner.model.eval()
+        self.kept_tensors.hold(self.kept())
+
+    def predict(self, inputs: Inputs) -> Tensor:
+        """Return the softmax of the scores, (B, classes seen)."""
+        scores = self.scores(inputs.features(self.backbone)).float()
+        return torch.softmax(scores[:, : self.num_classes], dim=1)
+
+    def make_head(self, width: int) -> nn.Module:
+        """Return what makes of features (B, width) what the loss is on."""
+        from clbench.avalanche.model import growing_head
+
+        return growing_head(width)
+
+    def make_learner(self, task: Task) -> Any:
+        """Return Avalanche's strategy; nothing of it is typed."""
+        from avalanche.training import supervised
+
+        from clbench.avalanche.model import Network
+
+        common = {
+            "model": Network(self.encoder, self.head),
+            "optimizer": make_optimizer(self, self.backbone.device),
+            "criterion": nn.CrossEntropyLoss(),
+            "plugins": self.plugins(),
+        }
+        return getattr(supervised, self.method)(**{**common, **self.sizes(), **self.own()})
+
+    def plugins(self) -> list[Any]:
+        """Return the plug-ins to add."""
+        from clbench.avalanche.model import Epochs
+
+        return [Epochs(self.encoder.view)]
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the keywords that every strategy of Avalanche takes."""
+        return {
+            "train_mb_size": self.batch_size,
+            "train_epochs": self.epochs,
+            "eval_mb_size": 256,
+            "device": self.backbone.device,
+            "evaluator": None,
+        }
+
+    def own(self) -> dict[str, Any]:
+        """Return the keywords of the options that it has beyond the common ones."""
+        return {theirs: getattr(self, ours) for ours, theirs in self.keywords.items()}
+
+    def learn(self, experiences: list[CLExperience]) -> None:
+        """Train on the newest of the experiences so far."""
+        self.learner.train(experiences[-1], eval_streams=[])
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return scores (B, at least as many classes as are seen) of features (B, D)."""
+        scores: Tensor = self.head(features)
+        return scores
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield what is kept between tasks beside the model: images as uint8, and anything else as it is."""
+        return ()
+
+
+@dataclass
+class Online(FromAvalanche):
+    """A strategy of Avalanche that can also learn from a stream whose images come once."""
+
+    needs: ClassVar[tuple[str, ...]] = ("boundaries",)
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online": {"micro_experiences": True}}
+
+    micro_experiences: bool = False  # each batch is an experience of its own
+
+    def learn(self, experiences: list[CLExperience]) -> None:
+        """Train on the newest experience, whole or cut into batches."""
+        if not self.micro_experiences:
+            super().learn(experiences)
+            return
+        from avalanche.benchmarks.scenarios.online import split_online_stream
+
+        parts = split_online_stream([experiences[-1]], self.batch_size, access_task_boundaries=True)
+        self.learner.train(parts, eval_streams=[])
+
+
+@dataclass
+class WithMemory(FromAvalanche):
+    """A strategy of Avalanche that replays images."""
+
+    holder: ClassVar[str] = ""  # the plug-in that has the memory; empty: the strategy itself
+
+    memory_size: Annotated[int, Field(ge=1)] = 2000  # images
+
+    def store(self) -> Any:
+        """Return Avalanche's data set of what is in the memory."""
+        holder = plugin(self.learner, self.holder) if self.holder else self.learner
+        return holder.storage_policy.buffer
+
+    def kept(self) -> Iterable[Tensor]:
+        """Yield the images and their labels."""
+        yield from pixels_and_labels(self.store())
+
+
+def pixels_and_labels(dataset: Sequence[tuple[Tensor, int]]) -> list[Tensor]:
+    """Return the images of a data set of Avalanche, (N, 3, H, W) uint8, and their labels (N,)."""
+    rows = [dataset[place] for place in range(len(dataset))]
+    if not rows:
+        return []
+    return [as_stored(torch.stack([row[0] for row in rows])), torch.tensor([int(row[1]) for row in rows])]
+
+
+def plugin(learner: Any, name: str) -> Any:
+    """Return the one plug-in of this class that a strategy of Avalanche has."""
+    (found,) = [each for each in learner.plugins if type(each).__name__ == name]
+    return found

@@ -1,0 +1,1 @@
+"""Talk to the terminal: what is typed in, what is printed."""

@@ -1,0 +1,223 @@
+"""Turn a command line into a spec, a run and a report: the only place that talks to the terminal."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from clbench.errors import UserError
+from clbench.version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from clbench.data.tasks import Places
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# What is wrong with a command line as such; BadParameter is the one such error that typer exports.
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
+# What a file system may refuse through no fault of the program.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
+Option = typer.Option
+DataDir = Annotated[Path | None, Option(metavar="DIR", envvar="CLBENCH_DATA", help="Where data sets lie.")]
+Loggers = Annotated[
+    list[str] | None, Option("--logger", metavar="NAME", help="Tell tensorboard or wandb, too; repeatable.")
+]
+Folder = Annotated[Path | None, Option(metavar="DIR", help="Where files go [report, beside the runs].")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; what the user can mend is told in one line."""
+    # Threads that wait for each other spin less: as fast on a quiet machine, a third faster on a busy one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = app(words, prog_name="clbench", standalone_mode=False, obj=shlex.join(["clbench", *words]))
+        sys.stdout.flush()
+    except UserError as error:
+        return _failed(str(error))
+    except UsageError as error:
+        asked = error.ctx.command_path if error.ctx else "clbench"
+        return _failed(f"{error.format_message()} (see: {asked} --help)")
+    except typer.Abort:  # Ctrl-C
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of a pipe has gone, and Python would still flush to it
+        sys.stdout = None
+        return 1
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        return _failed(f"{error.filename or 'while writing'}: {error.strerror}")
+    return status or 0
+
+
+@app.callback(invoke_without_command=True)
+def clbench(
+    context: typer.Context,
+    version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Continual learning with parameter-efficient modules: run, compare, and trust the numbers."""
+    if version:
+        print(f"clbench {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    stream: Annotated[str | None, Option(metavar="NAME", help="What is learnt [split-digits].")] = None,
+    strategy: Annotated[str | None, Option(metavar="NAME", help="How it is learnt [lae-adapter].")] = None,
+    backbone: Annotated[str | None, Option(metavar="NAME", help="What sees the images [vit-micro].")] = None,
+    petl: Annotated[str | None, Option(metavar="NAME", help="The module trained in the backbone.")] = None,
+    seed: Annotated[str | None, Option(metavar="N[,N...]", help="Several: a run each, and a mean.")] = None,
+    device: Annotated[str | None, Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps [auto].")] = None,
+    precision: Annotated[str | None, Option(metavar="NAME", help="fp32 or bf16 [fp32].")] = None,
+    data_dir: DataDir = None,
+    out: Annotated[Path, Option(metavar="DIR", help="Where records go.")] = Path("runs"),
+    config: Annotated[Path | None, Option(metavar="FILE.toml", help="Sections of options.")] = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=VALUE", help="An option, as in strategy.epochs=3.")
+    ] = None,
+    logger: Loggers = None,
+    exact: Annotated[bool, Option("--exact", help="Compute everything each time; keep no features.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print all options as TOML; run nothing.")] = False,
+) -> None:
+    """Run a strategy over a stream (without options: a small default)."""
+    from clbench.cli.arguments import specs
+
+    names = {"stream": stream, "strategy": strategy, "backbone": backbone, "petl": petl}
+    options = {**names, "seed": seed, "device": device, "precision": precision}
+    options["exact"] = "true" if exact else None
+    chosen = specs(config=config, options=options, settings=settings or [])
+    if dry_run:
+        for spec in chosen:
+            print(f"# id {spec.id}, seed {spec.run.seed}")
+        print(chosen[0].to_toml(), end="")
+        return
+    if not any([*options.values(), config, settings]):
+        print("no options: running the embedded default; clbench run --help has others", file=sys.stderr)
+    places = _places(data_dir)
+    from clbench.cli.live import watched
+    from clbench.cli.outcome import outcome, summary
+    from clbench.loggers import joined
+    from clbench.runs.line import execute
+
+    records = []
+    for spec in chosen:
+        with watched(data_dir) as live, joined(logger or [], live) as progress:
+            record = execute(spec, out=out, places=places, progress=progress, command=context.obj)
+        _print(outcome(record))
+        records.append(record)
+    if len(records) > 1:
+        _print(summary(records))
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    data_dir: DataDir = None,
+    logger: Loggers = None,
+) -> None:
+    """Go on with a run that was stopped, given its folder."""
+    from clbench.records.record import Record
+
+    if Record.open(folder).is_finished:
+        print(f"{folder} is finished already; see: clbench report {folder}")
+        return
+    places = _places(data_dir)
+    from clbench.cli.live import watched
+    from clbench.cli.outcome import outcome
+    from clbench.loggers import joined
+    from clbench.runs import line as running
+
+    with watched(data_dir) as live, joined(logger or [], live) as progress:
+        record = running.resume(folder, places=places, progress=progress)
+    _print(outcome(record))
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]")] = None,
+    backbone: Annotated[str | None, Option(metavar="NAME", help="Of petl: measure each on this one.")] = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=VALUE", help="Its options: backbone.image_size=96.")
+    ] = None,
+) -> None:
+    """List streams, strategies, backbones, petl, metrics, or all."""
+    if backbone is None and not settings:
+        from clbench.cli.listing import listing
+
+        _print(listing(kind))
+        return
+    if kind != "petl":
+        raise UsageError("--backbone and --set go with: clbench list petl")
+    from clbench.cli.zoo import measured
+
+    _print(measured(backbone or "vit-micro", settings or []))
+
+
+@app.command()
+def show(words: Annotated[list[str], typer.Argument(metavar="[KIND] NAME")]) -> None:
+    """Show what a name is: its paper and options, or a metric's formula."""
+    from clbench.cli.showing import showing
+
+    if len(words) > 2:
+        raise UsageError(f"show takes a name, or a kind and a name, not {len(words)} words")
+    _print(showing(words[-1], kind=words[0] if len(words) == 2 else None))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...")],
+    out: Folder = None,
+    html: Annotated[Path | None, Option(metavar="FILE", help="Write one page for a browser instead.")] = None,
+    recompute: Annotated[bool, Option("--recompute", help="Compute metrics anew from predictions.")] = False,
+) -> None:
+    """Compare runs: a table, CSV, LaTeX, figures, a page."""
+    from clbench.cli.outcome import comparison
+
+    _print(comparison(folders, out, html, recompute=recompute))
+
+
+@app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Say what this machine has, and what is missing."""
+    from clbench.cli.doctor import examine
+
+    findings = examine(_places(data_dir))
+    _print(findings)
+    if findings.lacks_essentials:
+        raise typer.Exit(1)
+
+
+def _places(data_dir: Path | None) -> Places:
+    from clbench.data.tasks import DataNotFoundError, Places
+
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataNotFoundError(f"--data-dir (or CLBENCH_DATA) {data_dir}: there is no such folder")
+    return Places(data_dir)
+
+
+def _print(what: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(what, crop=False)
+
+
+def _failed(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

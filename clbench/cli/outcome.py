@@ -1,0 +1,70 @@
+"""Lay out what came of a run, of several, or of a comparison, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from clbench import report, strategies
+from clbench.options import option_types
+from clbench.records.record import Record
+
+OTHERS = ("naive", "lae-adapter")  # each is a comparison that tells something about any method
+
+
+def outcome(record: Record) -> RenderableType:
+    """Return the tables of a run, where its record lies, and three commands with what each is for."""
+    folder = shlex.quote(str(record.path))
+    commands = {
+        f"clbench report {folder}": "figures and tables as files; name more runs to compare them",
+        another_run(record): "the same with another strategy",
+        f"clbench show {record.spec.strategy.name}": "this strategy's paper and options",
+    }
+    next_steps = [f"  {command}\n      {purpose}" for command, purpose in commands.items()]
+    return Group(report.run_tables(record), _lines([f"\nrecord: {record.path}", "next:", *next_steps]))
+
+
+def summary(records: Sequence[Record]) -> RenderableType:
+    """Return mean and std over the seeds; write them beside the records."""
+    table, _ = report.seed_summary(records)
+    return Group(table, _written(report.write_seed_summary(records)))
+
+
+def comparison(
+    folders: list[Path], out: Path | None, html: Path | None = None, *, recompute: bool = False
+) -> RenderableType:
+    """Return the runs in the folders side by side; write tables and figures, or a page."""
+    compared = report.report(folders, out, html, recompute=recompute)
+    return Group(compared, _written(compared.files))
+
+
+def another_run(record: Record) -> str:
+    """Return the command of a run with another strategy, and without the options that this one lacks."""
+    here = record.spec.strategy.name
+    other = next(name for name in OTHERS if strategies.split(name)[0] != here)
+    allowed = option_types(strategies.get(other))
+    words = iter(shlex.split((record.path / "command.txt").read_text(encoding="utf-8")))
+    kept = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option not in ("--strategy", "--set"):
+            kept.append(word)
+            continue
+        value = value if equals else next(words)
+        section, _, name = value.partition("=")[0].partition(".")
+        if option == "--set" and (section != "strategy" or name in allowed):
+            kept += [option, value]
+    return shlex.join([*kept, "--strategy", other])
+
+
+def _written(files: Sequence[Path]) -> Text:
+    return _lines([f"written: {file}" for file in files])
+
+
+def _lines(lines: Sequence[str]) -> Text:
+    """Return lines that are never wrapped, so that they can be copied."""
+    return Text("\n".join(lines), no_wrap=True, overflow="ignore")

@@ -1,0 +1,1 @@
+"""Hold what strategies are built from: heads, memories, prototypes, statistics, losses."""

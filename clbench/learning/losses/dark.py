@@ -1,0 +1,17 @@
+"""Hold logits where they were: the loss of Dark Experience Replay.
+
+P. Buzzega, M. Boschini, A. Porrello, D. Abati, S. Calderara, "Dark Experience for General Continual Learning:
+a Strong, Simple Baseline", NeurIPS 2020, arXiv 2004.07211.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from clbench.learning.losses.precision import full_precision
+
+
+def dark_distance(logits: Tensor, stored: Tensor) -> Tensor:
+    """Return the mean squared difference of two (B, C) tensors, 0 for no image."""
+    difference = full_precision(logits) - stored
+    return difference.square().sum() / max(difference.numel(), 1)

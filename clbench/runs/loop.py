@@ -1,0 +1,233 @@
+"""Run a strategy over the tasks of a stream, epoch by epoch.
+
+Everything random is drawn from a generator named by its position, so a run that was stopped between two steps
+goes on exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clbench.runs.checkpoint import Checkpoint, Position, capture, restore
+from clbench.data.batches import Batcher, shuffled
+from clbench.data.samples import Samples
+from clbench.errors import UserError
+from clbench.runs.watch import Watch
+from clbench.runs.evaluator import Columns, Evaluator, joined
+from clbench.evaluate.meter import Meter
+from clbench.data.feature_cache import FeatureCache
+from clbench.data.inputs import Batch, Feed
+from clbench.runs.modes import evaluation_mode
+from clbench.runs.optimizers import carry_over, make_optimizer
+from clbench.records.progress import Progress
+from clbench.records.spec import RunOptions
+from clbench.petl.scheduled import scheduled
+from clbench.runs.starting import start_modules
+from clbench.seeds import Seeds
+from clbench.runs.step import Step
+from clbench.strategies import Strategy
+from clbench.data.tasks import Task, TaskStream
+
+BEFORE = -1  # the task after which an untrained learner is evaluated
+START_BATCHES = 8  # that a module which starts from the loss is shown
+
+
+class DivergedError(UserError, ArithmeticError):
+    """The loss is no longer a number."""
+
+
+@dataclass
+class Loop:
+    """One strategy on one stream, and what hears of it; ``run`` does the work."""
+
+    strategy: Strategy
+    stream: TaskStream
+    batcher: Batcher
+    seeds: Seeds
+    meter: Meter
+    options: RunOptions = RunOptions()
+    progress: Progress = field(default_factory=Progress)
+    save: Callable[[Checkpoint], object] = lambda _: None  # keeps a checkpoint
+    # keeps a prediction log (None: nothing learnt yet), and returns its row of the accuracy matrix
+    log: Callable[[int, Columns | None], list[float]] = lambda *_: []
+    cache: FeatureCache | None = None
+    optimizer: torch.optim.Optimizer | None = field(default=None, init=False)  # of the task begun
+
+    def __post_init__(self) -> None:
+        """Make what evaluates."""
+        self.evaluator = Evaluator(
+            self.strategy,
+            self.stream,
+            self.batcher,
+            self.meter,
+            self.progress,
+            self.cache,
+            precision=self.options.precision,
+            batch_size=self.options.eval_batch_size,
+        )
+        self.step = Step(self.strategy, self.seeds, self.batcher.device, self.options.precision)
+        if self.cache:
+            self.cache.parts = [part.rows for task in self.stream.tasks for part in (task.train, task.test)]
+        self.watch = Watch(
+            self.evaluator,
+            self.seeds,
+            every=self.options.eval_every,
+            num_images=self.options.eval_images,
+            prequential=self.options.prequential,
+        )
+
+    def run(self, checkpoint: Checkpoint | None = None) -> None:
+        """Learn and evaluate every task, from the beginning or from a checkpoint."""
+        position = checkpoint.position if checkpoint else Position()
+        if checkpoint:
+            self._go_back_to(checkpoint)
+        for task in self.stream.tasks[position.task :]:
+            if not position.is_inside_task:
+                self._begin(task)
+                if self.options.eval_ahead and task.index == 0:
+                    self.log(BEFORE, self.evaluator.ahead(0))
+            seen = self.stream.tasks[: task.index + 1]
+            samples = self.strategy.training_samples(seen, len(self.stream.tasks))
+            names = [self.stream.class_names[number] for number in task.classes]
+            self.progress.task_started(task.index, names, len(samples) if samples else 0)
+            if samples:
+                self._learn(task, samples, position)
+            columns = self.evaluator.after_task(seen) if samples else None
+            if columns:
+                self.watch.task_ended(task.index, columns)
+                if self.options.eval_ahead:
+                    columns = joined(columns, self.evaluator.ahead(len(seen)))
+            self.progress.task_finished(task.index, self.log(task.index, columns))
+            if self.stream.has_boundaries:
+                self.optimizer = None
+            if self.cache:
+                self.cache.save()
+                self.cache.forget_unused()
+            position = Position(task.index + 1)
+            self._checkpoint(position)
+
+    def _begin(self, task: Task) -> None:
+        self.strategy.begin_task(task)
+        before, self.optimizer = self.optimizer, None
+        if self.strategy.num_epochs(task.index):
+            self.optimizer = make_optimizer(self.strategy, self.batcher.device)
+            carry_over(before, self.optimizer)
+            learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+            size = sum(parameter.numel() for parameter in learning)
+            self.meter.num_trainable = max(size, self.meter.num_trainable)
+
+    def _learn(self, task: Task, samples: Samples, start: Position) -> None:
+        """Train for the epochs that are left, and let the strategy finish the task."""
+        feed = Feed(
+            samples,
+            self.options.eval_batch_size,
+            lambda index: self._batch(samples, index, start),
+            self.meter.sampling,
+        )
+        if self.cache:
+            for view in ("test", "whole"):
+                self.cache.expect(view, samples.rows)
+        if not start.is_inside_task:
+            evaluation_mode(self.strategy)
+            with self.meter.phase("train"), self.meter.sampled("task"):
+                self.strategy.before_training(task, feed)
+        for epoch in range(start.epoch, self.strategy.num_epochs(task.index)):
+            position = Position(start.task, epoch, start.step if epoch == start.epoch else 0)
+            if position.step == 0:
+                self.strategy.begin_epoch(epoch)
+            if not math.isfinite(self._epoch(samples, position)):
+                rate = self.strategy.learning_rate
+                raise DivergedError(f"the loss is no number any more; lower strategy.learning_rate ({rate})")
+            self._checkpoint(Position(start.task, epoch + 1))
+        for part in scheduled(self.strategy.parts().values()):
+            part.progress.fill_(1)
+        evaluation_mode(self.strategy)
+        with self.meter.phase("train"), self.meter.sampled("task"):
+            self.strategy.end_task(task, feed)
+
+    def _epoch(self, samples: Samples, start: Position) -> float:
+        """Train on the samples once, or on what a stopped epoch left; return the sum of the losses."""
+        batches = self._batches(samples, start)
+        if not start.is_inside_task:
+            first = (
+                self.step.composed(self._batch(samples, each, start)) for each in batches[:START_BATCHES]
+            )
+            start_modules(self.strategy, first, self.seeds.generator("start", start.task))
+        num_epochs = self.strategy.num_epochs(start.task)
+        counts = (math.ceil(number / self.options.step_cost) for number in (start.step, len(batches)))
+        self.progress.epoch_started(start.epoch, num_epochs, *counts)
+        changing = scheduled(self.strategy.parts().values())
+        assert self.optimizer is not None
+        first_batch = self._batch(samples, batches[0], start)
+        flops_per_image = self.step.flops_per_image(first_batch, self.optimizer, self.meter)
+        total = torch.zeros((), device=self.batcher.device)
+        for step in range(start.step, len(batches)):
+            position, num_images = Position(start.task, start.epoch, step), len(batches[step])
+            done = (start.epoch + step / len(batches)) / num_epochs
+            for part in changing:
+                part.progress.fill_(done)
+            batch = self._batch(samples, batches[step], position)
+            self.watch.before_step(batch)
+            if step % self.options.step_cost:  # it came while an earlier one was being learnt
+                continue
+            with self.meter.phase("train", images=num_images):
+                loss = self.step.learn(batch, self.optimizer, done)
+                total += loss
+            self.meter.flops["train"] += flops_per_image * num_images * self.strategy.steps_per_batch()
+            self.progress.step_done(num_images, loss)
+            is_last = (start.epoch + 1, step + 1) == (num_epochs, len(batches))
+            if self.watch.after_step(batch) and not is_last:  # what comes then is looked at whole
+                self.watch.look(self.stream.tasks[: start.task + 1])
+            every = self.options.checkpoint_every
+            if every and (step + 1) % every == 0 and step + 1 < len(batches):
+                self._checkpoint(Position(start.task, start.epoch, step + 1))
+        with self.meter.phase("train"):  # an accelerator is waited for here, once an epoch
+            sum_of_losses = float(total)
+        self.meter.lap("train")
+        return sum_of_losses
+
+    def _batches(self, samples: Samples, position: Position) -> list[NDArray[np.int64]]:
+        """Return the places of the samples, in batches: in the stream's order where it has one."""
+        size, drop_last = self.strategy.batch_size, self.strategy.drop_last
+        generator = self.seeds.generator("shuffle", position.task, position.epoch)
+        return shuffled(len(samples), size, drop_last, None if self.stream.is_ordered else generator)
+
+    def _batch(self, samples: Samples, index: NDArray[np.int64], position: Position) -> Batch:
+        return Batch(
+            batcher=self.batcher,
+            rows=samples.rows[index],
+            labels=self.batcher.labels(samples, index),
+            task=position.task,
+            seeds=self.seeds,
+            position=(position.task, position.epoch, position.step),
+            cache=self.cache,
+        )
+
+    def _checkpoint(self, position: Position) -> None:
+        if self.strategy.resumable:
+            with self.meter.phase("checkpoint"):
+                info = {**self.meter.state(), "watch": self.watch.state()}
+                self.save(capture(position, self.strategy, self.optimizer, info=info))
+
+    def _go_back_to(self, checkpoint: Checkpoint) -> None:
+        """Rebuild the strategy's shapes by beginning every task that was begun, then load the values."""
+        position = checkpoint.position
+        if self.cache:
+            parts = self.cache.parts[: 2 * position.task + position.is_inside_task]
+            self.cache.paid = np.concatenate([*parts, self.cache.paid])
+        for task in self.stream.tasks[: position.task + position.is_inside_task]:
+            self._begin(task)
+        if position.step > 0:
+            self.strategy.begin_epoch(position.epoch)
+        if not position.is_inside_task and self.stream.has_boundaries:
+            self.optimizer = None
+        restore(checkpoint, self.strategy, self.optimizer)
+        self.meter.load(checkpoint.info)
+        self.watch.load(checkpoint.info["watch"])
+        self.progress.run_resumed(self.watch.num_steps)

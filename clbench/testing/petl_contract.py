@@ -1,0 +1,198 @@
+"""Check that a module keeps the contract of every module; ``clbench.testing.check_petl`` is this."""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.nn import functional as F
+
+from clbench import backbones
+from clbench.backbones import BackboneOptions
+from clbench.backbones.backbone import Backbone
+from clbench.petl import Petl
+from clbench.petl.attached import Attached, swapped
+from clbench.petl.scheduled import scheduled
+from clbench.petl.ssf import SSF
+from clbench.seeds import forked
+
+CLOSE = 1e-5  # what two orders of the same float32 sums may differ by, relative to the features' size
+HALF_CLOSE = 0.2  # what the 8 bits of bfloat16 may add up to in a few layers of random weights
+
+
+def check_petl(petl: Petl, on: str | Backbone = "vit-micro") -> None:
+    """Attach, train, switch, merge, copy, save, load and detach a module on a small backbone.
+
+    ``on`` is a backbone, or the name of one that gets random weights.
+
+    Checked: identity at the start exactly where declared; training steps, two unless declared, reach every
+    trained tensor and no frozen one; disabled, the backbone is bit for bit what it was; merged equals
+    unmerged, or merging is refused; a copy is independent; a saved state restores the output; a feature
+    depends on its own image alone; it works under bf16 autocast; detached, nothing of it is left.
+    """
+    backbone = on if isinstance(on, Backbone) else backbones.create(on, BackboneOptions(weights="none"))
+    size = backbone.preprocessing.image_size
+    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    _fill_biases(backbone)
+    base, state = _features(backbone, images), _snapshot(backbone)
+    attached = _attach(petl, backbone, seed=1)
+    if petl == type(petl)():  # what is declared is declared of the default options
+        gap = _gap(_features(backbone, images), base)
+        is_as_declared = gap < CLOSE if petl.identity_at_start else gap > 0
+        declared = f"identity_at_start is {petl.identity_at_start}"
+        assert is_as_declared, f"{declared}, yet the features differ by {gap:.1e}"
+    with forked(5):  # dropout and sampled architectures draw from the global generator
+        _train(petl, backbone, attached, images)
+    trained = _features(backbone, images)
+    if attached.num_parameters:
+        assert not torch.equal(trained, base), "training the module changes no feature"
+    attached.enabled = False
+    assert torch.equal(_features(backbone, images), base), "switched off, the module still has an effect"
+    attached.enabled = True
+    assert torch.equal(_features(backbone, images), trained), "switched off and on, the module has changed"
+    _check_merge(petl, backbone, attached, images)
+    _check_copy(backbone, attached, images)
+    _check_saved_state(petl, backbone, attached, images)
+    _check_batch_mates(backbone, images)
+    _check_company(backbone, attached, images)
+    _check_half_precision(backbone, images)
+    attached.detach()
+    assert not any(site.attached for site in backbone.sites.values()), "detached, a branch is left at a site"
+    assert torch.equal(_features(backbone, images), base), "detached, the module still has an effect"
+    after = _snapshot(backbone)
+    assert all(torch.equal(after[name], state[name]) for name in state), "the backbone's own tensors changed"
+
+
+def _gap(features: Tensor, reference: Tensor) -> float:
+    return float((features - reference).abs().max() / reference.abs().max())
+
+
+@torch.no_grad()
+def _fill_biases(backbone: Backbone) -> None:
+    """Draw the biases, which random weights have at zero: that hides what is done to them."""
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(0, 0.1, generator=generator)
+
+
+@torch.no_grad()
+def _features(backbone: Backbone, images: Tensor) -> Tensor:
+    features: Tensor = backbone(images)
+    return features
+
+
+def _snapshot(backbone: Backbone) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+
+
+def _attach(petl: Petl, backbone: Backbone, *, seed: int) -> Attached:
+    before = torch.get_rng_state()
+    attached = petl.attach(backbone, torch.Generator().manual_seed(seed))
+    assert torch.equal(before, torch.get_rng_state()), "attaching draws from torch's global generator"
+    return attached
+
+
+def _train(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor) -> None:
+    """Take a few steps of gradient descent towards random features."""
+    parameters = dict(attached.named_parameters())
+    if not parameters:
+        return
+    generator = torch.Generator().manual_seed(2)
+    target = torch.randn(len(images), backbone.width, generator=generator)
+    attached.train()
+    optimizer = torch.optim.Adam(parameters.values(), lr=0.01)
+    reached: set[str] = set()
+    for _ in range(petl.steps_to_reach_all):
+        optimizer.zero_grad()
+        torch.autograd.backward(F.mse_loss(backbone(images), target))
+        reached |= {name for name, p in parameters.items() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+    attached.eval()
+    for part in scheduled([attached]):
+        part.progress.fill_(1)  # as the loop does when a task's training has ended
+    unreached = [name for name in parameters if name not in reached]
+    assert not unreached, f"no gradient reaches {unreached[0]} in {petl.steps_to_reach_all} steps"
+    attached.enabled = False
+    frozen = [name for name, parameter in backbone.named_parameters() if parameter.grad is not None]
+    attached.enabled = True
+    assert not frozen, f"a gradient reaches frozen tensors: {frozen[:3]}"
+
+
+def _check_merge(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor) -> None:
+    unmerged = _features(backbone, images)
+    if not petl.mergeable:
+        try:
+            attached.merge()
+        except TypeError:
+            assert torch.equal(_features(backbone, images), unmerged), "refused, merging changed something"
+            return
+        raise AssertionError("merge() raises no TypeError although mergeable is False")
+    attached.merge()
+    gap = _gap(_features(backbone, images), unmerged)
+    assert gap < CLOSE, f"merged and unmerged features differ by {gap:.1e}"
+    attached.unmerge()
+    assert torch.equal(_features(backbone, images), unmerged), "unmerged again, the features have changed"
+
+
+def _check_copy(backbone: Backbone, attached: Attached, images: Tensor) -> None:
+    features = _features(backbone, images)
+    twin = attached.copy()
+    assert torch.equal(_features(backbone, images), features), "making a copy changes the features"
+    kept = {name: tensor.clone() for name, tensor in attached.state_dict().items()}
+    with torch.no_grad():
+        for parameter in attached.parameters():
+            parameter.add_(1)
+    with swapped(off=attached, on=twin):
+        assert torch.equal(_features(backbone, images), features), "a copy shares tensors with its original"
+    attached.load_state_dict(kept)
+    assert torch.equal(_features(backbone, images), features), "swapped back, the module has changed"
+    twin.detach()
+    assert attached.enabled, "detaching a copy switches its original off"
+    assert torch.equal(_features(backbone, images), features), "detaching a copy changes its original"
+
+
+def _check_saved_state(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor) -> None:
+    features = _features(backbone, images)
+    saved = save(attached.state_dict())
+    attached.enabled = False
+    another = _attach(petl, backbone, seed=3)
+    another.load_state_dict(load(saved))
+    assert torch.equal(_features(backbone, images), features), "a saved and loaded module is another one"
+    another.detach()
+    attached.enabled = True
+
+
+def _check_company(backbone: Backbone, attached: Attached, images: Tensor) -> None:
+    """Put another module on the same backbone: both are felt, and each goes without the other."""
+    alone = _features(backbone, images)
+    other = _attach(SSF(), backbone, seed=4)
+    assert not torch.equal(_features(backbone, images), alone), "a second module is not felt beside this one"
+    attached.enabled = False
+    without = _features(backbone, images)
+    attached.enabled = True
+    if attached.num_parameters:
+        both = _features(backbone, images)
+        assert not torch.equal(both, without), "the module is not felt beside a second one"
+    other.detach()
+    assert torch.equal(_features(backbone, images), alone), "a second module leaves traces in this one"
+
+
+def _check_half_precision(backbone: Backbone, images: Tensor) -> None:
+    """Compute under autocast, and on a backbone that is held in bf16 itself."""
+    full = _features(backbone, images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert _features(backbone, images).isfinite().all(), "under bf16 autocast a feature is not finite"
+    frozen = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    backbone.model.bfloat16()
+    gap = _gap(_features(backbone, images), full)
+    backbone.model.float()
+    backbone.load_state_dict(frozen)
+    assert gap < HALF_CLOSE, f"over a bf16 backbone the features differ by {gap:.1e}"
+
+
+def _check_batch_mates(backbone: Backbone, images: Tensor) -> None:
+    together = _features(backbone, images)
+    alone = torch.cat([_features(backbone, image[None]) for image in images])
+    gap = _gap(alone, together)
+    assert gap < CLOSE, f"a feature depends on the other images of its batch: {gap:.1e}"
