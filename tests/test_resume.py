@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from clbench.records.former_sources import FORMER_SOURCES, is_former
 from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec, resolve
@@ -186,3 +188,24 @@ def test_costs_of_a_resumed_run_cover_the_whole_run(tmp_path: Path):
     one, other = (json.loads((record.path / "costs.json").read_text()) for record in (whole, resumed))
     assert one["flops"] == other["flops"]
     assert one["parameters"] == other["parameters"]
+
+
+def test_a_run_that_was_begun_before_the_move_goes_on(checkout: Path, tmp_path: Path):
+    folder = tmp_path / "before-the-move"
+    shutil.copytree(checkout / "tests" / "records_stopped" / folder.name, folder)
+    before, places = Record.open(folder).read_json("matrix.json")["accuracy"], Places(None, tmp_path)
+    record = resume(folder, places=places, progress=Progress())
+    assert record.is_finished
+    after = record.read_json("matrix.json")["accuracy"]
+    assert after[:2] == before[:2]
+    anew = execute(record.spec, out=tmp_path, places=places, progress=Progress(), command="")
+    same = record.predictions()["prediction"] == anew.predictions()["prediction"]
+    assert same.mean() > 0.9  # all of them, where the processor adds up in the same order
+
+
+def test_a_strategy_file_that_computes_something_else_is_no_former_one():
+    module, digest = "clbench.strategies.er", FORMER_SOURCES["er"]
+    assert is_former(digest, module)
+    assert not is_former("0" * 64, module)
+    assert not is_former(digest, "clbench.strategies.naive")
+    assert not is_former(digest, "clbench_file_er_0123abcd")  # a copy of somebody's own

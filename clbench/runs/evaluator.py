@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clbench.data.batches import Batcher, in_order
+from clbench.data.feature_cache import FeatureCache
+from clbench.data.inputs import Inputs
 from clbench.data.samples import Samples, join
+from clbench.data.tasks import Task, TaskStream
 from clbench.evaluate.digest import digest
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.reliability import Reliability
 from clbench.evaluate.results import SCORE_TYPES
-from clbench.data.feature_cache import FeatureCache
-from clbench.data.inputs import Inputs
-from clbench.runs.modes import evaluation_mode
 from clbench.records.progress import Progress
+from clbench.runs.modes import evaluation_mode
 from clbench.strategies import Strategy
-from clbench.data.tasks import Task, TaskStream
 
 Columns = dict[str, NDArray[np.generic]]
 

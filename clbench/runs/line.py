@@ -12,26 +12,27 @@ import torch
 
 from clbench import backbones, evaluate, petl, strategies, streams
 from clbench.backbones.backbone import Backbone
-from clbench.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clbench.data.batches import Batcher
-from clbench.records.environment import environment
+from clbench.data.feature_cache import FeatureCache
+from clbench.data.tasks import Places, TaskStream
 from clbench.errors import UserError
 from clbench.evaluate.costs import bytes_by_kind, count_parameters, packed_bytes, stored_bytes
-from clbench.runs.evaluator import Columns
 from clbench.evaluate.meter import Meter
-from clbench.runs.probe import Probe, ProbeSet
 from clbench.evaluate.results import Results
-from clbench.data.feature_cache import FeatureCache
-from clbench.runs.loop import BEFORE, Loop
-from clbench.runs.needs import refuse_impossible, refuse_unknown_classes, refuse_waiting
+from clbench.options import build
+from clbench.records.environment import environment
+from clbench.records.former_sources import is_former
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.report import write_figures
-from clbench.seeds import Seeds
-from clbench.options import build
 from clbench.records.spec import RunSpec
+from clbench.report import write_figures
+from clbench.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from clbench.runs.evaluator import Columns
+from clbench.runs.loop import BEFORE, Loop
+from clbench.runs.needs import refuse_impossible, refuse_unknown_classes, refuse_waiting
+from clbench.runs.probe import Probe, ProbeSet
+from clbench.seeds import Seeds
 from clbench.strategies import Strategy
-from clbench.data.tasks import Places, TaskStream
 
 
 class ChangedError(UserError, ValueError):
@@ -108,7 +109,8 @@ def resume(folder: Path | str, *, places: Places | None = None, progress: Progre
     parts = prepare(record.spec, places)
     begun_with = record.read_json("hashes.json")
     for name, value in parts.hashes().items():
-        if begun_with[name] != value:
+        is_same = begun_with[name] == value or is_former(begun_with[name], type(parts.strategy).__module__)
+        if not is_same:
             raise ChangedError(
                 f"cannot resume {folder}: its {name.replace('_', ' ')} has changed since it was begun"
             )

@@ -14,25 +14,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clbench.runs.checkpoint import Checkpoint, Position, capture, restore
 from clbench.data.batches import Batcher, shuffled
-from clbench.data.samples import Samples
-from clbench.errors import UserError
-from clbench.runs.watch import Watch
-from clbench.runs.evaluator import Columns, Evaluator, joined
-from clbench.evaluate.meter import Meter
 from clbench.data.feature_cache import FeatureCache
 from clbench.data.inputs import Batch, Feed
-from clbench.runs.modes import evaluation_mode
-from clbench.runs.optimizers import carry_over, make_optimizer
+from clbench.data.samples import Samples
+from clbench.data.tasks import Task, TaskStream
+from clbench.errors import UserError
+from clbench.evaluate.meter import Meter
+from clbench.petl.scheduled import scheduled
 from clbench.records.progress import Progress
 from clbench.records.spec import RunOptions
-from clbench.petl.scheduled import scheduled
+from clbench.runs.checkpoint import Checkpoint, Position, capture, restore
+from clbench.runs.evaluator import Columns, Evaluator, joined
+from clbench.runs.modes import evaluation_mode
+from clbench.runs.optimizers import carry_over, make_optimizer
 from clbench.runs.starting import start_modules
-from clbench.seeds import Seeds
 from clbench.runs.step import Step
+from clbench.runs.watch import Watch
+from clbench.seeds import Seeds
 from clbench.strategies import Strategy
-from clbench.data.tasks import Task, TaskStream
 
 BEFORE = -1  # the task after which an untrained learner is evaluated
 START_BATCHES = 8  # that a module which starts from the loss is shown
@@ -51,7 +51,7 @@ class Loop:
     batcher: Batcher
     seeds: Seeds
     meter: Meter
-    options: RunOptions = RunOptions()
+    options: RunOptions = field(default_factory=RunOptions)
     progress: Progress = field(default_factory=Progress)
     save: Callable[[Checkpoint], object] = lambda _: None  # keeps a checkpoint
     # keeps a prediction log (None: nothing learnt yet), and returns its row of the accuracy matrix

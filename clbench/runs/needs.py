@@ -10,8 +10,8 @@ from clbench.errors import UserError
 
 if TYPE_CHECKING:
     from clbench.backbones.backbone import Backbone
-    from clbench.strategies import Strategy
     from clbench.data.tasks import TaskStream
+    from clbench.strategies import Strategy
 
 
 class NeedError(UserError, ValueError):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clbench.evaluate.meter import Meter
 from clbench.data.inputs import Batch
+from clbench.evaluate.meter import Meter
 from clbench.runs.modes import evaluation_mode, training_mode
 from clbench.runs.optimizers import set_rates
 from clbench.seeds import Seeds

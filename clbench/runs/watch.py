@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clbench.data.samples import Samples
-from clbench.runs.evaluator import Columns, Evaluator
-from clbench.evaluate.looks import COLUMNS, PREQUENTIAL
 from clbench.data.inputs import Batch
+from clbench.data.samples import Samples
+from clbench.data.tasks import Task
+from clbench.evaluate.looks import COLUMNS, PREQUENTIAL
+from clbench.runs.evaluator import Columns, Evaluator
 from clbench.runs.modes import evaluation_mode
 from clbench.seeds import Seeds
-from clbench.data.tasks import Task
 
 
 class Watch:
