@@ -30,6 +30,8 @@ from clbench.strategies import Strategy, Task
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLExperience
 
+REPLAY = {"memory_size": "mem_size", "replay_batch": "batch_size_mem"}  # what most of Avalanche calls them
+
 
 @dataclass
 class FromAvalanche(Strategy):

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.avalanche_strategy import FromAvalanche, Online, WithMemory, plugin
+from clbench.avalanche_strategy import REPLAY, FromAvalanche, Online, WithMemory, plugin
 from clbench.cards import read_rows
 from clbench.data.samples import Samples, join
 from clbench.errors import UserError
@@ -134,12 +134,7 @@ class DER(Online, WithMemory):
     """
 
     method: ClassVar[str] = "DER"
-    keywords: ClassVar[dict[str, str]] = {
-        "memory_size": "mem_size",
-        "replay_batch": "batch_size_mem",
-        "alpha": "alpha",
-        "beta": "beta",
-    }
+    keywords: ClassVar[dict[str, str]] = {**REPLAY, "alpha": "alpha", "beta": "beta"}
 
     replay_batch: Count = 24  # images replayed a step; none are before the memory holds as many
     alpha: Weight = 0.1  # of the squared distance to the stored logits
@@ -169,12 +164,7 @@ class ERAML(WithMemory):
     """
 
     method: ClassVar[str] = "ER_AML"
-    keywords: ClassVar[dict[str, str]] = {
-        "memory_size": "mem_size",
-        "replay_batch": "batch_size_mem",
-        "temperature": "temp",
-        "base_temperature": "base_temp",
-    }
+    keywords: ClassVar[dict[str, str]] = {**REPLAY, "temperature": "temp", "base_temperature": "base_temp"}
 
     replay_batch: Count = 24  # images replayed a step; none are before the memory holds as many
     temperature: Positive = 0.1  # of the softmax: higher is softer
@@ -205,7 +195,7 @@ class FeatureReplay(WithMemory):
     """
 
     method: ClassVar[str] = "FeatureReplay"
-    keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size", "replay_batch": "batch_size_mem"}
+    keywords: ClassVar[dict[str, str]] = REPLAY
 
     replay_batch: Count = 24  # features replayed a step; fewer if the memory holds fewer
 

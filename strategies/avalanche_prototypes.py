@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench.avalanche_strategy import Online, WithMemory, plugin
+from clbench.avalanche_strategy import REPLAY, Online, WithMemory, plugin
 from clbench.optimizers import make_optimizer
 from clbench.strategies import Task, register
 
@@ -99,11 +99,7 @@ class SCR(Online, NearestMean):
 
     method: ClassVar[str] = "SCR"
     holder: ClassVar[str] = "replay_plugin"
-    keywords: ClassVar[dict[str, str]] = {
-        "memory_size": "mem_size",
-        "replay_batch": "batch_size_mem",
-        "temperature": "temperature",
-    }
+    keywords: ClassVar[dict[str, str]] = {**REPLAY, "temperature": "temperature"}
 
     replay_batch: Count = 100  # images replayed a step
     temperature: Positive = 0.1  # of the softmax: higher is softer
