@@ -5,12 +5,12 @@
     summary = "DoRA: LoRA on ..."              the first line of its documentation
     about = "S.-Y. Liu et al., ..."            the rest of it
     options.alpha = ["lora_alpha", "float > 0", 8, "the update is scaled by alpha / r"]
-    options.sites = "target_modules"
+    options.sites = "target_modules"           one that the class inherits
 
 An option has the name that the library behind the class knows it by (empty if by none), its values as
 ``clbench show`` writes them, its default and its comment; or that name alone, if the class inherits the
-option. ``preset`` before the first row holds keywords of ``@register``, for every row. All else in a row are
-attributes of the class.
+option. ``bases`` are for the file to look up. ``preset`` before the first row holds keywords of ``@register``
+for every row. All else in a row are attributes of the class, with tuples for lists.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def make_class(row: Row, bases: Sequence[type[T]], module: str, *, frozen: bool 
     ``keywords`` are its options, and what the library behind it calls them.
     """
     told = {name: option[0] if isinstance(option, list) else option for name, option in row.options.items()}
-    attributes = {name: _frozen(value) for name, value in row.attributes.items()}
+    attributes = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in row.attributes.items()
+    }
     made = dataclasses.make_dataclass(
         row.title,
         [_field(name, *option) for name, option in row.options.items() if isinstance(option, list)],
@@ -65,7 +67,3 @@ def type_of_words(words: str) -> Any:
 def _field(name: str, theirs: str, words: str, default: Any, comment: str = "") -> tuple[str, Any, Any]:
     """Return one option as ``dataclasses.make_dataclass`` takes it."""
     return name, type_of_words(words), dataclasses.field(default=default, metadata={"comment": comment})
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

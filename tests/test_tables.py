@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import inspect
 import pickle
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
+import torch
 from pydantic import Field
 
-from clbench import petl
+from clbench import petl, strategies
 from clbench.cards import RegistryError, read_cards, read_rows
 from clbench.options import Option, options, type_in_words
 from clbench.registry import Registry
+from clbench.run import Parts
+from clbench.seeds import Seeds
 from clbench.spec import SpecError, build
-from clbench.strategies import names
 from clbench.tables import make_class, type_of_words
 
 TABLE = """
@@ -180,7 +185,19 @@ def test_a_comment_of_a_subclass_stands_for_that_of_a_row(birds: Path) -> None:
     assert [field.name for field in fields(Tame)] == ["wings", "mood"]
 
 
-def test_every_row_of_ours_is_registered() -> None:
-    root = Path(petl.__file__).parent / "hugging_face.py"
-    assert {row.name for row in read_rows(root)} < set(petl.names())
-    assert len([name for name in names() if name.startswith("avalanche.")]) == 24
+def test_a_table_belongs_to_the_source_of_its_strategies() -> None:
+    strategy: Any = strategies.get("avalanche.naive")()
+    other: Any = SimpleNamespace(digest="", weights_digest="")
+    parts = Parts(stream=other, backbone=other, strategy=strategy, seeds=Seeds(0), device=torch.device("cpu"))
+    code = Path(inspect.getfile(type(strategy)))
+    source = code.read_bytes() + code.with_suffix(".table.toml").read_bytes()
+    assert parts.hashes()["strategy_source"] == hashlib.sha256(source).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["peft.dora", "avalanche.naive"])
+def test_every_row_of_ours_is_registered(name: str) -> None:
+    registry: Any = petl.registry if name in petl.names() else strategies.registry
+    rows = read_rows(Path(inspect.getfile(registry.get(name))))
+    assert len(rows) > 5
+    for row in rows:
+        assert registry.get(row.name).__name__ == row.title
