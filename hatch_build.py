@@ -16,5 +16,7 @@ class PluginFolders(BuildHookInterface):  # type: ignore[type-arg]  # hatchling 
         if version == "editable":
             return
         for kind in ("strategies", "streams"):
-            for file in sorted(Path(self.root, kind).glob("[!_.]*.py")):
-                build_data["force_include"][str(file)] = f"clbench/{kind}/{file.name}"
+            for code in sorted(Path(self.root, kind).glob("[!_.]*.py")):
+                for file in (code, code.with_suffix(".table.toml")):  # a file's table of classes goes with it
+                    if file.is_file():
+                        build_data["force_include"][str(file)] = f"clbench/{kind}/{file.name}"

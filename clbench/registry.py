@@ -17,15 +17,18 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar, cast
 
-from clbench.cards import Card, Literal, RegistryError, not_python, read_cards
+from clbench.cards import Card, Literal, RegistryError, not_python, read_cards, source_files
 from clbench.errors import UserError
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
+CONTENTS = "__clbench_contents__"  # where a module imported by its path holds what its files held
 
 
 def plugin_path(package_file: str) -> list[str]:
@@ -55,7 +58,8 @@ class Registry(Generic[T]):
         self.package = package
         self.base = base
         self._classes: dict[str, type[T]] = {}  # by registered name
-        self._addressed: dict[str, type[T]] = {}  # by address
+        self._modules: dict[str, ModuleType] = {}  # that registered the name
+        self._addresses: dict[type[T], str] = {}  # as they were typed last
         self._cards: dict[str, Card] = {}
 
     def register(self, name: str, **preset: Literal) -> Callable[[type[T]], type[T]]:
@@ -70,9 +74,14 @@ class Registry(Generic[T]):
 
         def add(component: type[T]) -> type[T]:
             known = self._classes.get(name)
+            module = sys.modules[component.__module__]
             if known is not None:
-                raise RegistryError(self._registered_twice(name, known, component))
+                before = self._modules.get(name, module)
+                if before is module or before.__name__ != module.__name__:  # not imported anew
+                    raise RegistryError(self._registered_twice(name, known, component))
+                self._addresses.setdefault(known, name)  # which it was asked for by
             self._classes[name] = component
+            self._modules[name] = module
             self._cards[name] = Card(name, _documentation(component), component.__module__, preset)
             return component
 
@@ -96,8 +105,9 @@ class Registry(Generic[T]):
     def get(self, name: str) -> type[T]:
         """Return the class behind a name or an address; UnknownNameError if there is none."""
         if ":" in name or name.endswith(".py"):
-            self._addressed[name] = self._addressed.get(name) or self._load(name)
-            return self._addressed[name]
+            component = self._load(name)
+            self._addresses[component] = name
+            return component
         if name in self._classes:
             return self._classes[name]
         if name in self._index:
@@ -111,7 +121,9 @@ class Registry(Generic[T]):
 
     def name_of(self, component: type[T]) -> str:
         """Return the name or address that a class was asked for by; UnknownNameError if by none."""
-        for name, known in {**self._addressed, **self._classes}.items():
+        if component in self._addresses:
+            return self._addresses[component]
+        for name, known in self._classes.items():
             if known is component:
                 return name
         raise UnknownNameError(f"{component.__name__} is not registered among the {self.kind}")
@@ -141,7 +153,6 @@ class Registry(Generic[T]):
     def _load(self, address: str) -> type[T]:
         """Import ``file.py:Class`` or ``module:Class`` (or the one registered class of ``file.py``)."""
         place, _, attribute = address.rpartition(":") if ":" in address else (address, "", "")
-        before = set(self._classes)
         if place.endswith(".py"):
             module = _import_file(Path(place), self.kind)
         else:
@@ -154,7 +165,7 @@ class Registry(Generic[T]):
             except ModuleNotFoundError as error:
                 raise UnknownNameError(f"{self.kind} {address!r}: no module named {error.name!r}") from error
         if not attribute:
-            added = sorted(set(self._classes) - before)
+            added = [name for name in self._classes if self._modules.get(name) is module]
             if len(added) != 1:
                 raise UnknownNameError(
                     f"{place} registers {len(added)} {self.kind}; say which: {place}:ClassName"
@@ -187,23 +198,33 @@ def _documentation(component: type) -> str:
     return module if is_signature else f"{module}\n\n{own}".strip()
 
 
-def _import_file(file: Path, kind: str) -> object:
-    """Import a file by its path, once, under a name that cannot meet another's."""
+def _import_file(file: Path, kind: str) -> ModuleType:
+    """Import a file by its path, once until it is edited, under a name that cannot meet another's.
+
+    An edited file becomes a new module; what was made from the old one stays as it is.
+    """
     if not file.is_file():
         raise UnknownNameError(f"{kind}: no file {file}")
     path = file.resolve()
     name = f"clbench_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None  # noqa: PT018  # only to tell the type-checker
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except (SyntaxError, UnicodeDecodeError) as error:
-            del sys.modules[name]
+    contents = [each.read_bytes() for each in source_files(path)]
+    known = sys.modules.get(name)
+    if known is not None and vars(known)[CONTENTS] == contents:
+        return known
+    loader = SourceFileLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None  # only to tell the type-checker
+    module = importlib.util.module_from_spec(spec)
+    vars(module)[CONTENTS] = contents
+    sys.modules[name] = module
+    try:  # not by the loader, whose compiled file may be of an edit in the same second
+        exec(loader.source_to_code(contents[0], str(path)), vars(module))
+    except BaseException as error:
+        del sys.modules[name]
+        if known is not None:  # serves the classes made from it, but is imported anew when asked for
+            sys.modules[name] = known
+            vars(known)[CONTENTS] = []
+        if isinstance(error, (SyntaxError, UnicodeDecodeError)):
             raise not_python(path, error) from error
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
+        raise
+    return module

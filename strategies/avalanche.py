@@ -7,30 +7,29 @@ tasks outside the model is copied into the part "kept", to be counted. A stopped
 
 Differs from our own strategies: the optimiser goes on from task to task, an incomplete last batch is learnt,
 the learning rate is constant, steps are neither watched nor shown, and training is never in half precision.
-What Avalanche offers and this file does not is in ``REFUSED``, with the reason.
+What Avalanche offers and is not offered here is in ``REFUSED``, with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
-from io import StringIO
-from types import SimpleNamespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.avalanche.strategy import FromAvalanche, Online, WithMemory, plugin
+from clbench.avalanche.strategy import REPLAY, FromAvalanche, Online, WithMemory, plugin
+from clbench.cards import read_rows
 from clbench.data.samples import Samples, join
 from clbench.errors import UserError
-from clbench.runs.optimizers import make_optimizer
 from clbench.strategies import Task, register
+from clbench.tables import make_class
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLExperience
@@ -41,7 +40,7 @@ Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 OWN_MODEL = "it builds its own model: "
-REFUSED = {  # what avalanche.training.supervised holds and this file does not offer
+REFUSED = {  # what avalanche.training.supervised holds and no file here offers
     "AETraining": "it trains an autoencoder, not a classifier",
     "AR1": OWN_MODEL + "a MobileNet",
     "BiC": "it gives torch's MultiStepLR the argument verbose, which torch has taken away; here: none",
@@ -65,14 +64,6 @@ class NoSolverError(UserError, ImportError):
     """A package that only one of the strategies needs, and that is not installed."""
 
 
-@register("avalanche.naive", petl="adapter")
-@dataclass
-class Naive(Online):
-    """Avalanche's Naive: cross-entropy on one task after another, with nothing against forgetting."""
-
-    method: ClassVar[str] = "Naive"
-
-
 @register("avalanche.joint", petl="adapter")
 @dataclass
 class Joint(FromAvalanche):
@@ -87,22 +78,6 @@ class Joint(FromAvalanche):
     def learn(self, experiences: list[CLExperience]) -> None:
         """Train on all experiences together."""
         self.learner.train(experiences, eval_streams=[])
-
-
-@register("avalanche.cumulative", petl="adapter")
-@dataclass
-class Cumulative(FromAvalanche):
-    """Avalanche's Cumulative: goes on with all data so far at every task."""
-
-    method: ClassVar[str] = "Cumulative"
-
-
-@register("avalanche.from-scratch", petl="adapter")
-@dataclass
-class FromScratch(FromAvalanche):
-    """Avalanche's FromScratchTraining: every task from the module's first values, with its own data only."""
-
-    method: ClassVar[str] = "FromScratchTraining"
 
 
 @register("avalanche.replay", petl="adapter")
@@ -159,12 +134,7 @@ class DER(Online, WithMemory):
     """
 
     method: ClassVar[str] = "DER"
-    keywords: ClassVar[dict[str, str]] = {
-        "memory_size": "mem_size",
-        "replay_batch": "batch_size_mem",
-        "alpha": "alpha",
-        "beta": "beta",
-    }
+    keywords: ClassVar[dict[str, str]] = {**REPLAY, "alpha": "alpha", "beta": "beta"}
 
     replay_batch: Count = 24  # images replayed a step; none are before the memory holds as many
     alpha: Weight = 0.1  # of the squared distance to the stored logits
@@ -184,20 +154,6 @@ class DER(Online, WithMemory):
         yield torch.stack([store[place][3] for place in range(len(store))])
 
 
-@register("avalanche.er-ace", petl="adapter")
-@dataclass
-class ERACE(Online, WithMemory):
-    """Avalanche's ER-ACE: new images compete among the classes of their batch, replayed ones among all.
-
-    L. Caccia et al., ICLR 2022, arXiv 2104.05025. A task's images enter the memory before training on it.
-    """
-
-    method: ClassVar[str] = "ER_ACE"
-    keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size", "replay_batch": "batch_size_mem"}
-
-    replay_batch: Count = 24  # images replayed a step; none are before the memory holds as many
-
-
 @register("avalanche.er-aml", petl="adapter")
 @dataclass
 class ERAML(WithMemory):
@@ -208,12 +164,7 @@ class ERAML(WithMemory):
     """
 
     method: ClassVar[str] = "ER_AML"
-    keywords: ClassVar[dict[str, str]] = {
-        "memory_size": "mem_size",
-        "replay_batch": "batch_size_mem",
-        "temperature": "temp",
-        "base_temperature": "base_temp",
-    }
+    keywords: ClassVar[dict[str, str]] = {**REPLAY, "temperature": "temp", "base_temperature": "base_temp"}
 
     replay_batch: Count = 24  # images replayed a step; none are before the memory holds as many
     temperature: Positive = 0.1  # of the softmax: higher is softer
@@ -244,7 +195,7 @@ class FeatureReplay(WithMemory):
     """
 
     method: ClassVar[str] = "FeatureReplay"
-    keywords: ClassVar[dict[str, str]] = {"memory_size": "mem_size", "replay_batch": "batch_size_mem"}
+    keywords: ClassVar[dict[str, str]] = REPLAY
 
     replay_batch: Count = 24  # features replayed a step; fewer if the memory holds fewer
 
@@ -267,76 +218,6 @@ class FeatureReplay(WithMemory):
         store = self.store()
         yield torch.stack([store[place][0] for place in range(len(store))])
         yield torch.tensor([int(store[place][1]) for place in range(len(store))])
-
-
-@register("avalanche.mir", petl="adapter")
-@dataclass
-class MIR(Online, WithMemory):
-    """Avalanche's MIR: replays those images whose loss the coming step would raise most.
-
-    R. Aljundi et al., NeurIPS 2019, arXiv 1908.04742. It leaves out the classes of the last batch before an
-    experience, which would be those of the task before, so that a task is always cut into batches.
-    """
-
-    method: ClassVar[str] = "MIR"
-    holder: ClassVar[str] = "MIRPlugin"
-    keywords: ClassVar[dict[str, str]] = {
-        "memory_size": "mem_size",
-        "replay_batch": "batch_size_mem",
-        "num_candidates": "subsample",
-    }
-
-    micro_experiences: Literal[True] = True
-    replay_batch: Count = 24  # images replayed a step
-    num_candidates: Count = 50  # images that they are chosen from
-
-
-@register("avalanche.mer", petl="adapter")
-@dataclass
-class MER(Online, WithMemory):
-    """Avalanche's MER: steps on one image at a time, then Reptile's step back towards where they began.
-
-    M. Riemer et al., ICLR 2019, arXiv 1810.11910.
-    """
-
-    method: ClassVar[str] = "MER"
-    keywords: ClassVar[dict[str, str]] = {
-        "memory_size": "mem_size",
-        "replay_batch": "batch_size_mem",
-        "num_rounds": "n_inner_steps",
-        "beta": "beta",
-        "gamma": "gamma",
-    }
-
-    replay_batch: Count = 10  # images replayed in each round
-    num_rounds: Count = 5  # over each batch
-    beta: Rate = 0.3  # share of the way that a round keeps (our choice)
-    gamma: Rate = (
-        1.0  # share of the way that a batch keeps (the paper's; Avalanche: 0.1, which learns nothing)
-    )
-
-    def store(self) -> Any:
-        """Return the memory."""
-        return self.learner.buffer.storage_policy.buffer
-
-
-@register("avalanche.lwf", petl="adapter")
-@dataclass
-class LwF(FromAvalanche):
-    """Avalanche's LwF: distils the old classes' probabilities from the model before the task.
-
-    Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016, arXiv 1606.09282.
-    """
-
-    method: ClassVar[str] = "LwF"
-    keywords: ClassVar[dict[str, str]] = {"alpha": "alpha", "temperature": "temperature"}
-
-    alpha: Weight = 1.0  # of the distillation
-    temperature: Positive = 2.0  # of the softmax: higher is softer
-
-    def kept(self) -> Iterable[Tensor]:
-        """Yield what is trained of the model before the task."""
-        return plugin(self.learner, "LwFPlugin").lwf.prev_model.state_dict().values()  # type: ignore[no-any-return]
 
 
 @register("avalanche.ewc", petl="adapter")
@@ -364,27 +245,6 @@ class EWC(FromAvalanche):
         for task in found.importances:
             yield from (each.data for each in found.importances[task].values())
             yield from (each.data for each in found.saved_params[task].values())
-
-
-@register("avalanche.mas", petl="adapter")
-@dataclass
-class MAS(FromAvalanche):
-    """Avalanche's MAS: parameters that the output is sensitive to hardly move.
-
-    R. Aljundi et al., "Memory Aware Synapses", ECCV 2018, arXiv 1711.09601.
-    """
-
-    method: ClassVar[str] = "MAS"
-    keywords: ClassVar[dict[str, str]] = {"strength": "lambda_reg", "alpha": "alpha"}
-
-    strength: Weight = 1.0  # of the penalty
-    alpha: Rate = 0.5  # share of the older importances
-
-    def kept(self) -> Iterable[Tensor]:
-        """Yield importances and the values to stay at."""
-        found = plugin(self.learner, "MASPlugin")
-        for values in (found.importance, found.params):
-            yield from (each.data for each in values.values())
 
 
 @register("avalanche.si", petl="adapter")
@@ -416,40 +276,6 @@ class SI(FromAvalanche):
         found = plugin(self.learner, "SynapticIntelligencePlugin")
         for values in (*found.ewc_data, found.syn_data["cum_trajectory"]):
             yield from (each.data for each in values.values())
-
-
-@register("avalanche.lfl", petl="adapter")
-@dataclass
-class LFL(FromAvalanche):
-    """Avalanche's LFL: features stay near those of the model before the task.
-
-    H. Jung et al., "Less-forgetting Learning in Deep Neural Networks", 2016, arXiv 1607.00122.
-    """
-
-    method: ClassVar[str] = "LFL"
-    keywords: ClassVar[dict[str, str]] = {"strength": "lambda_e"}
-
-    strength: Weight = 1.0  # of the squared distance
-
-    def kept(self) -> Iterable[Tensor]:
-        """Yield what is trained of the model before the task."""
-        return plugin(self.learner, "LFLPlugin").prev_model.state_dict().values()  # type: ignore[no-any-return]
-
-
-@register("avalanche.cwr", petl="adapter")
-@dataclass
-class CWR(FromAvalanche):
-    """Avalanche's CWR*: the module learns the first task only, then a classifier whose rows are averaged.
-
-    V. Lomonaco, D. Maltoni, L. Pellegrini, "Rehearsal-Free Continual Learning over Small Non-I.I.D. Batches",
-    CVPR workshops 2020, arXiv 1907.03799.
-    """
-
-    method: ClassVar[str] = "CWRStar"
-
-    def own(self) -> dict[str, Any]:
-        """Name the classifier."""
-        return {"cwr_layer_name": "classifier.classifier"}
 
 
 @register("avalanche.agem", petl="adapter")
@@ -507,208 +333,7 @@ class GEM(WithMemory):
         return [row for task in tasks for row in zip(tasks[task], found.memory_y[task], strict=True)]
 
 
-@register("avalanche.icarl", petl="adapter")
-@dataclass
-class ICaRL(WithMemory):
-    """Avalanche's iCaRL: binary cross-entropy and distillation, herded exemplars, and their nearest mean.
-
-    S.-A. Rebuffi et al., CVPR 2017, arXiv 1611.07725.
-    """
-
-    needs: ClassVar[tuple[str, ...]] = ("boundaries", "many-passes", "disjoint-classes")
-    method: ClassVar[str] = "ICaRL"
-
-    def make_learner(self, task: Task) -> Any:
-        """Give it the encoder and the classifier apart."""
-        from avalanche.training.supervised import ICaRL as Theirs
-
-        from clbench.avalanche.model import NewTeacher
-
-        return Theirs(
-            feature_extractor=self.encoder,
-            classifier=self.head,
-            optimizer=make_optimizer(self, self.backbone.device),
-            memory_size=self.memory_size,
-            buffer_transform=None,
-            fixed_memory=True,
-            plugins=[*self.plugins(), NewTeacher()],
-            **self.sizes(),
-        )
-
-    def learn(self, experiences: list[CLExperience]) -> None:
-        """Say which classes came when, as Avalanche's own class-incremental benchmarks do, and train."""
-        experiences[-1].benchmark = SimpleNamespace(
-            n_classes_per_exp=[len(each.classes_in_this_experience) for each in experiences],
-            classes_order=list(range(self.num_classes)),
-        )
-        super().learn(experiences)
-
-    def scores(self, features: Tensor) -> Tensor:
-        """Return minus the distances to the class means."""
-        scores: Tensor = self.learner.model.eval_classifier(features)
-        return scores
-
-    def store(self) -> Any:
-        """Return the exemplars."""
-        found = plugin(self.learner, "_ICaRLPlugin")
-        classes = zip(found.x_memory, found.y_memory, strict=True)
-        return [row for images, labels in classes for row in zip(images, labels, strict=True)]
-
-    def kept(self) -> Iterable[Tensor]:
-        """Yield the exemplars, and the class means."""
-        yield from super().kept()
-        yield self.learner.model.eval_classifier.class_means
-
-
-@register("avalanche.scr", petl="adapter")
-@dataclass
-class SCR(Online, WithMemory):
-    """Avalanche's SCR: a supervised contrastive loss on two views, and the memory's nearest class mean.
-
-    Z. Mai et al., "Supervised Contrastive Replay", CVPR workshops 2021, arXiv 2103.13885.
-    """
-
-    method: ClassVar[str] = "SCR"
-    keywords: ClassVar[dict[str, str]] = {
-        "memory_size": "mem_size",
-        "replay_batch": "batch_size_mem",
-        "temperature": "temperature",
-    }
-
-    replay_batch: Count = 100  # images replayed a step
-    temperature: Positive = 0.1  # of the softmax: higher is softer
-    projection: Count = 128  # numbers that the loss compares
-
-    def make_head(self, width: int) -> nn.Module:
-        """Return the projection."""
-        return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.projection))
-
-    def make_learner(self, task: Task) -> Any:
-        """Give it the model that it wants."""
-        from avalanche.models import SCRModel
-        from avalanche.training.supervised import SCR as Theirs
-
-        return Theirs(
-            model=SCRModel(self.encoder, self.head),
-            optimizer=make_optimizer(self, self.backbone.device),
-            plugins=self.plugins(),
-            **self.sizes(),
-            **self.own(),
-        )
-
-    def scores(self, features: Tensor) -> Tensor:
-        """Return minus the distances to the class means."""
-        scores: Tensor = self.learner.model.eval_classifier(F.normalize(features, dim=1))
-        return scores
-
-    def store(self) -> Any:
-        """Return the memory."""
-        return self.learner.replay_plugin.storage_policy.buffer
-
-    def kept(self) -> Iterable[Tensor]:
-        """Yield the images, their labels and the class means."""
-        yield from super().kept()
-        yield self.learner.model.eval_classifier.class_means
-
-
-@register("avalanche.slda", petl="linear")
-@dataclass
-class SLDA(Online):
-    """Avalanche's StreamingLDA: class means and one covariance of features, updated image by image.
-
-    T. Hayes, C. Kanan, CVPR workshops 2020, arXiv 1909.01520. One pass, whatever ``epochs`` says; a module
-    stays as it begins.
-    """
-
-    method: ClassVar[str] = "StreamingLDA"
-
-    shrinkage: Rate = 1e-4  # towards the identity
-
-    def make_head(self, width: int) -> nn.Module:
-        """Freeze the module; there is no head."""
-        self.encoder.module.requires_grad_(False)
-        return nn.Identity()
-
-    def make_learner(self, task: Task) -> Any:
-        """Give it the encoder, and no classes yet."""
-        from avalanche.training.supervised import StreamingLDA
-
-        return StreamingLDA(
-            slda_model=self.encoder,
-            criterion=nn.CrossEntropyLoss(),
-            input_size=self.backbone.width,
-            num_classes=0,
-            shrinkage_param=self.shrinkage,
-            **{**self.sizes(), "train_epochs": 1},
-        )
-
-    def learn(self, experiences: list[CLExperience]) -> None:
-        """Make room for the new classes, and learn."""
-        more = self.num_classes - len(self.learner.cK)
-        self.learner.muK = F.pad(self.learner.muK, (0, 0, 0, more))
-        self.learner.cK = F.pad(self.learner.cK, (0, more))
-        super().learn(experiences)
-
-    def scores(self, features: Tensor) -> Tensor:
-        """Return the discriminants."""
-        scores: Tensor = self.learner.predict(features)
-        return scores
-
-    def kept(self) -> Iterable[Tensor]:
-        """Yield means, counts and the covariance."""
-        return (self.learner.muK, self.learner.cK, self.learner.Sigma)
-
-
-@register("avalanche.cope", petl="adapter")
-@dataclass
-class CoPE(Online, WithMemory):
-    """Avalanche's CoPE: prototypes that move slowly, and a loss that draws features to them.
-
-    M. De Lange, T. Tuytelaars, "Continual Prototype Evolution", ICCV 2021, arXiv 2009.00919. It makes one
-    step an experience, whatever ``epochs`` says, so that a task is always cut into batches.
-    """
-
-    method: ClassVar[str] = "CoPE"
-    keywords: ClassVar[dict[str, str]] = {
-        "memory_size": "mem_size",
-        "prototype_size": "p_size",
-        "prototype_decay": "alpha",
-        "temperature": "T",
-    }
-
-    micro_experiences: Literal[True] = True
-    prototype_size: Count = 100  # numbers in a prototype
-    prototype_decay: Rate = 0.99  # share of a prototype that a batch keeps
-    temperature: Positive = 0.1  # of the softmax: higher is softer
-
-    def make_head(self, width: int) -> nn.Module:
-        """Return the layer that makes what is compared with prototypes."""
-        return nn.Linear(width, self.prototype_size)
-
-    def make_learner(self, task: Task) -> Any:
-        """Let it draw a prototype when a class is first seen, and print what it prints now."""
-        learner = super().make_learner(task)
-        self.prototypical = plugin(learner, "CoPEPlugin")
-        self.prototypical.p_init_adaptive = True
-        with redirect_stdout(StringIO()):
-            self.prototypical.before_training(learner)
-        return learner
-
-    def scores(self, features: Tensor) -> Tensor:
-        """Return the cosines to the prototypes, over the temperature."""
-        return F.normalize(self.head(features), dim=1) @ self.prototypes().T / self.temperature
-
-    def prototypes(self) -> Tensor:
-        """Return the prototypes (classes seen, numbers); 0 for a class without."""
-        known = self.prototypical.p_mem
-        absent = torch.zeros(1, self.prototype_size, device=self.backbone.device)
-        return torch.cat([known.get(number, absent) for number in range(self.num_classes)])
-
-    def store(self) -> Any:
-        """Return the memory."""
-        return self.prototypical.storage_policy.buffer
-
-    def kept(self) -> Iterable[Tensor]:
-        """Yield the images, their labels and the prototypes."""
-        yield from super().kept()
-        yield self.prototypes()
+BASES = {base.__name__: base for base in (FromAvalanche, Online, WithMemory)}
+for _row in read_rows(Path(__file__)):
+    _made = make_class(_row, [BASES[name] for name in _row.bases], __name__)
+    globals()[_row.title] = register(_row.name, **_row.preset)(_made)  # there pickle looks for it

@@ -125,6 +125,70 @@ def test_an_unknown_name_is_told_with_what_is_near(
     assert told in str(raised.value)
 
 
+def test_a_relative_address_is_looked_up_where_one_is(
+    animals: Registry[object], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for place in ("north", "south"):
+        (folder / place).mkdir()
+        (folder / place / "dogs.py").write_text(PLUGIN.format(name=f"{place}.dog", sound=place, title="Dog"))
+        monkeypatch.chdir(folder / place)
+        found[place] = animals.get("dogs.py:Dog")
+        assert animals.card("dogs.py:Dog").preset == {"sound": place}
+    assert found["north"] is not found["south"]
+    assert [animals.name_of(each) for each in found.values()] == ["dogs.py:Dog"] * 2
+    assert animals.get("../north/dogs.py:Dog") is found["north"]
+    monkeypatch.chdir(folder)
+    with pytest.raises(UnknownNameError, match=r"no file dogs\.py"):
+        animals.get("dogs.py:Dog")
+
+
+@pytest.mark.parametrize("address", ["dogs.py:Dog", "dogs.py"])
+def test_a_file_that_was_edited_is_imported_anew(
+    address: str, animals: Registry[object], dog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(dog.parent)
+    first, text = animals.get(address), dog.read_text()
+    dog.write_text(text.replace("bark", "yelp"))  # as long, and in the same second
+    second = animals.get(address)
+    assert second is not first
+    assert second is animals.get(address) is animals.get("owner.dog")
+    assert animals.card(address).preset == {"sound": "yelp"}
+    assert animals.name_of(first) == address
+    dog.write_text(text)
+    assert animals.card(address).preset == {"sound": "bark"}
+
+
+def test_a_file_that_is_broken_by_an_edit_can_be_mended(
+    animals: Registry[object], dog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(dog.parent)
+    animals.get("dogs.py")
+    text = dog.read_text()
+    dog.write_text(f"{text}\nclass :")
+    with pytest.raises(RegistryError, match=r"dogs\.py:13: "):
+        animals.get("dogs.py")
+    dog.write_text(f"{text}\nraise OSError('no disk')")  # after the class is registered
+    with pytest.raises(OSError, match="no disk"):
+        animals.get("dogs.py")
+    dog.write_text(text)
+    assert animals.get("dogs.py") is animals.get("dogs.py:Dog")
+    assert animals.card("dogs.py").preset == {"sound": "bark"}
+
+
+def test_a_file_asked_for_one_class_can_be_asked_for_its_only_one(
+    animals: Registry[object], dog: Path
+) -> None:
+    assert animals.get(f"{dog}:Dog") is animals.get(str(dog))
+
+
+def test_two_classes_of_a_file_cannot_have_one_name(animals: Registry[object], dog: Path) -> None:
+    again = "\n".join(PLUGIN.format(name="owner.dog", sound="woof", title="Hound").splitlines()[8:])
+    dog.write_text(dog.read_text() + again)
+    with pytest.raises(RegistryError, match=r"dogs\.py was imported as"):
+        animals.get(str(dog))
+
+
 def test_a_file_that_registers_two_is_asked_for_one(animals: Registry[object], folder: Path) -> None:
     second = "\n".join(PLUGIN.format(name="wolf", sound="howl", title="Wolf").splitlines()[8:])
     (folder / "two.py").write_text(PLUGIN.format(name="fox", sound="yap", title="Fox") + second)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -29,6 +30,8 @@ from clbench.strategies import Strategy, Task
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLExperience
 
+REPLAY = {"memory_size": "mem_size", "replay_batch": "batch_size_mem"}  # what most of Avalanche calls them
+
 
 @dataclass
 class FromAvalanche(Strategy):
@@ -38,6 +41,8 @@ class FromAvalanche(Strategy):
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "many-passes")
     method: ClassVar[str]  # its name in avalanche.training.supervised
     keywords: ClassVar[dict[str, str]] = {}  # the options, and what Avalanche calls them
+    fixed: ClassVar[dict[str, Any]] = {}  # what else Avalanche is told
+    kept_in: ClassVar[tuple[str, ...]] = ()  # paths (``part_of``) of the values that it keeps between tasks
 
     drop_last: Literal[False] = False
     schedule: Literal["constant"] = "constant"
@@ -134,7 +139,7 @@ class FromAvalanche(Strategy):
 
     def own(self) -> dict[str, Any]:
         """Return the keywords of the options that it has beyond the common ones."""
-        return {theirs: getattr(self, ours) for ours, theirs in self.keywords.items()}
+        return {theirs: getattr(self, ours) for ours, theirs in self.keywords.items()} | self.fixed
 
     def learn(self, experiences: list[CLExperience]) -> None:
         """Train on the newest of the experiences so far."""
@@ -147,7 +152,8 @@ class FromAvalanche(Strategy):
 
     def kept(self) -> Iterable[Tensor]:
         """Yield what is kept between tasks beside the model: images as uint8, and anything else as it is."""
-        return ()
+        for path in self.kept_in:
+            yield from values_in(part_of(self.learner, path))
 
 
 @dataclass
@@ -174,13 +180,13 @@ class Online(FromAvalanche):
 class WithMemory(FromAvalanche):
     """A strategy of Avalanche that replays images."""
 
-    holder: ClassVar[str] = ""  # the plug-in that has the memory; empty: the strategy itself
+    holder: ClassVar[str] = ""  # the part (``part_of``) that has the memory; empty: the strategy itself
 
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images
 
     def store(self) -> Any:
         """Return Avalanche's data set of what is in the memory."""
-        holder = plugin(self.learner, self.holder) if self.holder else self.learner
+        holder = part_of(self.learner, self.holder) if self.holder else self.learner
         return holder.storage_policy.buffer
 
     def kept(self) -> Iterable[Tensor]:
@@ -200,3 +206,17 @@ def plugin(learner: Any, name: str) -> Any:
     """Return the one plug-in of this class that a strategy of Avalanche has."""
     (found,) = [each for each in learner.plugins if type(each).__name__ == name]
     return found
+
+
+def part_of(learner: Any, path: str) -> Any:
+    """Return what lies at a path of attributes; the first may be the class of a plug-in instead."""
+    first, *rest = path.split(".")
+    is_plugin = any(type(each).__name__ == first for each in learner.plugins)
+    return reduce(getattr, rest, plugin(learner, first) if is_plugin else getattr(learner, first))
+
+
+def values_in(part: Any) -> Iterable[Tensor]:
+    """Return the tensors of a model (what is trained of it), or of values that Avalanche holds by name."""
+    if isinstance(part, nn.Module):
+        return part.state_dict().values()
+    return [value.data for value in part.values()]

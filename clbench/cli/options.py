@@ -39,6 +39,11 @@ def options(component: type) -> list[Option]:
         for name, comment in comments(each).items()
         if comment  # a subclass that only changes a default says nothing new
     }
+    told |= {
+        field.name: field.metadata["comment"]  # of a class made from a table, which has no source
+        for field in dataclasses.fields(component)
+        if field.metadata.get("comment")
+    }
     own = [name for name in hints if name in vars(component).get("__annotations__", {})]
     order = [*own, *(name for name in hints if name not in own)]
     return [

@@ -11,6 +11,7 @@ FORMER_SOURCES = {  # SHA-256 by the name of the file in strategies/
     "agem": "6480fd348941a9c647da0ffc067415cac5044568a4cedef2b500116f964f0876",
     "aper": "2be4ee67291afd9d9f67a5356e14fde27447878499c3dc0efacd9f8e2237daf1",
     "avalanche": "7646114cc0dc41bd367e1089a7c64f83f0d2c351ca175d70373011d2791bafa6",
+    "avalanche_prototypes": "7646114cc0dc41bd367e1089a7c64f83f0d2c351ca175d70373011d2791bafa6",
     "coda_prompt": "77cc8be0a5ac1fb98fcdd0b85077f09205c9b834c4ccbff07f3763c1c534cb78",
     "confit": "87403524ebb6354b63c08e3d70de385afe7083b0da06d2695dc8c25fd43aa7ee",
     "der": "e2c1b192a8d4d17f8a43b4a381f90a29e20c87c236a0d361d30beeb964cbef2e",

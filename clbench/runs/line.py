@@ -12,6 +12,7 @@ import torch
 
 from clbench import backbones, evaluate, petl, strategies, streams
 from clbench.backbones.backbone import Backbone
+from clbench.cards import source_files
 from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
 from clbench.data.tasks import Places, TaskStream
@@ -51,7 +52,8 @@ class Parts:
 
     def hashes(self) -> dict[str, str]:
         """Return what must be equal for two runs to be the same, or to be compared."""
-        source = Path(inspect.getfile(type(self.strategy))).read_bytes()
+        files = source_files(Path(inspect.getfile(type(self.strategy))))
+        source = b"".join(file.read_bytes() for file in files)
         return {
             "stream": self.stream.digest,
             "weights": self.backbone.weights_digest,

@@ -62,7 +62,7 @@ def check_strategy(
 
 def module_of(strategy: type[Strategy]) -> str:
     """Return the module that a strategy is registered with; "adapter" where it is not registered."""
-    if strategy not in [strategies.registry.get(name) for name in strategies.names()]:
-        return "adapter"
-    card = strategies.registry.card(strategies.registry.name_of(strategy))
-    return str(card.preset.get("petl", "linear"))
+    for name in strategies.names():
+        if strategies.registry.get(name) is strategy:
+            return str(strategies.registry.card(name).preset.get("petl", "linear"))
+    return "adapter"

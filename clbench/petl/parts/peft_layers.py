@@ -14,16 +14,13 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from clbench.errors import UserError
 from clbench.petl.parts.peft_branch import Place
-
-if TYPE_CHECKING:
-    from clbench.petl.hugging_face import PeftMethod
 
 ADAPTER = "default"  # what peft calls an adapter that is not named
 START = "start"  # the adapter that holds what the first one starts from
@@ -33,7 +30,30 @@ class PeftError(UserError, ValueError):
     """peft cannot adapt these layers with these options."""
 
 
-def peft_layers(method: PeftMethod, places: list[Place]) -> tuple[list[nn.Module], tuple[nn.Module, ...]]:
+class Method(Protocol):
+    """What is to be known of a method of peft, to let peft make its layers."""
+
+    @property
+    def sites(self) -> str:
+        """The sites that it adapts, with commas."""
+
+    @property
+    def method(self) -> str:
+        """Its name in peft's registry."""
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """What it computes from the weights and holds frozen."""
+
+    @property
+    def subtracts_start(self) -> bool:
+        """Whether the weight loses the factors that it starts from."""
+
+    def options(self) -> dict[str, Any]:
+        """Return the keywords of peft's own config."""
+
+
+def peft_layers(method: Method, places: list[Place]) -> tuple[list[nn.Module], tuple[nn.Module, ...]]:
     """Return peft's layer for each place, and the parts that several of them share."""
     with _without_asides():
         layers = _injected(method, places)
@@ -46,7 +66,7 @@ def peft_layers(method: PeftMethod, places: list[Place]) -> tuple[list[nn.Module
     return layers, _take_shared(layers)
 
 
-def _injected(method: PeftMethod, places: list[Place]) -> list[Any]:
+def _injected(method: Method, places: list[Place]) -> list[Any]:
     """Return what peft puts in the place of copies of the layers."""
     from peft import mapping
     from peft.utils import PeftType
