@@ -9,21 +9,44 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
+import clbench
 from clbench.errors import UserError
 from clbench.record import Record
 from clbench.report import report, run_tables, seed_summary, write_figures, write_seed_summary
 from clbench.report.latex import escape
+from clbench.report.runs import Runs
 from clbench.report.units import percent, quantity, seconds
 
 ONE_SEED = "One seed only, so nothing is known of the spread: every group"
 MakeRun = Callable[..., Record]
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often each file has been opened to be read as text."""
+    counts: Counter[Path] = Counter()
+    read_text = Path.read_text
+
+    def counted(path: Path, *args: Any, **options: Any) -> str:
+        counts[path] += 1
+        return read_text(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    return counts
+
+
+def read_of_records(opened: Counter[Path]) -> set[tuple[str, int]]:
+    """Which files of records were opened, and how often."""
+    return {(file.name, number) for file, number in opened.items() if (file.parent / "spec.toml").is_file()}
 
 
 def shown(renderable: RenderableType, width: int = 80) -> str:
@@ -255,6 +278,47 @@ def test_a_strategy_edited_between_seeds_is_said(tmp_path: Path, make_run: MakeR
     make_run(tmp_path, seed=1, hashes={"strategy_source": "edited"})
     notes = report([tmp_path], None).notes
     assert notes == ["The strategy's file changed between the seeds of lae-adapter"]
+
+
+def test_a_report_reads_each_file_of_a_record_once(
+    tmp_path: Path, make_run: MakeRun, write_run: MakeRun, opened: Counter[Path]
+) -> None:
+    for seed in (0, 1):
+        write_run("lae", seed)
+        make_run(tmp_path / "runs", "naive", seed)
+        make_run(tmp_path / "runs", "joint", seed)
+    opened.clear()
+    report([tmp_path / "runs"], tmp_path / "out", tmp_path / "page.html")
+    names = ("spec.toml", "metrics.json", "costs.json", "matrix.json", "hashes.json", "environment.json")
+    assert read_of_records(opened) == {(name, 1) for name in (*names, "command.txt")}
+
+
+def test_frames_read_each_file_of_a_record_once(
+    tmp_path: Path, make_run: MakeRun, write_run: MakeRun, opened: Counter[Path]
+) -> None:
+    for strategy in ("lae", "joint"):
+        make_run(tmp_path / "runs", strategy)
+    record = write_run("naive")
+    by_task = [{"task": after, "stored_bytes": {"total": 10}} for after in range(3)]
+    record.write_json("costs.json", {**record.read_json("costs.json"), "by_task": by_task})
+    opened.clear()
+    runs = clbench.load_runs(tmp_path, recompute=True)
+    assert len(runs.runs) == 3
+    assert all(map(len, (runs.matrix, runs.metrics, runs.costs, runs.summary, runs.warnings)))
+    assert runs.costs_by_task["after"].tolist() == [0, 1, 2]
+    assert {number for _, number in read_of_records(opened)} == {1}
+    again = Runs(runs.groups, [])  # what has been read is as it was
+    assert again.costs_by_task.equals(runs.costs_by_task)
+
+
+def test_a_table_of_a_run_reads_each_file_once_and_what_is_there_now(
+    tmp_path: Path, make_run: MakeRun, opened: Counter[Path]
+) -> None:
+    record = make_run(tmp_path, accuracy=0.25)
+    assert "25.0" in shown(run_tables(record))
+    assert read_of_records(opened) == {(name, 1) for name in ("matrix.json", "metrics.json", "costs.json")}
+    record.write_json("metrics.json", {"accuracy": 0.75})
+    assert "75.0" in shown(run_tables(record))
 
 
 def test_labels_tell_what_differs(tmp_path: Path, make_run: MakeRun) -> None:

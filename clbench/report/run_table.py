@@ -31,6 +31,7 @@ NAN = float("nan")
 
 def run_tables(record: Record) -> RenderableType:
     """Return the accuracy matrix, and below it the metrics beside the costs."""
+    record = record.remembering()
     accuracy = np.array(record.read_json("matrix.json")["accuracy"], dtype=np.float64)
     matrix = _matrix(accuracy) if len(accuracy) <= WIDEST_MATRIX else _compact_matrix(accuracy)
     values = values_of(record)
