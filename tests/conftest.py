@@ -75,9 +75,9 @@ def make_run() -> Callable[..., Record]:
         record = Record.create(out, spec)
         tasks = range(num_tasks)
         rows = [[accuracy if on <= after else None for on in tasks] for after in tasks]
-        about = {"classes_of_task": [[2 * task, 2 * task + 1] for task in tasks]}
-        about |= {"num_test": [num_test for _ in tasks]}
-        record.write_json("matrix.json", {"accuracy": rows, "masked": rows, **about})
+        classes = [[2 * task, 2 * task + 1] for task in tasks]
+        matrix = {"accuracy": rows, "masked": rows, "classes_of_task": classes}
+        record.write_json("matrix.json", {**matrix, "num_test": [num_test] * num_tasks})
         same = {"stream": "s", "weights": "w", "strategy_source": "x"}
         record.write_json("hashes.json", {**same, **(hashes or {})})
         record.write_json("environment.json", {"packages": {"clbench": version}})
