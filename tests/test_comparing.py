@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from scipy import stats
 
 import clbench
 from clbench.records.record import Record
-from clbench.records.spec import Part, RunOptions, RunSpec
 from clbench.report.comparing import holm, interval, mean_ranks, paired_tests, pareto_front
 from clbench.report.exports import write_comparison
 from clbench.report.groups import Group, group_runs
@@ -20,50 +20,23 @@ from clbench.report.markdown import markdown_table
 from clbench.report.warnings import warnings
 
 NAN = math.nan
+MakeRun = Callable[..., Record]
+MakeGroups = Callable[[Path, dict[str, list[float]]], list[Group]]
 
 
-def make_run(
-    out: Path,
-    strategy: str,
-    seed: int,
-    accuracy: float,
-    *,
-    cost: float = 1e9,
-    matrix: list[list[float | None]] | None = None,
-    version: str = "0.1.0",
-    hashes: dict[str, str] | None = None,
-    num_test: int = 10,
-    **options: Any,
-) -> Record:
-    """A record whose numbers are given."""
-    spec = RunSpec(
-        stream=Part(name="split-digits"),
-        strategy=Part(name=strategy, options=options),
-        backbone=Part(name="vit-micro"),
-        petl=Part(name="adapter"),
-        run=RunOptions(seed=seed),
-    )
-    record = Record.create(out, spec)
-    rows = matrix or [[accuracy, None], [accuracy, accuracy]]
-    about = {"classes_of_task": [[0], [1]], "num_test": [num_test, num_test]}
-    same = {"stream": f"stream of seed {seed}", "weights": "w", "strategy_source": "x"}
-    record.write_json("hashes.json", {**same, **(hashes or {})})
-    record.write_json("environment.json", {"packages": {"clbench": version}})
-    record.write_json("matrix.json", {"accuracy": rows, "masked": rows, **about})
-    record.write_json("costs.json", {"flops": {"train": cost}, "stored_bytes": {"total": 10}})
-    record.write_text("command.txt", f"clbench run --seed {seed}\n")
-    record.write_json("metrics.json", {"accuracy": accuracy, "forgetting": accuracy / 4})
-    return record
+@pytest.fixture
+def make_groups(make_run: MakeRun) -> MakeGroups:
+    """A function that makes groups with one run a number, seeds 0, 1, ..."""
 
+    def make(out: Path, table: dict[str, list[float]]) -> list[Group]:
+        runs = [
+            make_run(out, strategy, seed, accuracy, forgetting=accuracy / 4)
+            for strategy, accuracies in table.items()
+            for seed, accuracy in enumerate(accuracies)
+        ]
+        return group_runs(runs)
 
-def make_groups(out: Path, table: dict[str, list[float]]) -> list[Group]:
-    """Groups with one run a number, seeds 0, 1, ..."""
-    runs = [
-        make_run(out, strategy, seed, accuracy)
-        for strategy, accuracies in table.items()
-        for seed, accuracy in enumerate(accuracies)
-    ]
-    return group_runs(runs)
+    return make
 
 
 def test_an_interval_is_that_of_the_t_table() -> None:
@@ -87,7 +60,7 @@ def test_holm_corrects_as_in_the_worked_example() -> None:
     assert holm([0.8, 0.9]) == [1.0, 1.0]
 
 
-def test_pairs_are_tested_seed_by_seed(tmp_path: Path) -> None:
+def test_pairs_are_tested_seed_by_seed(tmp_path: Path, make_groups: MakeGroups) -> None:
     first, second = [0.50, 0.60, 0.70, 0.40], [0.45, 0.57, 0.66, 0.35]
     groups = make_groups(tmp_path, {"lae": first, "naive": second})
     (test,) = paired_tests(groups, "accuracy")
@@ -98,7 +71,7 @@ def test_pairs_are_tested_seed_by_seed(tmp_path: Path) -> None:
     assert test.p_holm == test.p
 
 
-def test_only_common_seeds_count_and_one_is_too_few(tmp_path: Path) -> None:
+def test_only_common_seeds_count_and_one_is_too_few(tmp_path: Path, make_groups: MakeGroups) -> None:
     groups = make_groups(tmp_path, {"lae": [0.5, 0.6, 0.7], "naive": [0.4]})
     (test,) = paired_tests(groups, "accuracy")
     assert test.n == 1
@@ -108,7 +81,7 @@ def test_only_common_seeds_count_and_one_is_too_few(tmp_path: Path) -> None:
     assert not test.is_significant
 
 
-def test_the_order_of_seeds_changes_nothing(tmp_path: Path) -> None:
+def test_the_order_of_seeds_changes_nothing(tmp_path: Path, make_groups: MakeGroups) -> None:
     table = {"lae": [0.5, 0.6, 0.9], "naive": [0.4, 0.3, 0.2]}
     groups = make_groups(tmp_path, table)
     runs = [record for group in groups for record in group.records]
@@ -118,7 +91,7 @@ def test_the_order_of_seeds_changes_nothing(tmp_path: Path) -> None:
     assert paired_tests(again, "accuracy") == paired_tests(groups, "accuracy")
 
 
-def test_ranks_are_means_over_seeds_and_equals_share(tmp_path: Path) -> None:
+def test_ranks_are_means_over_seeds_and_equals_share(tmp_path: Path, make_groups: MakeGroups) -> None:
     groups = make_groups(tmp_path, {"lae": [0.9, 0.5], "naive": [0.8, 0.7], "er": [0.8, 0.1]})
     assert mean_ranks(groups, "accuracy") == {
         "er-adapter": (2.5 + 3) / 2,
@@ -127,14 +100,14 @@ def test_ranks_are_means_over_seeds_and_equals_share(tmp_path: Path) -> None:
     }
 
 
-def test_the_front_holds_who_is_beaten_by_nobody(tmp_path: Path) -> None:
+def test_the_front_holds_who_is_beaten_by_nobody(tmp_path: Path, make_run: MakeRun) -> None:
     places = {"lae": (3e9, 0.9), "naive": (1e9, 0.5), "er": (2e9, 0.4), "der": (3e9, 0.8), "ewc": (1e9, 0.5)}
     runs = [make_run(tmp_path, name, 0, worth, cost=price) for name, (price, worth) in places.items()]
     front = pareto_front(group_runs(runs), "flops.train")
     assert front == {"lae-adapter", "naive-adapter", "ewc-adapter"}
 
 
-def test_runs_of_two_versions_are_two_groups_and_said(tmp_path: Path) -> None:
+def test_runs_of_two_versions_are_two_groups_and_said(tmp_path: Path, make_run: MakeRun) -> None:
     runs = [make_run(tmp_path, "lae", 0, 0.5), make_run(tmp_path, "lae", 1, 0.7, version="0.2.0")]
     groups = group_runs(runs)
     assert [group.label for group in groups] == ["lae-adapter clbench=0.1.0", "lae-adapter clbench=0.2.0"]
@@ -153,25 +126,27 @@ def test_runs_of_two_versions_are_two_groups_and_said(tmp_path: Path) -> None:
         ({"num_test": 5}, "The number of tasks or of test images changed between the seeds of lae-adapter"),
     ],
 )
-def test_what_changed_between_seeds_is_said(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+def test_what_changed_between_seeds_is_said(
+    tmp_path: Path, changed: dict[str, Any], said: str, make_run: MakeRun
+) -> None:
     runs = [make_run(tmp_path, "lae", seed, 0.5) for seed in range(2)]
     assert warnings(group_runs(runs)) == []
     runs.append(make_run(tmp_path, "lae", 2, 0.5, **changed))
     assert said in warnings(group_runs(runs))
 
 
-def test_weights_drawn_from_the_seed_are_no_change(tmp_path: Path) -> None:
+def test_weights_drawn_from_the_seed_are_no_change(tmp_path: Path, make_run: MakeRun) -> None:
     runs = [make_run(tmp_path, "lae", seed, 0.5, hashes={"weights": str(seed)}) for seed in range(3)]
     assert warnings(group_runs(runs)) == []
 
 
-def test_settings_side_by_side_are_a_choice_on_test_data(tmp_path: Path) -> None:
+def test_settings_side_by_side_are_a_choice_on_test_data(tmp_path: Path, make_run: MakeRun) -> None:
     runs = [make_run(tmp_path, "lae", 0, 0.5, learning_rate=rate) for rate in (0.1, 0.2, 0.3)]
     (line,) = [line for line in warnings(group_runs(runs)) if "test data" in line]
     assert line.startswith("3 settings of lae-adapter were measured on the same test images")
 
 
-def test_joint_training_is_found_by_stream_weights_and_seed(tmp_path: Path) -> None:
+def test_joint_training_is_found_by_stream_weights_and_seed(tmp_path: Path, make_run: MakeRun) -> None:
     runs = [
         make_run(tmp_path, "naive", 0, 0.5),
         make_run(tmp_path, "naive", 1, 0.4),
@@ -188,7 +163,7 @@ def test_joint_training_is_found_by_stream_weights_and_seed(tmp_path: Path) -> N
     assert math.isnan(summary.loc[("naive-adapter", "gap-to-joint"), "mean"])  # not of all of its seeds
 
 
-def test_markdown_keeps_its_columns_and_marks_the_best(tmp_path: Path) -> None:
+def test_markdown_keeps_its_columns_and_marks_the_best(tmp_path: Path, make_groups: MakeGroups) -> None:
     groups = make_groups(tmp_path, {"lae": [0.5, 0.6], "naive": [0.1, 0.2]})
     lines = markdown_table(groups, ["a | b"]).splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1
@@ -198,7 +173,7 @@ def test_markdown_keeps_its_columns_and_marks_the_best(tmp_path: Path) -> None:
     assert lines[-1] == "- a \\| b"
 
 
-def test_files_of_a_comparison_hold_the_same_numbers(tmp_path: Path) -> None:
+def test_files_of_a_comparison_hold_the_same_numbers(tmp_path: Path, make_groups: MakeGroups) -> None:
     import pandas as pd
 
     groups = make_groups(tmp_path / "runs", {"lae": [0.5, 0.6], "naive": [0.1, 0.2]})
@@ -223,7 +198,7 @@ def test_files_of_a_comparison_hold_the_same_numbers(tmp_path: Path) -> None:
     assert not fronts.loc[("naive-adapter", "flops.training"), "on_front"]
 
 
-def test_frames_are_tidy_and_merge(tmp_path: Path) -> None:
+def test_frames_are_tidy_and_merge(tmp_path: Path, make_groups: MakeGroups) -> None:
     make_groups(tmp_path, {"lae": [0.5, 0.6], "naive": [0.1, 0.2]})
     runs = clbench.load_runs(tmp_path)
     assert len(runs) == 4

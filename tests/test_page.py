@@ -18,6 +18,7 @@ from clbench.report import gallery, report
 from clbench.report.groups import Group, group_runs
 from clbench.report.page import page_html
 from clbench.report.pictures import NoPictureError, Picture
+from clbench.report.plans import ALL, BEST, Plan
 
 WriteRun = Callable[..., Record]
 DAY = date(2025, 1, 2)
@@ -168,7 +169,7 @@ def test_everything_from_a_record_is_escaped(write_run: WriteRun, monkeypatch: p
     def refuse(groups: Sequence[Group]) -> Picture:
         raise NoPictureError(attack)
 
-    monkeypatch.setattr(gallery, "PLANS", (gallery.Plan("Accuracy", None, refuse, ""),))
+    monkeypatch.setattr(gallery, "PLANS", (Plan("accuracy", "Accuracy", ALL, refuse),))
     record = write_run("lae", note=attack)
     record.write_text("command.txt", attack)
     record.write_json("hashes.json", {"stream": attack, "weights": attack, "strategy_source": "x"})
@@ -207,7 +208,7 @@ def test_pictures_show_the_best_and_words_say_what_is_left_out(
         drawn.append([group.label for group in groups])
         raise NoPictureError("no picture of anything: nothing was kept")
 
-    plans = [gallery.Plan("Accuracy", num, refuse, "") for num in (gallery.BEST, gallery.ALL)]
+    plans = [Plan("accuracy", "Accuracy", num, refuse) for num in (BEST, ALL)]
     monkeypatch.setattr(gallery, "PLANS", plans)
     records = [write_run("lae", 0, number / 20, note=f"n{number:02}") for number in range(13)]
     text = text_of(page_of(records))

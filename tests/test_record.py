@@ -122,6 +122,20 @@ def test_read_json_says_what_is_missing_or_torn(tmp_path: Path) -> None:
         record.read_json("costs.json")
 
 
+def test_a_record_reads_anew_unless_it_is_told_to_remember(tmp_path: Path) -> None:
+    record = Record.create(tmp_path, make_spec())
+    record.write_json("value.json", 1)
+    remembering = record.remembering()
+    assert (remembering, remembering.remembering()) == (record, remembering)
+    assert remembering.read_json("value.json") == 1
+    record.write_json("value.json", 2)
+    assert record.read_json("value.json") == 2
+    assert remembering.read_json("value.json") == 1
+    assert record.remembering().read_json("value.json") == 2
+    remembering.write_json("value.json", 3)  # its own writing it knows of
+    assert remembering.read_json("value.json") == 3
+
+
 def test_events_are_lines_with_a_time_in_utc(tmp_path: Path) -> None:
     record = Record.create(tmp_path, make_spec())
     record.event("started")

@@ -9,65 +9,44 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
+import clbench
 from clbench.errors import UserError
-from clbench.options import Value
 from clbench.records.record import Record
-from clbench.records.spec import Part, RunOptions, RunSpec
 from clbench.report import report, run_tables, seed_summary, write_figures, write_seed_summary
 from clbench.report.latex import escape
+from clbench.report.runs import Runs
 from clbench.report.units import percent, quantity, seconds
 
 ONE_SEED = "One seed only, so nothing is known of the spread: every group"
+MakeRun = Callable[..., Record]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def make_run(
-    out: Path,
-    *,
-    strategy: str = "lae",
-    seed: int = 0,
-    accuracy: float | None = 0.5,
-    num_tasks: int = 2,
-    stream: str = "split-digits",
-    is_finished: bool = True,
-    hashes: dict[str, str] | None = None,
-    **options: Value,
-) -> Record:
-    """A record in which each known accuracy is the same and the costs are round numbers."""
-    spec = RunSpec(
-        stream=Part(name=stream),
-        strategy=Part(name=strategy, options=options),
-        backbone=Part(name="vit-micro"),
-        petl=Part(name="adapter"),
-        run=RunOptions(seed=seed),
-    )
-    record = Record.create(out, spec)
-    matrix = [[accuracy if on <= after else None for on in range(num_tasks)] for after in range(num_tasks)]
-    classes = [[2 * task, 2 * task + 1] for task in range(num_tasks)]
-    same = {"stream": "s", "weights": "w", "strategy_source": "x"}
-    record.write_json("hashes.json", {**same, **(hashes or {})})
-    record.write_json("matrix.json", {"accuracy": matrix, "masked": matrix, "classes_of_task": classes})
-    costs = {
-        "parameters": {"total": 1_012_345, "trainable": 12_345},
-        "stored_bytes": {"heads": 1_000, "petl": 164_000, "total": 165_000},
-        "packed_bytes": {"heads": 1_000, "petl": 5_250, "total": 6_250},
-        "flops": {"train": 1.2e12, "train_per_image": 3.5e7, "evaluate": 3e10, "evaluate_per_image": 1.2e7},
-        "memory": {"process": {"peak": 345_000_000}, "accelerator": {"peak": None}},
-        "time": {
-            "train": {"seconds": 50.0 + 10 * seed, "cpu_seconds": 99.0, "images": 615},
-            "evaluate": {"seconds": 2.0, "cpu_seconds": 4.0, "images": 246},
-        },
-        "energy": None,
-    }
-    record.write_json("costs.json", costs)
-    if is_finished:
-        record.write_json("metrics.json", {"accuracy": accuracy, "forgetting": 0.0, "ece": math.nan})
-    return record
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often each file has been opened to be read as text."""
+    counts: Counter[Path] = Counter()
+    read_text = Path.read_text
+
+    def counted(path: Path, *args: Any, **options: Any) -> str:
+        counts[path] += 1
+        return read_text(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    return counts
+
+
+def read_of_records(opened: Counter[Path]) -> set[tuple[str, int]]:
+    """Which files of records were opened, and how often."""
+    return {(file.name, number) for file, number in opened.items() if (file.parent / "spec.toml").is_file()}
 
 
 def shown(renderable: RenderableType, width: int = 80) -> str:
@@ -88,7 +67,7 @@ def png_size(file: Path) -> tuple[int, int]:
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
-def test_mean_and_sample_deviation_over_seeds_are_the_golden_ones(tmp_path: Path) -> None:
+def test_mean_and_sample_deviation_over_seeds_are_the_golden_ones(tmp_path: Path, make_run: MakeRun) -> None:
     records = [make_run(tmp_path, seed=seed, accuracy=value) for seed, value in enumerate((0.5, 0.6, 0.7))]
     _, summary = seed_summary(records)
     statistics = summary["lae-adapter"]
@@ -102,21 +81,21 @@ def test_mean_and_sample_deviation_over_seeds_are_the_golden_ones(tmp_path: Path
     assert statistics["values"]["seconds"]["std"] == pytest.approx(10.0)
 
 
-def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+def test_one_seed_has_no_deviation(tmp_path: Path, make_run: MakeRun) -> None:
     table, summary = seed_summary([make_run(tmp_path)])
     assert math.isnan(summary["lae-adapter"]["values"]["accuracy"]["std"])
     assert "50.0" in shown(table)
     assert "50.0±" not in shown(table)
 
 
-def test_a_mean_with_an_unknown_value_is_unknown(tmp_path: Path) -> None:
+def test_a_mean_with_an_unknown_value_is_unknown(tmp_path: Path, make_run: MakeRun) -> None:
     records = [make_run(tmp_path, seed=0), make_run(tmp_path, seed=1, accuracy=None)]
     table, summary = seed_summary(records)
     assert math.isnan(summary["lae-adapter"]["values"]["accuracy"]["mean"])
     assert "n/a" in shown(table)
 
 
-def test_seed_summary_is_written_beside_the_runs(tmp_path: Path) -> None:
+def test_seed_summary_is_written_beside_the_runs(tmp_path: Path, make_run: MakeRun) -> None:
     records = [make_run(tmp_path, seed=0, accuracy=0.5), make_run(tmp_path, seed=1, accuracy=0.7)]
     table, text = write_seed_summary(records)
     assert table.parent == text.parent == tmp_path
@@ -127,7 +106,7 @@ def test_seed_summary_is_written_beside_the_runs(tmp_path: Path) -> None:
     assert json.loads(text.read_text())["values"]["ece"] == {"mean": None, "std": None, "n": 2}
 
 
-def test_report_groups_seeds_and_shows_the_table_within_80_columns(tmp_path: Path) -> None:
+def test_report_groups_seeds_and_shows_the_table_within_80_columns(tmp_path: Path, make_run: MakeRun) -> None:
     for seed in (0, 1):
         make_run(tmp_path, seed=seed, accuracy=0.5 + seed / 10)
         make_run(tmp_path, strategy="naive", seed=seed, accuracy=0.2)
@@ -144,7 +123,7 @@ def test_report_groups_seeds_and_shows_the_table_within_80_columns(tmp_path: Pat
     assert comparison.notes == []
 
 
-def test_report_writes_full_precision_csv(tmp_path: Path) -> None:
+def test_report_writes_full_precision_csv(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, accuracy=1 / 3)
     make_run(tmp_path, strategy="naive", accuracy=0.1)
     files = {file.name: file for file in report([tmp_path], tmp_path / "out").files}
@@ -161,7 +140,7 @@ def test_report_writes_full_precision_csv(tmp_path: Path) -> None:
     assert rows["lae-adapter", "accuracy"]["std"] == ""
 
 
-def test_report_writes_latex_with_the_best_in_bold(tmp_path: Path) -> None:
+def test_report_writes_latex_with_the_best_in_bold(tmp_path: Path, make_run: MakeRun) -> None:
     for seed in (0, 1):
         make_run(tmp_path, seed=seed, accuracy=0.5 + seed / 10, ema_decay=0.9)
         make_run(tmp_path, seed=seed, accuracy=0.2, ema_decay=0.99)
@@ -181,7 +160,7 @@ def test_report_writes_latex_with_the_best_in_bold(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX: there is no pdflatex on this machine")
-def test_latex_makes_a_page_of_it(tmp_path: Path) -> None:
+def test_latex_makes_a_page_of_it(tmp_path: Path, make_run: MakeRun) -> None:
     for seed in (0, 1):
         make_run(tmp_path, seed=seed, accuracy=0.5 + seed / 10, ema_decay=0.9)
         make_run(tmp_path, seed=seed, strategy="path/to_my~file.py:A&B", accuracy=0.2)
@@ -203,7 +182,7 @@ def test_latex_escapes_what_means_something_to_it() -> None:
 
 @pytest.mark.parametrize(("num_tasks", "size"), [(1, (880, 780)), (5, (880, 780)), (20, (1920, 1820))])
 def test_figures_are_png_that_grow_with_the_tasks(
-    tmp_path: Path, num_tasks: int, size: tuple[int, int]
+    tmp_path: Path, num_tasks: int, size: tuple[int, int], make_run: MakeRun
 ) -> None:
     record = make_run(tmp_path, num_tasks=num_tasks, is_finished=False)
     write_figures(record)
@@ -211,7 +190,7 @@ def test_figures_are_png_that_grow_with_the_tasks(
     assert png_size(record.path / "figures" / "accuracy-curve.png") == (1280, 840)
 
 
-def test_the_same_numbers_are_drawn_to_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_numbers_are_drawn_to_the_same_bytes(tmp_path: Path, make_run: MakeRun) -> None:
     records = [make_run(tmp_path, strategy="joint") for _ in range(2)]
     for record in records:
         write_figures(record)
@@ -219,13 +198,17 @@ def test_the_same_numbers_are_drawn_to_the_same_bytes(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_drawing_leaves_no_global_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawing_leaves_no_global_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_run: MakeRun
+) -> None:
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # another test's import
     write_figures(make_run(tmp_path))
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def test_unfinished_and_torn_runs_are_named_and_the_others_reported(tmp_path: Path) -> None:
+def test_unfinished_and_torn_runs_are_named_and_the_others_reported(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
     make_run(tmp_path)
     stopped = make_run(tmp_path, strategy="naive", is_finished=False)
     torn = make_run(tmp_path, strategy="joint")
@@ -242,7 +225,7 @@ def test_unfinished_and_torn_runs_are_named_and_the_others_reported(tmp_path: Pa
     assert lacking in comparison.notes
 
 
-def test_no_finished_run_is_an_error_in_one_line(tmp_path: Path) -> None:
+def test_no_finished_run_is_an_error_in_one_line(tmp_path: Path, make_run: MakeRun) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
         report([tmp_path / "nowhere"], None)
     with pytest.raises(UserError, match=r"no spec\.toml in it"):
@@ -252,7 +235,7 @@ def test_no_finished_run_is_an_error_in_one_line(tmp_path: Path) -> None:
         report([tmp_path], None)
 
 
-def test_a_repeated_run_counts_once(tmp_path: Path) -> None:
+def test_a_repeated_run_counts_once(tmp_path: Path, make_run: MakeRun) -> None:
     old, new = make_run(tmp_path, accuracy=0.1), make_run(tmp_path, accuracy=0.9)
     os.utime(old.path / "metrics.json", (1, 1))
     comparison = report([tmp_path, new.path], None)
@@ -263,7 +246,7 @@ def test_a_repeated_run_counts_once(tmp_path: Path) -> None:
     ]
 
 
-def test_other_data_or_weights_are_said_and_drawn_apart(tmp_path: Path) -> None:
+def test_other_data_or_weights_are_said_and_drawn_apart(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path)
     make_run(tmp_path, strategy="naive", hashes={"stream": "other"}, accuracy=0.9)
     make_run(tmp_path, strategy="joint", hashes={"weights": "other"}, accuracy=0.8)
@@ -281,21 +264,64 @@ def test_other_data_or_weights_are_said_and_drawn_apart(tmp_path: Path) -> None:
     assert "naive-adapter & 1 & $90.0$" in latex  # alone on its stream
 
 
-def test_a_split_that_changes_with_the_seed_is_compared_seed_by_seed(tmp_path: Path) -> None:
+def test_a_split_that_changes_with_the_seed_is_compared_seed_by_seed(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
     for seed in (0, 1):
         make_run(tmp_path, seed=seed, hashes={"stream": f"split {seed}"})
         make_run(tmp_path, seed=seed, strategy="naive", hashes={"stream": f"split {seed}"})
     assert report([tmp_path], None).notes == []
 
 
-def test_a_strategy_edited_between_seeds_is_said(tmp_path: Path) -> None:
+def test_a_strategy_edited_between_seeds_is_said(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, seed=0)
     make_run(tmp_path, seed=1, hashes={"strategy_source": "edited"})
     notes = report([tmp_path], None).notes
     assert notes == ["The strategy's file changed between the seeds of lae-adapter"]
 
 
-def test_labels_tell_what_differs(tmp_path: Path) -> None:
+def test_a_report_reads_each_file_of_a_record_once(
+    tmp_path: Path, make_run: MakeRun, write_run: MakeRun, opened: Counter[Path]
+) -> None:
+    for seed in (0, 1):
+        write_run("lae", seed)
+        make_run(tmp_path / "runs", "naive", seed)
+        make_run(tmp_path / "runs", "joint", seed)
+    opened.clear()
+    report([tmp_path / "runs"], tmp_path / "out", tmp_path / "page.html")
+    names = ("spec.toml", "metrics.json", "costs.json", "matrix.json", "hashes.json", "environment.json")
+    assert read_of_records(opened) == {(name, 1) for name in (*names, "command.txt")}
+
+
+def test_frames_read_each_file_of_a_record_once(
+    tmp_path: Path, make_run: MakeRun, write_run: MakeRun, opened: Counter[Path]
+) -> None:
+    for strategy in ("lae", "joint"):
+        make_run(tmp_path / "runs", strategy)
+    record = write_run("naive")
+    by_task = [{"task": after, "stored_bytes": {"total": 10}} for after in range(3)]
+    record.write_json("costs.json", {**record.read_json("costs.json"), "by_task": by_task})
+    opened.clear()
+    runs = clbench.load_runs(tmp_path, recompute=True)
+    assert len(runs.runs) == 3
+    assert all(map(len, (runs.matrix, runs.metrics, runs.costs, runs.summary, runs.warnings)))
+    assert runs.costs_by_task["after"].tolist() == [0, 1, 2]
+    assert {number for _, number in read_of_records(opened)} == {1}
+    again = Runs(runs.groups, [])  # what has been read is as it was
+    assert again.costs_by_task.equals(runs.costs_by_task)
+
+
+def test_a_table_of_a_run_reads_each_file_once_and_what_is_there_now(
+    tmp_path: Path, make_run: MakeRun, opened: Counter[Path]
+) -> None:
+    record = make_run(tmp_path, accuracy=0.25)
+    assert "25.0" in shown(run_tables(record))
+    assert read_of_records(opened) == {(name, 1) for name in ("matrix.json", "metrics.json", "costs.json")}
+    record.write_json("metrics.json", {"accuracy": 0.75})
+    assert "75.0" in shown(run_tables(record))
+
+
+def test_labels_tell_what_differs(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, epochs=3, rate=0.5)
     make_run(tmp_path, epochs=5, rate=0.5)
     make_run(tmp_path, strategy="x/er.py:ER", stream="folder:/data/birds")
@@ -306,7 +332,7 @@ def test_labels_tell_what_differs(tmp_path: Path) -> None:
     }
 
 
-def test_namesakes_are_told_apart(tmp_path: Path) -> None:
+def test_namesakes_are_told_apart(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, file="/a/weights.npz")
     make_run(tmp_path, file="/b/weights.npz")
     first, second = (group.label for group in report([tmp_path], None).groups)
@@ -315,7 +341,7 @@ def test_namesakes_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_tasks", [1, 5, 10, 20])
-def test_run_tables_fit_80_columns(tmp_path: Path, num_tasks: int) -> None:
+def test_run_tables_fit_80_columns(tmp_path: Path, num_tasks: int, make_run: MakeRun) -> None:
     record = make_run(tmp_path, num_tasks=num_tasks, accuracy=1.0)
     text = shown(run_tables(record))
     assert max(map(len, text.splitlines())) <= 80
@@ -336,7 +362,7 @@ def test_run_tables_fit_80_columns(tmp_path: Path, num_tasks: int) -> None:
         assert expected in text
 
 
-def test_unknown_accuracies_are_dashes(tmp_path: Path) -> None:
+def test_unknown_accuracies_are_dashes(tmp_path: Path, make_run: MakeRun) -> None:
     text = shown(run_tables(make_run(tmp_path, accuracy=None)))
     assert any(line.split() == ["2", "–", "–", "–"] for line in text.splitlines())
 

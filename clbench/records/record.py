@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ class Record:
 
     path: Path
     spec: RunSpec
+    remembered: dict[str, Any] | None = field(default=None, repr=False, compare=False)  # see ``remembering``
 
     @classmethod
     def create(cls, out: Path, spec: RunSpec) -> Record:
@@ -62,6 +63,13 @@ class Record:
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise RecordError(f"{path / 'spec.toml'} is no spec of a run: {_first_line(error)}") from error
 
+    def remembering(self) -> Record:
+        """Return the same record as a report reads it: each JSON file once, whoever changes it later.
+
+        Only for what is finished, and for as long as one report lasts: a run reads its files anew each time.
+        """
+        return replace(self, remembered={}) if self.remembered is None else self
+
     @property
     def is_finished(self) -> bool:
         """Whether the run came to its end: its metrics are the last thing that is computed."""
@@ -81,14 +89,16 @@ class Record:
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the record: keys sorted, numpy values as plain ones, NaN as null."""
         write_text(self.path / name, to_json(value) + "\n")
+        if self.remembered is not None:
+            self.remembered.pop(name, None)
 
     def read_json(self, name: str) -> Any:
-        """Return the value of a JSON file of the record; RecordError if there is none."""
-        file = self.path / name
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecordError(f"cannot read {file}: {_first_line(error)}") from error
+        """Return the value of a JSON file of the record, not to be changed; RecordError if there is none."""
+        if self.remembered is None:
+            return _read_json(self.path / name)
+        if name not in self.remembered:
+            self.remembered[name] = _read_json(self.path / name)
+        return self.remembered[name]
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl: the time (UTC), the kind, and the fields."""
@@ -213,6 +223,13 @@ def _indented(value: Any, indent: str) -> str:
     else:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     return f"{opening}\n" + ",\n".join(deeper + row for row in rows) + f"\n{indent}{closing}"
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"cannot read {file}: {_first_line(error)}") from error
 
 
 def _write_columns(file: Path, columns: dict[str, NDArray[np.generic]]) -> None:

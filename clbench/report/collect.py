@@ -29,7 +29,7 @@ def collect(folders: Iterable[Path]) -> tuple[list[Record], list[str]]:
     paths = {path.resolve(): path for folder in folders for path in _run_folders(folder)}
     for path in paths.values():
         try:
-            record = Record.open(path)
+            record = Record.open(path).remembering()
             if record.is_finished:
                 _check(record)
                 finished.append(record)

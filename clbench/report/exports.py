@@ -8,30 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from clbench.files import make_folder, write_bytes
-from clbench.report import pictures
 from clbench.report.groups import Group, partition
 from clbench.report.latex import latex_table
 from clbench.report.markdown import markdown_table
 from clbench.report.pictures import NoPictureError, Picture
+from clbench.report.plans import PLANS
 from clbench.report.spreadsheet import fronts_csv, ranks_csv, runs_csv, runs_parquet, summary_csv, tests_csv
 
 MOST_GROUPS = 12  # whose own pictures are drawn; those of a single run lie in its folder
-OF_STREAM: dict[str, Callable[[Sequence[Group]], Picture]] = {
-    "accuracy-curve": pictures.accuracy_curve,
-    "forgetting-curve": pictures.forgetting_curve,
-    "accuracy-matrices": pictures.matrices,
-    "pareto-training": partial(pictures.pareto, cost="flops.training"),
-    "pareto-stored": partial(pictures.pareto, cost="stored_bytes.total"),
-    "stored-bytes": pictures.stored_bytes,
-    "calibration": pictures.calibration,
-    "stability-gap": pictures.stability_gap,
-}
-OF_GROUP: dict[str, Callable[[Group], Picture]] = {
-    "accuracy-matrix": pictures.accuracy_matrix,
-    "confusion": pictures.confusion,
-    "anytime": pictures.anytime,
-    "drift": pictures.drift,
-}
 
 
 def write_comparison(groups: Sequence[Group], warnings: Sequence[str], out: Path) -> list[Path]:
@@ -52,10 +36,10 @@ def write_comparison(groups: Sequence[Group], warnings: Sequence[str], out: Path
 def write_figures(group: Group, folder: Path) -> None:
     """Draw one run, a group of its own, into a folder: whatever there is data for."""
     make_folder(folder)
-    pictures.accuracy_curve([group]).save(folder / "accuracy-curve.png")
-    for name, draw in OF_GROUP.items():
-        with suppress(NoPictureError):
-            draw(group).save(folder / f"{name}.png")
+    for plan in PLANS:
+        if plan.is_of_run:
+            with suppress(NoPictureError):
+                plan.draw([group]).save(folder / f"{plan.stem}.png")
 
 
 def _tables(groups: Sequence[Group], warnings: Sequence[str]) -> dict[str, bytes]:
@@ -74,10 +58,12 @@ def _tables(groups: Sequence[Group], warnings: Sequence[str]) -> dict[str, bytes
 def _drawings(groups: Sequence[Group]) -> dict[str, Callable[[], Picture]]:
     """Return what draws each file; streams are numbered if there are several."""
     streams = partition(groups, "stream")
+    of_stream = [plan for plan in PLANS if not plan.is_of_one]
+    of_one = [plan for plan in PLANS if plan.is_of_one]
     drawings: dict[str, Callable[[], Picture]] = {}
     for number, members in enumerate(streams, start=1):
         suffix = f"-{number}" if len(streams) > 1 else ""
-        drawings |= {f"{name}{suffix}.png": partial(draw, members) for name, draw in OF_STREAM.items()}
+        drawings |= {f"{plan.stem}{suffix}.png": partial(plan.draw, members) for plan in of_stream}
     for group in groups if len(groups) <= MOST_GROUPS else ():
-        drawings |= {f"{name}_{group.file_stem}.png": partial(draw, group) for name, draw in OF_GROUP.items()}
+        drawings |= {f"{plan.stem}_{group.file_stem}.png": partial(plan.draw, [group]) for plan in of_one}
     return drawings

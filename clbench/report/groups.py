@@ -113,7 +113,7 @@ def group_runs(records: Iterable[Record], *, recompute: bool = False) -> list[Gr
 
     Of two runs with one seed the later one counts.
     """
-    by_age = sorted(records, key=_age)
+    by_age = sorted((record.remembering() for record in records), key=_age)
     runs: dict[tuple[str, str], dict[int, Record]] = {}
     for record in by_age:
         runs.setdefault((group_key(record.spec), record.version), {})[record.spec.run.seed] = record
@@ -129,7 +129,7 @@ def group_runs(records: Iterable[Record], *, recompute: bool = False) -> list[Gr
 
 def single(record: Record) -> Group:
     """Return the group of one run, which need not be finished."""
-    return Group(distinct_labels([record.spec])[0], [record])
+    return Group(distinct_labels([record.spec])[0], [record.remembering()])
 
 
 def group_key(spec: RunSpec) -> str:

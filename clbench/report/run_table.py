@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from clbench.evaluate.means import mean
 from clbench.evaluate.results import is_tested
 from clbench.records.record import Record
 from clbench.report.columns import values_of
@@ -31,6 +32,7 @@ NAN = float("nan")
 
 def run_tables(record: Record) -> RenderableType:
     """Return the accuracy matrix, and below it the metrics beside the costs."""
+    record = record.remembering()
     accuracy = np.array(record.read_json("matrix.json")["accuracy"], dtype=np.float64)
     matrix = _matrix(accuracy) if len(accuracy) <= WIDEST_MATRIX else _compact_matrix(accuracy)
     values = values_of(record)
@@ -55,7 +57,7 @@ def _matrix(accuracy: NDArray[np.float64]) -> Table:
         cells = [_cell(value) for value in row[: task + 1]]
         cells[-1].stylize("bold")
         blank = [Text("")] * (len(accuracy) - task - 1)
-        table.add_row(str(task + 1), *cells, *blank, _cell(_mean(row[: task + 1], tested)))
+        table.add_row(str(task + 1), *cells, *blank, _cell(mean(row[: task + 1], tested[: task + 1])))
     return table
 
 
@@ -69,9 +71,9 @@ def _compact_matrix(accuracy: NDArray[np.float64]) -> Table:
         seen = row[: task + 1]
         lowest = "–" if np.isnan(seen).all() else str(int(np.nanargmin(seen)) + 1)
         numbers = (
-            _mean(seen, tested),
+            mean(seen, tested[: task + 1]),
             seen[-1],
-            _mean(seen[:-1], tested),
+            mean(seen[:-1], tested[:task]),
             seen[0],
             np.nan if lowest == "–" else np.nanmin(seen),
         )
@@ -134,9 +136,3 @@ def _pairs(left: str, right: str, rows: Iterable[tuple[str, str]]) -> Table:
 
 def _cell(value: float) -> Text:
     return Text("–", style="dim") if np.isnan(value) else Text(matrix_cell(float(value)))
-
-
-def _mean(values: NDArray[np.float64], tested: NDArray[np.bool_]) -> float:
-    """Return the mean over those of the first tasks that have test images; NaN if one is not known."""
-    chosen = values[tested[: len(values)]]
-    return float(chosen.mean()) if chosen.size else NAN

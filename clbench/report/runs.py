@@ -217,6 +217,6 @@ def _costs_by_task(record: Record) -> Iterator[dict[str, Any]]:
     from clbench.report.columns import flat
 
     for costs in record.read_json("costs.json").get("by_task", []):
-        after = costs.pop("task")
         for name, value in flat(costs).items():
-            yield {"after": after, "cost": name, "value": value}
+            if name != "task":
+                yield {"after": costs["task"], "cost": name, "value": value}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clbench.evaluate import metric
+from clbench.evaluate.means import mean
 from clbench.evaluate.results import Matrix, Results
 
 NUM_BINS = 15  # of equal width, each open on the left: (0, 1/15], (1/15, 2/15], ...
@@ -55,7 +56,7 @@ def expected_calibration_error_of_tasks(results: Results) -> float:
         _error(results.confidence[known & (tasks == task)], results.correct[known & (tasks == task)])
         for task in np.unique(tasks)
     ]
-    return float(np.mean(errors)) if errors else NAN
+    return mean(errors)
 
 
 @metric(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clbench.evaluate import metric
+from clbench.evaluate.means import mean
 from clbench.evaluate.metrics.matrix import best_before_the_last
 from clbench.evaluate.results import Results
 
@@ -22,8 +23,7 @@ def forgetting_of_classes(results: Results) -> float:
     if results.class_accuracy is None:
         return float("nan")
     best = best_before_the_last(results.class_accuracy)
-    drops = (best - results.class_accuracy[-1])[~np.isnan(best)]
-    return float(drops.mean()) if drops.size else float("nan")
+    return mean(best - results.class_accuracy[-1], ~np.isnan(best))
 
 
 @metric(

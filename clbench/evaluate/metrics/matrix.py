@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clbench.evaluate import metric
+from clbench.evaluate.means import mean
 from clbench.evaluate.results import Matrix, Results
 
 GEM = "Lopez-Paz and Ranzato, NeurIPS 2017, arXiv 1706.08840"
@@ -28,7 +29,7 @@ DIAZ_RODRIGUEZ = "Díaz-Rodríguez et al., 2018, arXiv 1810.13166"
 )
 def accuracy(results: Results) -> float:
     """Average the accuracies on all tasks after the last; NaN if it was not evaluated after the last."""
-    return _mean(results.accuracy[-1], results.is_tested)
+    return mean(results.accuracy[-1], results.is_tested)
 
 
 @metric(
@@ -52,8 +53,8 @@ def accuracy_micro(results: Results) -> float:
 )
 def average_accuracy(results: Results) -> float:
     """Average the accuracy on the tasks seen so far over the steps."""
-    learnt = np.tri(results.num_tasks, dtype=bool) & results.is_tested
-    return _mean(np.array([_mean(row, known) for row, known in zip(results.accuracy, learnt, strict=True)]))
+    steps = zip(results.accuracy, _seen(results), strict=True)
+    return mean([mean(row, seen) for row, seen in steps])
 
 
 @metric(
@@ -65,9 +66,8 @@ def average_accuracy(results: Results) -> float:
 )
 def average_accuracy_micro(results: Results) -> float:
     """Average the share of seen test images that are right over the steps."""
-    learnt = np.tri(results.num_tasks, dtype=bool) & results.is_tested
-    steps = zip(results.accuracy, learnt, strict=True)
-    return _mean(np.array([_weighted_mean(row, results.num_test, known) for row, known in steps]))
+    steps = zip(results.accuracy, _seen(results), strict=True)
+    return mean([_weighted_mean(row, results.num_test, seen) for row, seen in steps])
 
 
 @metric(
@@ -83,8 +83,8 @@ def forgetting(results: Results) -> float:
 
     The maximum is over the earlier steps that are known. NaN for one task.
     """
-    best = best_before_the_last(_learnt(results.accuracy))[:-1]
-    return _mean(best - results.accuracy[-1, :-1], results.is_tested[:-1])
+    best = best_before_the_last(learnt(results.accuracy))[:-1]
+    return mean(best - results.accuracy[-1, :-1], results.is_tested[:-1])
 
 
 @metric(
@@ -97,11 +97,11 @@ def forgetting(results: Results) -> float:
 )
 def forgetting_relative(results: Results) -> float:
     """Average what share of a task's best earlier accuracy is lost at the end; negative if tasks improve."""
-    best = best_before_the_last(_learnt(results.accuracy))[:-1]
+    best = best_before_the_last(learnt(results.accuracy))[:-1]
     drop = best - results.accuracy[-1, :-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = drop / best
-    return _mean(shares, results.is_tested[:-1] & (best != 0))
+    return mean(shares, results.is_tested[:-1] & (best != 0))
 
 
 @metric(
@@ -113,7 +113,7 @@ def forgetting_relative(results: Results) -> float:
 )
 def backward_transfer(results: Results) -> float:
     """Average the change from just after a task was learnt to the end; NaN for one task."""
-    return _mean((results.accuracy[-1] - results.accuracy.diagonal())[:-1], results.is_tested[:-1])
+    return mean((results.accuracy[-1] - results.accuracy.diagonal())[:-1], results.is_tested[:-1])
 
 
 @metric(
@@ -126,7 +126,7 @@ def backward_transfer(results: Results) -> float:
 def backward_transfer_of_all_steps(results: Results) -> float:
     """Average the change since a task was learnt over all later steps; NaN for one task."""
     change = results.accuracy - results.accuracy.diagonal()
-    return _mean(change, np.tri(results.num_tasks, k=-1, dtype=bool) & results.is_tested)
+    return mean(change, np.tri(results.num_tasks, k=-1, dtype=bool) & results.is_tested)
 
 
 @metric(
@@ -162,7 +162,7 @@ def remembering(results: Results) -> float:
 )
 def accuracy_of_all_steps(results: Results) -> float:
     """Average the matrix on and below its diagonal."""
-    return _mean(results.accuracy, np.tri(results.num_tasks, dtype=bool) & results.is_tested)
+    return mean(results.accuracy, _seen(results))
 
 
 @metric(
@@ -174,7 +174,7 @@ def accuracy_of_all_steps(results: Results) -> float:
 )
 def learning_accuracy(results: Results) -> float:
     """Average the accuracy on each task just after it was learnt."""
-    return _mean(results.accuracy.diagonal(), results.is_tested)
+    return mean(results.accuracy.diagonal(), results.is_tested)
 
 
 def best_before_the_last(accuracies: Matrix) -> Matrix:
@@ -183,14 +183,14 @@ def best_before_the_last(accuracies: Matrix) -> Matrix:
     return best
 
 
-def _learnt(matrix: Matrix) -> Matrix:
+def learnt(matrix: Matrix) -> Matrix:
     """Return the matrix with NaN above the diagonal."""
     return np.where(np.tri(len(matrix), dtype=bool), matrix, np.nan)
 
 
-def _mean(values: Matrix, which: NDArray[np.bool_] | None = None) -> float:
-    chosen = values if which is None else values[which]
-    return float(chosen.mean()) if chosen.size else float("nan")
+def _seen(results: Results) -> NDArray[np.bool_]:
+    """Return which cells are about a tested task that was learnt by then."""
+    return np.tri(results.num_tasks, dtype=bool) & results.is_tested
 
 
 def _weighted_mean(values: Matrix, weights: NDArray[np.int64], which: NDArray[np.bool_]) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 
 from clbench.evaluate import metric
 from clbench.evaluate.looks import Anytime
+from clbench.evaluate.means import mean
 from clbench.evaluate.results import Results
 
 WATCHED = "there were no looks inside tasks (run.eval_every=0), or none after each task"
@@ -91,8 +92,7 @@ def area_under_curve(looks: Anytime) -> float:
 )
 def min_accuracy(looks: Anytime) -> float:
     """Average the lowest accuracy that a task ever has after it was learnt; NaN for one task."""
-    lowest = [accuracy[1:].min() for _, accuracy in looks.old_tasks()]
-    return float(np.mean(lowest)) if lowest else NAN
+    return mean([accuracy[1:].min() for _, accuracy in looks.old_tasks()])
 
 
 @look_metric(

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from clbench.evaluate import metric
+from clbench.evaluate.means import mean
 from clbench.evaluate.representations import Features, Representations
 from clbench.evaluate.results import Results
 
@@ -58,8 +59,7 @@ def mean_drift(results: Results) -> float:
     """Average how far an image's direction moves while a task is learnt."""
     if results.representations is None:
         return NAN
-    drifts = representation_drift(results.representations)
-    return float(np.mean(drifts)) if drifts else NAN
+    return mean(representation_drift(results.representations))
 
 
 @metric(

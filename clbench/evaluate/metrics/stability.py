@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clbench.evaluate.looks import Anytime
+from clbench.evaluate.means import mean
 from clbench.evaluate.metrics.online import DE_LANGE, NAN, OLD_TASKS, WATCHED, look_metric
 
 RECOVERED = 0.95  # share of the accuracy before a drop that counts as recovered (our choice)
@@ -29,7 +30,7 @@ def _windowed(width: int) -> None:
     )
     def forgetting(looks: Anytime) -> float:
         """Average over the tasks the largest drop inside a window of looks."""
-        return _mean([_largest_gain(-series, width) for series in _tasks(looks)])
+        return mean([_largest_gain(-series, width) for series in _tasks(looks)])
 
     @look_metric(
         f"windowed-plasticity-{width}",
@@ -39,7 +40,7 @@ def _windowed(width: int) -> None:
     )
     def plasticity(looks: Anytime) -> float:
         """Average over the tasks the largest gain inside a window of looks."""
-        return _mean([_largest_gain(series, width) for series in _tasks(looks)])
+        return mean([_largest_gain(series, width) for series in _tasks(looks)])
 
 
 for _width in (10, 100):
@@ -56,7 +57,7 @@ for _width in (10, 100):
 )
 def stability_gap(looks: Anytime) -> float:
     """Average the drop from just after a task was learnt to its lowest later accuracy; NaN for one task."""
-    return _mean([accuracy[0] - accuracy[1:].min() for _, accuracy in looks.old_tasks()])
+    return mean([accuracy[0] - accuracy[1:].min() for _, accuracy in looks.old_tasks()])
 
 
 @look_metric(
@@ -70,7 +71,7 @@ def stability_gap(looks: Anytime) -> float:
 )
 def recovery_steps(looks: Anytime) -> float:
     """Average the steps that the first drop of a task lasts; see ``recovered`` for how many tasks count."""
-    return _mean([steps for steps in _recoveries(looks) if not np.isnan(steps)])
+    return mean([steps for steps in _recoveries(looks) if not np.isnan(steps)])
 
 
 @look_metric(
@@ -82,7 +83,7 @@ def recovery_steps(looks: Anytime) -> float:
 )
 def recovered(looks: Anytime) -> float:
     """Give the share of tasks that recovered from their first drop, or never dropped; NaN for one task."""
-    return _mean([float(not np.isnan(steps)) for steps in _recoveries(looks)])
+    return mean([float(not np.isnan(steps)) for steps in _recoveries(looks)])
 
 
 def _tasks(looks: Anytime) -> list[NDArray[np.float64]]:
@@ -108,7 +109,3 @@ def _recovery(steps: NDArray[np.int64], accuracy: NDArray[np.float64]) -> float:
     first = int(is_low.argmax())
     back = np.flatnonzero(~is_low[first:])
     return float(steps[first + back[0]] - steps[first - 1]) if back.size else NAN
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else NAN

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from clbench.evaluate.means import mean
+from clbench.evaluate.metrics.matrix import learnt
 from clbench.evaluate.results import is_tested
 from clbench.report.groups import Group, Matrix
 from clbench.report.pictures.bands import Band, bands_figure, draw_bands, name_bands
@@ -44,10 +46,9 @@ def seen_accuracy(matrix: Matrix) -> Matrix:
 def forgotten(matrix: Matrix) -> Matrix:
     """Return F_k = 1/(k-1) Σ_{j<k} (max_{j≤l<k} R[l,j] - R[k,j]) after each task k; NaN after the first."""
     tested = is_tested(matrix)
-    learnt = np.where(np.tri(len(matrix), dtype=bool), matrix, np.nan)
-    best = np.fmax.accumulate(learnt, axis=0)
+    best = np.fmax.accumulate(learnt(matrix), axis=0)
     drops = [(best[k - 1] - matrix[k])[:k][tested[:k]] for k in range(1, len(matrix))]
-    return np.array([np.nan, *(drop.mean() if drop.size else np.nan for drop in drops)])
+    return np.array([np.nan, *map(mean, drops)])
 
 
 def _curves(
