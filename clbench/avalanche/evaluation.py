@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clbench.errors import UserError
-from clbench.evaluate import compute
+from clbench.evaluate.catalogue import compute
 from clbench.evaluate.digest import digest
 from clbench.evaluate.results import SCORE_TYPES, Results
 
