@@ -125,7 +125,10 @@ class DualPrompt(Strategy):
     def prompts_of(self, task_B: Tensor) -> list[Tensor]:
         """Return the prompts (B, 2, L, D) of each block, the expert ones those of each image's task."""
         general = [each.expand(len(task_B), -1, -1, -1) for each in self.general[0]]
-        return [*general, *torch.stack(list(self.experts))[task_B].unbind(dim=1)]
+        own = torch.stack(list(self.experts)).index_select(
+            0, task_B
+        )  # gradients, unlike [...]'s, add in order
+        return [*general, *own.unbind(dim=1)]
 
     def _drawn(self, purpose: str, index: int, *shape: int) -> Tensor:
         """Return values from U(-1, 1) on the backbone's device."""

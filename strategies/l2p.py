@@ -122,4 +122,5 @@ class L2P(Strategy):
     def prompts_of(self, taken_BN: Tensor) -> Tensor:
         """Return the tokens (B, N * length, D) of the prompts taken."""
         prompts: Tensor = self.prompts[0]
-        return prompts[taken_BN].flatten(1, 2)
+        taken = prompts.index_select(0, taken_BN.flatten())  # its gradient, unlike [...]'s, is added in order
+        return taken.unflatten(0, taken_BN.shape).flatten(1, 2)

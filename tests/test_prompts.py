@@ -347,3 +347,26 @@ def test_coda_penalty_is_zero_for_orthonormal_components_and_counts_an_overlap()
     plain = strategy.loss(batch_of(0))
     strategy.orthogonality = 1.0
     torch.testing.assert_close(strategy.loss(batch_of(0)) - plain, torch.tensor(1.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [("l2p", torch.arange(320).reshape(64, 5) % 10), ("dualprompt", torch.zeros(64, dtype=torch.int64))],
+)
+def test_gradients_of_prompts_that_many_images_take_are_added_in_one_order(name: str, taken: Tensor) -> None:
+    strategy, threads = learner(name, vit_micro(), tasks=1), torch.get_num_threads()
+
+    def gradients() -> list[Tensor]:
+        given = strategy.prompts_of(taken)
+        given = given if isinstance(given, list) else [given]
+        total = sum((each * torch.linspace(0, 1, each.numel()).view_as(each).sin()).sum() for each in given)
+        learnt = [p for part in strategy.parts().values() for p in part.parameters() if p.requires_grad]
+        return [g for g in torch.autograd.grad(total, learnt, allow_unused=True) if g is not None]
+
+    torch.set_num_threads(2)
+    try:
+        first, *others = [gradients() for _ in range(20)]
+    finally:
+        torch.set_num_threads(threads)
+    assert first
+    assert all(torch.equal(one, same) for other in others for one, same in zip(first, other, strict=True))
