@@ -251,7 +251,7 @@ def make(name: str, places: Places, patch: pytest.MonkeyPatch) -> Make:
 ELSEWHERE = {
     *("avalanche", "folder", "npz", "split-cifar10", "split-cifar100", "split-digits"),
     *("split-imagenet-r", "split-tiny-imagenet"),
-}  # in test_streams.py
+}  # in test_layouts.py
 
 
 @pytest.mark.parametrize("name", sorted({*streams.names()} - ELSEWHERE))

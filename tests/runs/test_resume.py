@@ -192,7 +192,7 @@ def test_costs_of_a_resumed_run_cover_the_whole_run(tmp_path: Path):
 
 def test_a_run_that_was_begun_before_the_move_goes_on(checkout: Path, tmp_path: Path):
     folder = tmp_path / "before-the-move"
-    shutil.copytree(checkout / "tests" / "records_stopped" / folder.name, folder)
+    shutil.copytree(checkout / "tests" / "runs" / "older-records" / folder.name, folder)
     before, places = Record.open(folder).read_json("matrix.json")["accuracy"], Places(None, tmp_path)
     record = resume(folder, places=places, progress=Progress())
     assert record.is_finished

@@ -1,4 +1,4 @@
-"""TAER's worked example and invariants; its loss terms by themselves are in test_losses.py."""
+"""TAER's worked example and invariants; its loss terms by themselves are in tests/learning/test_losses.py."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
 
 
 def test_an_older_record_is_read_and_recomputed(checkout: Path) -> None:
-    folder = checkout / "tests" / "records"
+    folder = checkout / "tests" / "report" / "older-records"
     read, anew = clbench.load_runs(folder), clbench.load_runs(folder, recompute=True)
     old = read.metrics.set_index("metric").value
     new = anew.metrics.set_index("metric").value
