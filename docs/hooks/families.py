@@ -36,7 +36,6 @@ FAMILIES = {
         "Domains": "domainnet core50",
         "Your own images": "folder npz domains avalanche",
     },
-    "backbones": {"Of ours": "*"},
 }
 
 
@@ -44,7 +43,7 @@ def in_families(kind: str, names: Iterable[str]) -> dict[str, list[str]]:
     """Return the names by family, in the order of the families; what none of them lists comes last."""
     left = list(names)
     found = {}
-    for family, patterns in FAMILIES[kind].items():
+    for family, patterns in FAMILIES.get(kind, {}).items():
         listed = [name for pattern in patterns.split() for name in left if fnmatch(name, pattern)]
         found[family] = listed
         left = [name for name in left if name not in listed]

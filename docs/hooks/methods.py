@@ -38,9 +38,11 @@ def metric_pages() -> Iterator[tuple[str, str]]:
 
 def _index(kind: str, title: str, found: dict[str, Description]) -> str:
     parts = [f"# {title}", f"{advice(HINTS[kind])}."]
-    for family, names in in_families(kind, found).items():
+    families = in_families(kind, found)
+    for family, names in families.items():
         rows = ([f"[{code(name)}]({name}.md)", prose(found[name].summary)] for name in names)
-        parts += [f"## {escaped(family)}", table(["name", "what it does"], rows)]
+        heading = [f"## {escaped(family)}"] if len(families) > 1 else []
+        parts += [*heading, table(["name", "what it does"], rows)]
     return "\n\n".join(parts)
 
 
@@ -50,7 +52,10 @@ def _method(about: Description) -> str:
     # The summary is the docstring's first sentence; where more follows in its paragraph, it stays there.
     parts = [f"# {about.name}", f"{prose(first)}\n{{ .lead }}", f"```sh\n{shell}\n```", markdown(others)]
     if about.facts:
-        parts += ["## Inside", table(["", ""], ([f"**{name}**", escaped(value)] for name, value in about.facts))]
+        parts += [
+            "## Inside",
+            table(["", ""], ([f"**{name}**", escaped(value)] for name, value in about.facts)),
+        ]
     if about.options:
         parts += ["## Options", _options(about)]
     if about.notes:
@@ -59,12 +64,15 @@ def _method(about: Description) -> str:
 
 
 def _options(about: Description) -> str:
-    said = f"Set by `--set {about.kind}.NAME=VALUE`, or under `[{about.kind}]` in a file given with `--config`."
+    said = (
+        f"Set by `--set {about.kind}.NAME=VALUE`, or under `[{about.kind}]` in a file given with `--config`."
+    )
     rows = (
         [code(each.name), choices(each.type), code(each.default), prose(each.comment)]
         for each in about.options
     )
-    return f"{said}\n\n{table(['name', 'values', 'default', 'what it is'], rows)}"
+    written = table(["name", "values", "default", "what it is"], rows)
+    return f'{said}\n\n<div class="options" markdown>\n\n{written}\n\n</div>'
 
 
 def _notes(notes: tuple[Note, ...]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from families import FAMILIES, in_families
 from methods import method_pages, metric_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -64,8 +65,13 @@ def _filled(entry: Any, files: Files) -> Any:
         return entry
     folder = entry.removesuffix("*")
     inside = [file.src_uri for file in files.documentation_pages() if file.src_uri.startswith(folder)]
-    pages = [each for each in inside if each != f"{folder}index.md"]
-    return [f"{folder}index.md", *({posixpath.basename(each).removesuffix(".md"): each} for each in pages)]
+    pages = {posixpath.basename(each).removesuffix(".md"): each for each in inside}
+    index = pages.pop("index")
+    kind = posixpath.basename(folder.rstrip("/"))
+    if kind not in FAMILIES:
+        return [index, *({name: page} for name, page in pages.items())]
+    families = in_families(kind, pages)
+    return [index, *({family: [{name: pages[name]} for name in names]} for family, names in families.items())]
 
 
 def _rewritten(text: str, document: str, address: str) -> str:
@@ -87,4 +93,4 @@ def _rewritten(text: str, document: str, address: str) -> str:
 
 def _drawing(file: Path) -> str:
     """Return an SVG file as one block of HTML."""
-    return "\n".join(line for line in file.read_text("utf-8").splitlines() if line.strip())
+    return f"<figure>\n{file.read_text('utf-8').strip()}\n</figure>"

@@ -8,7 +8,13 @@ import textwrap
 from collections.abc import Iterable
 
 CODE = re.compile(r"``(.+?)``", re.DOTALL)
-SETTING = re.compile(r"--[a-z][a-z-]*(?: [a-z_.]+=\S+)?|\bclbench [a-z]+(?: [\w:.-]+)*|\b[a-z_.]+=[\w.:-]+\b")
+SETTING = re.compile(
+    r"--set [a-z_.]+=\S+"
+    r"|\bclbench(?: (?:--)?[a-zA-Z][\w:.-]*)+"
+    r"|--[a-z][a-z-]*(?: [A-Z][A-Z-]*\b| [\w/]+\.py:\w+)?"
+    r"|\b[a-z_.]+=[\w.:-]+\b"
+    r"|\b[\w/]+\.py:\w+"
+)
 ARXIV = re.compile(r"arXiv[ :](\d{4}\.\d{4,5})")
 DIFFERENCE = re.compile(r"(Differs from [^:]+):\s*")
 
