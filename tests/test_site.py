@@ -37,6 +37,7 @@ class Page(HTMLParser):
         self.loaded: list[str] = []
         self.anchors: set[str] = set()
         self.rows: list[list[str]] = []
+        self.text = ""
         self._in_cell = False
         self.feed(file.read_text("utf-8"))
 
@@ -59,6 +60,7 @@ class Page(HTMLParser):
         self._in_cell = self._in_cell and tag != "td"
 
     def handle_data(self, data: str) -> None:
+        self.text += data
         if self._in_cell:
             self.rows[-1][-1] += data
 
@@ -108,6 +110,17 @@ def test_a_page_says_of_options_what_show_says(site: Path, pages: dict[Path, Pag
         ]
         rows = pages[site / "methods" / kind / name / "index.html"].rows
         assert [row for row in rows if len(row) == 4] == [[" ".join(c.split()) for c in row] for row in said]
+
+
+def test_a_page_keeps_every_word_of_the_docstrings(site: Path, pages: dict[Path, Page]) -> None:
+    def words(text: str) -> set[str]:  # a heading has lost its colon, and a sentence begins after it
+        return {word.rstrip(":").casefold() for word in text.replace("arXiv:", "arXiv ").split()}
+
+    for kind, name in NAMES:
+        (about,) = describe(name, kind)
+        page = pages[site / "methods" / kind / name / "index.html"]
+        told = "\n".join(about.paragraphs).replace("``", "")
+        assert words(told) - words(page.text) <= {"-"}, name
 
 
 def test_links_inside_the_site_lead_to_a_page_and_a_place_in_it(site: Path, pages: dict[Path, Page]) -> None:

@@ -62,7 +62,7 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def escaped(text: str) -> str:
     """Return plain text in which Markdown sees no mark-up."""
-    marked = re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", html.escape(text, quote=False))
+    marked = re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", html.escape(text, quote=False))
     marked = re.sub(r"^(\d+)([.)])", r"\1\\\2", marked)
     return re.sub(r"^([-+])", r"\\\1", marked)
 
