@@ -141,6 +141,16 @@ def test_readme_marks_the_two_commands_that_ci_runs(checkout: Path) -> None:
     assert all(command.startswith("python3 -m venv .venv && ") for _, command in commands)
 
 
+def test_the_first_page_gives_the_commands_of_the_readme_and_what_a_run_prints(checkout: Path) -> None:
+    readme, first = checkout / "README.md", checkout / "docs/index.md"
+    assert blocks(first, "sh")[:2] == blocks(readme, "sh")[:2]
+    assert blocks(first, "text") == blocks(readme, "text")
+
+
+def test_the_readme_is_short(checkout: Path) -> None:
+    assert len((checkout / "README.md").read_text("utf-8").splitlines()) < 120
+
+
 def test_the_two_lines_for_a_timm_model_attach_a_module(checkout: Path, tmp_path: Path) -> None:
     (code,) = blocks(checkout / "docs/how-to/timm.md", "python")
     shown_here = loaded(code, tmp_path, "modules")

@@ -1,4 +1,4 @@
-"""Tell the API's pages what the fields of a dataclass are: the comment beside each, as ``clbench show`` reads it.
+"""Tell the API's pages what a dataclass's fields are: the comment beside each, as ``clbench show`` has it.
 
 griffe, which reads the code for mkdocstrings, calls this file.
 """
