@@ -1,9 +1,12 @@
-"""Run the code that README and CONTRIBUTING show, so that it stays true."""
+"""Run the code that README, CONTRIBUTING and the pages in docs/ show, so that it stays true."""
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
 import sys
+from collections.abc import Callable, Iterator
 from importlib import util
 from pathlib import Path
 
@@ -11,12 +14,60 @@ import numpy as np
 import pytest
 import torch
 
-from clbench import Strategy, Stream, backbones, evaluate, strategies, streams
+from clbench import Strategy, Stream, backbones, evaluate, petl, strategies, streams
 from clbench.backbones import BackboneOptions
+from clbench.cli import app
 from clbench.petl import Petl
+from clbench.records.record import Record
 from clbench.seeds import Seeds
 from clbench.streams import Places
 from clbench.testing import check_strategy
+
+ROOT = Path(__file__).resolve().parents[1]
+WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [pytest.param(file, id=file.relative_to(ROOT).as_posix()) for file in WRITTEN]
+PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b|\.\.\.|<")  # PATH, RUN, NAME: what a reader puts in
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """The code blocks of one language."""
+    found = re.findall(
+        rf"^( *)```{language}\n(.*?)^\1```$", document.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return [code for _, code in found]
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of somebody who types what a page shows; what is imported from there is forgotten again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(evaluate, "METRICS", dict(evaluate.METRICS))
+    yield tmp_path
+    typed = {
+        name
+        for name, module in sys.modules.items()
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path))
+    }
+    for registry in (streams.registry, strategies.registry, petl.registry):
+        for known in (registry._classes, registry._addressed):
+            for name in [name for name, component in known.items() if component.__module__ in typed]:
+                del known[name]
+                registry._cards.pop(name, None)
+    for name in typed:
+        del sys.modules[name]
+
+
+def written_down(document: Path, folder: Path) -> list[str]:
+    """Save the blocks that begin with a file's name under that name; return the others."""
+    others = []
+    for code in blocks(document, "python"):
+        name = re.match(r"# (?:[\w-]+/)*(\w+\.py)\n", code)
+        if name:
+            (folder / name[1]).write_text(code)
+        else:
+            others.append(code)
+    return others
 
 
 def shown(document: Path, name: str) -> str:
@@ -38,11 +89,12 @@ def loaded(code: str, folder: Path, name: str) -> dict[str, object]:
     return vars(module)
 
 
-def test_the_readme_strategy_is_found_by_its_file_and_keeps_the_contract(
-    checkout: Path, tmp_path: Path
+@pytest.mark.parametrize("document", ["README.md", "docs/how-to/strategy.md"])
+def test_the_shown_strategy_is_found_by_its_file_and_keeps_the_contract(
+    document: str, checkout: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(shown(checkout / "README.md", "mine.py"))
+    file.write_text(shown(checkout / document, "mine.py"))
     mine = strategies.get(f"{file}:Mine")
     assert issubclass(mine, Strategy)
     check_strategy(mine)
@@ -54,7 +106,7 @@ def test_the_shown_stream_gives_tasks(
     registry = streams.registry
     monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     monkeypatch.setattr(registry, "_cards", dict(registry._cards))
-    code = shown(checkout / "CONTRIBUTING.md", "streams/split_noise.py")
+    code = shown(checkout / "docs/how-to/stream.md", "split_noise.py")
     noise = loaded(code, tmp_path, "noise")["SplitNoise"]
     assert isinstance(noise, type)
     assert issubclass(noise, Stream)
@@ -70,7 +122,7 @@ def test_the_shown_module_is_the_identity_at_the_start_and_learns(
 
     monkeypatch.setattr(modules.registry, "_classes", dict(modules.registry._classes))
     monkeypatch.setattr(modules.registry, "_cards", dict(modules.registry._cards))
-    gains = loaded(shown(checkout / "CONTRIBUTING.md", "clbench/petl/gain.py"), tmp_path, "gain")["Gains"]
+    gains = loaded(shown(checkout / "docs/how-to/module.md", "gain.py"), tmp_path, "gain")["Gains"]
     assert isinstance(gains, type)
     assert issubclass(gains, Petl)
     backbone = backbones.create("vit-micro", BackboneOptions(weights="none"))
@@ -89,9 +141,18 @@ def test_readme_marks_the_two_commands_that_ci_runs(checkout: Path) -> None:
     assert all(command.startswith("python3 -m venv .venv && ") for _, command in commands)
 
 
-def test_the_two_lines_of_the_readme_attach_a_module(checkout: Path, tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (checkout / "README.md").read_text("utf-8"), re.DOTALL)
-    (code,) = [block for block in blocks if "clbench.petl.attach" in block]
+def test_the_first_page_gives_the_commands_of_the_readme_and_what_a_run_prints(checkout: Path) -> None:
+    readme, first = checkout / "README.md", checkout / "docs/index.md"
+    assert blocks(first, "sh")[:2] == blocks(readme, "sh")[:2]
+    assert blocks(first, "text") == blocks(readme, "text")
+
+
+def test_the_readme_is_short(checkout: Path) -> None:
+    assert len((checkout / "README.md").read_text("utf-8").splitlines()) < 120
+
+
+def test_the_two_lines_for_a_timm_model_attach_a_module(checkout: Path, tmp_path: Path) -> None:
+    (code,) = blocks(checkout / "docs/how-to/timm.md", "python")
     shown_here = loaded(code, tmp_path, "modules")
     # ViT-Ti, rank 16: 2 D r + 144 r + r^3
     assert shown_here["module"].num_parameters == 2 * 192 * 16 + 144 * 16 + 16**3
@@ -103,8 +164,56 @@ def test_the_shown_metric_is_computed(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluate, "METRICS", {})
-    loaded(shown(checkout / "CONTRIBUTING.md", "clbench/evaluate/metrics/spread.py"), tmp_path, "spread")
+    loaded(
+        shown(checkout / "docs/how-to/metric.md", "clbench/evaluate/metrics/spread.py"), tmp_path, "spread"
+    )
     accuracy = np.array([[0.9, np.nan], [0.5, 0.8]])
     assert evaluate.compute(evaluate.Results(accuracy, accuracy, np.array([1, 1]))) == {
         "spread": pytest.approx(0.3)
     }
+
+
+@pytest.mark.parametrize("page", ["strategy", "stream", "module", "metric"])
+def test_what_a_page_shows_for_testing_runs(page: str, checkout: Path, reader: Path) -> None:
+    others = written_down(checkout / f"docs/how-to/{page}.md", reader)
+    assert others
+    for code in others:
+        exec(compile(code, page, "exec"), {})
+
+
+def test_what_is_shown_for_many_runs_runs(
+    checkout: Path, reader: Path, write_run: Callable[..., Record]
+) -> None:
+    for seed in range(2):
+        write_run("lae", seed=seed)
+        write_run("naive", seed=seed, accuracy=0.25)
+    reading, in_avalanche = blocks(checkout / "docs/how-to/report.md", "python")
+    exec(compile(reading, "report", "exec"), {})
+    exec(compile(in_avalanche, "report", "exec"), {})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_shown_python_is_python(document: Path) -> None:
+    for code in blocks(document, "python"):
+        ast.parse(code)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_shown_commands_are_understood(
+    document: Path, reader: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run prints its spec instead of running; what needs somebody's data or minutes is left out."""
+    written_down(document, reader)
+    commands = [
+        line.partition("  #")[0].strip()
+        for code in blocks(document, "sh")
+        for line in code.splitlines()
+        if re.match(r"clbench (run|show|list) ?", line.strip())
+    ]
+    for command in commands:
+        if PLACEHOLDER.search(command) or ("--backbone" in command and " list " in command):
+            continue
+        words = shlex.split(command)[1:]
+        if words[0] == "run" and "--dry-run" not in words:
+            words.append("--dry-run")
+        assert app.main(words) == 0, f"{command}: {capsys.readouterr().err}"
