@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from clbench.backbones.backbone import Backbone
 
 # Before torch is imported: threads would mostly wait for each other on tensors so small (242 s, not 78 s).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,6 +32,26 @@ def data_folder() -> Path:
 def checkout() -> Path:
     """The root of the source tree that these tests lie in."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def unallocated() -> Callable[[str], Backbone]:
+    """A function that opens a network of timm at full size, without values: to count what is attached."""
+    import timm
+    import torch
+
+    from clbench.backbones.backbone import Preprocessing
+    from clbench.backbones.creation import open_model
+
+    def open_without_values(name: str) -> Backbone:
+        # what timm would draw into nothing takes six times as long as all the rest
+        with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
+            patch.setattr("timm.layers.weight_init._trunc_normal_", lambda tensor, *_: tensor, raising=False)
+            model = timm.create_model(name, num_classes=0)
+        unit = (1.0, 1.0, 1.0)
+        return open_model(name, model, Preprocessing(224, unit, unit, 1.0, "bilinear"), source="", digest="")
+
+    return open_without_values
 
 
 @pytest.fixture(autouse=True)

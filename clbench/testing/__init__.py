@@ -44,15 +44,14 @@ def check_strategy(
     first.check_losses()
     first.check_batch_mates()
     first.check_bytes()
-    second = trial()
-    second.run()
-    first.check_equal(second, "a second run with the same seed")
-    if strategy.resumable:
-        for stop_at in first.places_to_stop():
-            with tempfile.TemporaryDirectory() as folder:
-                trial().run(Path(folder), stop_at=stop_at)
-                resumed = trial()
-                resumed.run(Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        stops = {stop_at: Path(folder, str(stop_at)) for stop_at in first.places_to_stop()}
+        second = trial()
+        second.run_keeping(stops)
+        first.check_equal(second, "a second run with the same seed")
+        for stop_at, stopped in stops.items() if strategy.resumable else ():
+            resumed = trial()
+            resumed.run(stopped)
             first.check_equal(resumed, f"a run stopped at its {stop_at + 1}th checkpoint and resumed")
     exact = trial(is_exact=True)
     exact.run()

@@ -50,12 +50,13 @@ def check_petl(petl: Petl, on: str | Backbone = "vit-micro") -> None:
     assert torch.equal(_features(backbone, images), base), "switched off, the module still has an effect"
     attached.enabled = True
     assert torch.equal(_features(backbone, images), trained), "switched off and on, the module has changed"
-    _check_merge(petl, backbone, attached, images)
-    _check_copy(backbone, attached, images)
-    _check_saved_state(petl, backbone, attached, images)
-    _check_batch_mates(backbone, images)
-    _check_company(backbone, attached, images)
-    _check_half_precision(backbone, images)
+    # each of these ends with the features that it began with
+    _check_merge(petl, backbone, attached, images, trained)
+    _check_copy(backbone, attached, images, trained)
+    _check_saved_state(petl, backbone, attached, images, trained)
+    _check_batch_mates(backbone, images, trained)
+    _check_company(backbone, attached, images, trained)
+    _check_half_precision(backbone, images, trained)
     attached.detach()
     assert not any(site.attached for site in backbone.sites.values()), "detached, a branch is left at a site"
     assert torch.equal(_features(backbone, images), base), "detached, the module still has an effect"
@@ -119,8 +120,9 @@ def _train(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor) -
     assert not frozen, f"a gradient reaches frozen tensors: {frozen[:3]}"
 
 
-def _check_merge(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor) -> None:
-    unmerged = _features(backbone, images)
+def _check_merge(
+    petl: Petl, backbone: Backbone, attached: Attached, images: Tensor, unmerged: Tensor
+) -> None:
     if not petl.mergeable:
         try:
             attached.merge()
@@ -135,8 +137,7 @@ def _check_merge(petl: Petl, backbone: Backbone, attached: Attached, images: Ten
     assert torch.equal(_features(backbone, images), unmerged), "unmerged again, the features have changed"
 
 
-def _check_copy(backbone: Backbone, attached: Attached, images: Tensor) -> None:
-    features = _features(backbone, images)
+def _check_copy(backbone: Backbone, attached: Attached, images: Tensor, features: Tensor) -> None:
     twin = attached.copy()
     assert torch.equal(_features(backbone, images), features), "making a copy changes the features"
     kept = {name: tensor.clone() for name, tensor in attached.state_dict().items()}
@@ -152,8 +153,9 @@ def _check_copy(backbone: Backbone, attached: Attached, images: Tensor) -> None:
     assert torch.equal(_features(backbone, images), features), "detaching a copy changes its original"
 
 
-def _check_saved_state(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor) -> None:
-    features = _features(backbone, images)
+def _check_saved_state(
+    petl: Petl, backbone: Backbone, attached: Attached, images: Tensor, features: Tensor
+) -> None:
     saved = save(attached.state_dict())
     attached.enabled = False
     another = _attach(petl, backbone, seed=3)
@@ -163,9 +165,8 @@ def _check_saved_state(petl: Petl, backbone: Backbone, attached: Attached, image
     attached.enabled = True
 
 
-def _check_company(backbone: Backbone, attached: Attached, images: Tensor) -> None:
+def _check_company(backbone: Backbone, attached: Attached, images: Tensor, alone: Tensor) -> None:
     """Put another module on the same backbone: both are felt, and each goes without the other."""
-    alone = _features(backbone, images)
     other = _attach(SSF(), backbone, seed=4)
     assert not torch.equal(_features(backbone, images), alone), "a second module is not felt beside this one"
     attached.enabled = False
@@ -178,9 +179,8 @@ def _check_company(backbone: Backbone, attached: Attached, images: Tensor) -> No
     assert torch.equal(_features(backbone, images), alone), "a second module leaves traces in this one"
 
 
-def _check_half_precision(backbone: Backbone, images: Tensor) -> None:
+def _check_half_precision(backbone: Backbone, images: Tensor, full: Tensor) -> None:
     """Compute under autocast, and on a backbone that is held in bf16 itself."""
-    full = _features(backbone, images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert _features(backbone, images).isfinite().all(), "under bf16 autocast a feature is not finite"
     frozen = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
@@ -191,8 +191,7 @@ def _check_half_precision(backbone: Backbone, images: Tensor) -> None:
     assert gap < HALF_CLOSE, f"over a bf16 backbone the features differ by {gap:.1e}"
 
 
-def _check_batch_mates(backbone: Backbone, images: Tensor) -> None:
-    together = _features(backbone, images)
+def _check_batch_mates(backbone: Backbone, images: Tensor, together: Tensor) -> None:
     alone = torch.cat([_features(backbone, image[None]) for image in images])
     gap = _gap(alone, together)
     assert gap < CLOSE, f"a feature depends on the other images of its batch: {gap:.1e}"

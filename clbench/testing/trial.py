@@ -120,6 +120,17 @@ class Trial(Progress):
         except KeyboardInterrupt:
             assert stop_at >= 0, "the strategy raised KeyboardInterrupt"
 
+    def run_keeping(self, folders: dict[int, Path]) -> None:
+        """Run, and leave in each folder what a run holds that stops after the checkpoint of that number."""
+
+        def save(checkpoint: Checkpoint) -> None:
+            folder = folders.get(self._count(checkpoint) - 1)
+            if folder is not None:
+                save_checkpoint(folder, checkpoint)
+
+        self.loop.save = save
+        self.run()
+
     def step_done(self, num_images: int, loss: Tensor) -> None:
         """Keep the loss, and look at the memories."""
         self.losses.append(float(loss))

@@ -68,14 +68,6 @@ def slim_resnet() -> Backbone:
     return backbones.create("slim-resnet18", BackboneOptions(weights="none"))
 
 
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
-    unit = (1.0, 1.0, 1.0)
-    return open_model(name, model, Preprocessing(224, unit, unit, 1.0, "bilinear"), source="", digest="")
-
-
 def randomise(module: nn.Module, size: float = 1.0) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
@@ -105,12 +97,14 @@ def fill(*pairs: tuple[Tensor, list[float] | list[list[float]] | list[list[list[
     ],
 )
 def test_parameter_counts_on_vit_b_16_are_those_of_the_papers(
-    module: str, options: dict[str, int], parameters: int
+    unallocated: Callable[[str], Backbone], module: str, options: dict[str, int], parameters: int
 ) -> None:
     assert attach(module, unallocated("vit_base_patch16_224"), **options).num_parameters == parameters
 
 
-def test_the_published_count_of_repadapter_is_that_of_its_weights_alone() -> None:
+def test_the_published_count_of_repadapter_is_that_of_its_weights_alone(
+    unallocated: Callable[[str], Backbone],
+) -> None:
     attached = attach("repadapter", unallocated("vit_base_patch16_224"))
     weights = [tensor for tensor in attached.parameters() if tensor.ndim > 1]
     assert sum(weight.numel() for weight in weights) == 221_184
@@ -257,7 +251,9 @@ def test_lora_leaves_the_keys_alone_unless_it_is_fused(module: str, frozen: list
     assert [part for part in range(3) if change[part] == 0] == frozen
 
 
-def test_queries_and_values_have_a_down_matrix_each_and_the_fused_form_has_one() -> None:
+def test_queries_and_values_have_a_down_matrix_each_and_the_fused_form_has_one(
+    unallocated: Callable[[str], Backbone],
+) -> None:
     backbone = unallocated("vit_base_patch16_224")
     shapes = [tuple(tensor.shape) for tensor in attach("lora-qv", backbone).branches[0].parameters()]
     assert shapes == [(8, 768), (8, 768), (768, 8), (768, 8)]

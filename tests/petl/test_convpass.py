@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -81,12 +82,6 @@ def added(branch: Bypass, tokens: Tensor) -> Tensor:
     return branch(tokens, torch.zeros_like(tokens)).detach()
 
 
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        return opened(timm.create_model(name, num_classes=0), 224, name)
-
-
 @pytest.mark.parametrize(
     ("name", "options", "parameters"),
     [
@@ -98,7 +93,9 @@ def unallocated(name: str) -> Backbone:
         ("convpass", {"kernel": 1}, 24 * (17 * 768 + 64 + 16)),
     ],
 )
-def test_parameter_counts_are_those_of_the_paper(name: str, options: dict[str, Any], parameters: int) -> None:
+def test_parameter_counts_are_those_of_the_paper(
+    unallocated: Callable[[str], Backbone], name: str, options: dict[str, Any], parameters: int
+) -> None:
     assert attach(unallocated("vit_base_patch16_224"), name, **options).num_parameters == parameters
 
 

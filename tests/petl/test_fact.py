@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -60,12 +61,6 @@ def attach(backbone: Backbone, name: str, **options: Any) -> Attached:
     return petl.get(name)(**options).attach(backbone, generator())
 
 
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        return opened(timm.create_model(name, num_classes=0), 224, name)
-
-
 def site(name: str, width: int = WIDTH) -> Site:
     num_inputs, num_outputs = SHAPES[name]
     layer = nn.Linear(num_inputs * width, num_outputs * width)
@@ -104,7 +99,9 @@ def blocks(increment: Increment) -> Tensor:
     ("rank", "train_count", "tucker_count"),
     [(4, 8_448, 6_784), (8, 21_504, 13_952), (16, 61_440, 30_976), (32, 196_608, 86_528)],
 )
-def test_parameter_counts_are_those_of_the_paper(rank: int, train_count: int, tucker_count: int) -> None:
+def test_parameter_counts_are_those_of_the_paper(
+    unallocated: Callable[[str], Backbone], rank: int, train_count: int, tucker_count: int
+) -> None:
     backbone = unallocated("vit_base_patch16_224")
     assert attach(backbone, "fact-tt", rank=rank).num_parameters == train_count
     assert attach(backbone, "fact-tk", rank=rank).num_parameters == tucker_count
@@ -261,7 +258,7 @@ def test_dropout_is_felt_in_training_and_off_in_evaluation() -> None:
     assert torch.equal(increment(inputs, output), increment(inputs, output))
 
 
-def test_start_values_have_the_bounds_of_the_published_code() -> None:
+def test_start_values_have_the_bounds_of_the_published_code(unallocated: Callable[[str], Backbone]) -> None:
     backbone = unallocated("vit_tiny_patch16_224").to_empty(device="cpu")
     module = attach(backbone, "fact-tt", rank=8)
     factors = module.branches[0].factors

@@ -164,16 +164,8 @@ def test_changes_of_the_weight_add_up_with_a_module_before_them(name: str) -> No
     torch.testing.assert_close(site(tokens), alone + 1, atol=1e-5, rtol=1e-5)
 
 
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
-    unit = (1.0, 1.0, 1.0)
-    return open_model(name, model, Preprocessing(224, unit, unit, 1.0, "bilinear"), source="", digest="")
-
-
 @pytest.fixture(scope="module")
-def vit_base() -> Backbone:
+def vit_base(unallocated: Callable[[str], Backbone]) -> Backbone:
     return unallocated("vit_base_patch16_224")
 
 

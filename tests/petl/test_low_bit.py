@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,6 @@ def opened(model: nn.Module) -> Backbone:
     return open_model("opened", model, Preprocessing(224, UNIT, UNIT, 1.0, "bilinear"), source="", digest="")
 
 
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        return opened(timm.create_model(name, num_classes=0))
-
-
 def head(classes: int, bits: int) -> GrowingHead:
     made = GrowingHead(768, bits=bits)
     made.grow(classes, generator(), CPU)
@@ -65,7 +60,9 @@ def test_module_keeps_the_contract_with_every_number_of_bits(name: str, bits: in
 @pytest.mark.parametrize(("name", "tensors"), [("bi-adapter", 24), ("bi-lora", 48)])
 @pytest.mark.parametrize("rank", [1, 32])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 32])
-def test_bytes_are_those_of_the_formula(name: str, tensors: int, rank: int, bits: int) -> None:
+def test_bytes_are_those_of_the_formula(
+    unallocated: Callable[[str], Backbone], name: str, tensors: int, rank: int, bits: int
+) -> None:
     attached = petl.get(name)(rank=rank, bits=bits).attach(unallocated("vit_base_patch16_224"), generator())
     parameters = tensors * 768 * rank
     assert attached.num_parameters == parameters
@@ -88,7 +85,7 @@ def test_bytes_are_those_of_the_formula(name: str, tensors: int, rank: int, bits
     ],
 )
 def test_whole_files_are_as_long_as_the_published_ones(
-    name: str, rank: int, head_bits: int | None, size: int
+    unallocated: Callable[[str], Backbone], name: str, rank: int, head_bits: int | None, size: int
 ) -> None:
     attached = petl.get(name)(rank=rank).attach(unallocated("vit_base_patch16_224"), generator())
     parts = [attached, *([] if head_bits is None else [head(100, head_bits)])]

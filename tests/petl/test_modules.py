@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -49,14 +50,6 @@ def small_swin() -> Backbone:
     return small(swin(32, 4, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=0))
 
 
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
-    unit = (1.0, 1.0, 1.0)
-    return open_model(name, model, Preprocessing(224, unit, unit, 1.0, "bilinear"), source="", digest="")
-
-
 def attach(name: str, backbone: Backbone, **options: int) -> Attached:
     return petl.get(name)(**options).attach(backbone, generator())
 
@@ -82,7 +75,9 @@ def test_module_keeps_the_contract_on_a_network_with_batch_norm(name: str) -> No
         ("adapter", "convnext_base", 63_450),
     ],
 )
-def test_parameter_counts_are_those_of_the_paper(module: str, network: str, parameters: int) -> None:
+def test_parameter_counts_are_those_of_the_paper(
+    unallocated: Callable[[str], Backbone], module: str, network: str, parameters: int
+) -> None:
     assert attach(module, unallocated(network)).num_parameters == parameters
 
 

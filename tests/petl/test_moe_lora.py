@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,6 @@ from clbench.petl.scheduled import scheduled
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
-    unit = (1.0, 1.0, 1.0)
-    return open_model(name, model, Preprocessing(224, unit, unit, 1.0, "bilinear"), source="", digest="")
 
 
 def opened(model: nn.Module) -> Backbone:
@@ -231,20 +224,22 @@ def test_a_saved_module_comes_back_with_its_experts_and_as_far_faded(tmp_path: P
         *((1, 598, 754_774), (2, 598, 902_230), (4, 598, 1_197_142), (4, 62, 784_958)),
     ],
 )
-def test_parameter_counts_are_those_of_the_paper(rank: int, classes: int, published: int) -> None:
+def test_parameter_counts_are_those_of_the_paper(
+    unallocated: Callable[[str], Backbone], rank: int, classes: int, published: int
+) -> None:
     module = petl.get("moe-lora")(rank=rank).attach(unallocated("vit_base_patch16_224"), generator())
     assert module.num_parameters == 147_456 * (rank + 1)
     assert module.num_parameters + 769 * classes == published
 
 
-def test_every_block_of_a_swin_is_adapted() -> None:
+def test_every_block_of_a_swin_is_adapted(unallocated: Callable[[str], Backbone]) -> None:
     backbone = unallocated("swin_tiny_patch4_window7_224")
     widths = [96] * 2 + [192] * 2 + [384] * 6 + [768] * 2
     module = petl.get("moe-lora")(rank=2).attach(backbone, generator())
     assert module.num_parameters == sum(16 * width * 2 + width * 16 for width in widths)
 
 
-def test_a_convnext_has_experts_and_no_attention() -> None:
+def test_a_convnext_has_experts_and_no_attention(unallocated: Callable[[str], Backbone]) -> None:
     widths = [96] * 3 + [192] * 3 + [384] * 9 + [768] * 3
     module = petl.get("moe-lora")(rank=2).attach(unallocated("convnext_tiny"), generator())
     assert module.num_parameters == sum(10 * width * 2 + width * 16 for width in widths)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
 from clbench import backbones, petl
 from clbench.backbones import BackboneOptions
-from clbench.backbones.backbone import Backbone, Preprocessing
-from clbench.backbones.creation import open_model
+from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import NoSuchSiteError
 from clbench.options import SpecError
 from clbench.petl.attached import Attached
@@ -31,14 +30,6 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def vit_micro() -> Backbone:
     return backbones.create("vit-micro", BackboneOptions(weights="none"))
-
-
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
-    unit = (1.0, 1.0, 1.0)
-    return open_model(name, model, Preprocessing(224, unit, unit, 1.0, "bilinear"), source="", digest="")
 
 
 def images() -> Tensor:
@@ -66,7 +57,9 @@ def chosen(attached: Attached) -> Subnet:
         ("p=0,2/r=/h=0,0,1", 3_841),  # 2 d + (2 d + 1) + d
     ],
 )
-def test_parameter_counts_are_those_of_the_formula(architecture: str, parameters: int) -> None:
+def test_parameter_counts_are_those_of_the_formula(
+    unallocated: Callable[[str], Backbone], architecture: str, parameters: int
+) -> None:
     attached = NOAH(architecture).attach(unallocated("vit_base_patch16_224"), generator())
     assert attached.num_parameters == parameters
     if architecture:

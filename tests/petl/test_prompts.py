@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -28,12 +29,6 @@ def vit_micro() -> Backbone:
 def opened(model: nn.Module, size: int = 32) -> Backbone:
     unit = (1.0, 1.0, 1.0)
     return open_model("small", model, Preprocessing(size, unit, unit, 1.0, "bilinear"), source="", digest="")
-
-
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        return opened(timm.create_model(name, num_classes=0), 224)
 
 
 def attach(name: str, backbone: Backbone, seed: int = 0, **options: int) -> Attached:
@@ -67,7 +62,11 @@ class Recorder(Branch):
 )
 @pytest.mark.parametrize("network", ["vit_base_patch16_224", "deit_base_distilled_patch16_224"])
 def test_parameter_counts_are_those_of_the_papers(
-    module: str, options: dict[str, int], parameters: int, network: str
+    unallocated: Callable[[str], Backbone],
+    module: str,
+    options: dict[str, int],
+    parameters: int,
+    network: str,
 ) -> None:
     assert attach(module, unallocated(network), **options).num_parameters == parameters
 

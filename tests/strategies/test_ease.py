@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import timm
 import torch
 from torch import Tensor
 
 from clbench import petl, strategies
-from clbench.backbones.backbone import Backbone, Preprocessing
-from clbench.backbones.creation import open_model
+from clbench.backbones.backbone import Backbone
 from clbench.learning.losses.precision import cosines
 from clbench.learning.subspaces import Subspaces, synthesised
 from clbench.seeds import Seeds
@@ -21,14 +20,6 @@ from clbench.testing import small_backbone
 from clbench.testing.trial import Trial, generated_stream
 
 CPU = torch.device("cpu")
-
-
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
-    unit = (1.0, 1.0, 1.0)
-    return open_model(name, model, Preprocessing(224, unit, unit, 1.0, "bilinear"), source="", digest="")
 
 
 def drawn(*shape: int) -> Tensor:
@@ -100,7 +91,7 @@ def test_after_one_task_a_score_is_the_cosine_to_the_class_mean():
     torch.testing.assert_close(scores, cosines(features, learner.subspaces.prototypes[0]))
 
 
-def test_a_module_of_a_large_vit_has_the_papers_size():
+def test_a_module_of_a_large_vit_has_the_papers_size(unallocated: Callable[[str], Backbone]):
     learner = strategies.get("ease")()
     learner.setup(unallocated("vit_base_patch16_224"), petl.get("adaptformer")(rank=64), Seeds(0))
     for task in generated_stream().tasks:
@@ -113,7 +104,9 @@ def test_a_module_of_a_large_vit_has_the_papers_size():
 
 
 @pytest.mark.parametrize(("name", "options"), [("aper", {}), ("ranpac", {"projection": 8})])
-def test_the_first_sessions_module_has_the_same_size(name: str, options: dict[str, int]):
+def test_the_first_sessions_module_has_the_same_size(
+    unallocated: Callable[[str], Backbone], name: str, options: dict[str, int]
+):
     learner = strategies.get(name)(**options)
     learner.setup(unallocated("vit_base_patch16_224"), petl.get("adaptformer")(rank=64), Seeds(0))
     assert learner.parts()["petl"].num_parameters == 1_189_632

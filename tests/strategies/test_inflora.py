@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-import timm
 import torch
 from torch import Tensor
 
 from clbench import backbones, petl, strategies
 from clbench.backbones import BackboneOptions
-from clbench.backbones.backbone import Backbone, Preprocessing
-from clbench.backbones.creation import open_model
+from clbench.backbones.backbone import Backbone
 from clbench.data.inputs import Batch, sight
 from clbench.petl.parts.subspace import SubspaceUpdate, SubspaceUpdates, input_moments
 from clbench.seeds import Seeds
@@ -60,11 +58,8 @@ def draw(update: SubspaceUpdate) -> None:
     update.value_up.normal_(generator=generator(5))
 
 
-def test_only_a_is_trained_184320_parameters_on_vit_b() -> None:
-    with torch.device("meta"):
-        model = timm.create_model("vit_base_patch16_224", num_classes=0)
-    unit = (1.0, 1.0, 1.0)
-    backbone = open_model("b", model, Preprocessing(224, unit, unit, 1.0, "bilinear"), source="", digest="")
+def test_only_a_is_trained_184320_parameters_on_vit_b(unallocated: Callable[[str], Backbone]) -> None:
+    backbone = unallocated("vit_base_patch16_224")
     strategy = strategies.get("inflora")()
     strategy.setup(backbone, petl.get("linear")(), Seeds(0))
     assert sum(p.numel() for group in strategy.trainable() for p in group["params"]) == 12 * 2 * 768 * 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -38,14 +39,6 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def vit_micro() -> Backbone:
     return backbones.create("vit-micro", BackboneOptions(weights="none"))
-
-
-def unallocated(name: str) -> Backbone:
-    """A network of full size, without values."""
-    with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
-    unit = (1.0, 1.0, 1.0)
-    return open_model(name, model, Preprocessing(224, unit, unit, 1.0, "bilinear"), source="", digest="")
 
 
 def images(number: int = 4, seed: int = 7) -> Tensor:
@@ -96,11 +89,15 @@ def num_parameters(strategy: Strategy) -> int:
     ("name", "tasks", "parameters"),
     [("l2p", 10, 46_080), ("dualprompt", 10, 253_440), ("coda-prompt", 1, 384_000)],
 )
-def test_prompts_have_the_parameters_of_the_paper_on_vit_b(name: str, tasks: int, parameters: int) -> None:
+def test_prompts_have_the_parameters_of_the_paper_on_vit_b(
+    unallocated: Callable[[str], Backbone], name: str, tasks: int, parameters: int
+) -> None:
     assert num_parameters(learner(name, unallocated("vit_base_patch16_224"), tasks=tasks)) == parameters
 
 
-def test_coda_has_3_840_000_parameters_after_ten_tasks_on_vit_b() -> None:
+def test_coda_has_3_840_000_parameters_after_ten_tasks_on_vit_b(
+    unallocated: Callable[[str], Backbone],
+) -> None:
     all_at_once = learner(
         "coda-prompt", unallocated("vit_base_patch16_224"), tasks=1, components_per_task=100
     )
@@ -144,7 +141,7 @@ def test_selection_by_batch_fails_the_contract_as_it_leaks(name: str, options: d
 
 
 @pytest.mark.parametrize("name", PROMPTED)
-def test_windows_of_a_swin_cannot_be_prompted(name: str) -> None:
+def test_windows_of_a_swin_cannot_be_prompted(unallocated: Callable[[str], Backbone], name: str) -> None:
     with pytest.raises(NoSuchSiteError, match="sequence of tokens"):
         learner(name, unallocated("swin_tiny_patch4_window7_224"), tasks=0)
 
