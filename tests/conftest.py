@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from clbench.backbones.backbone import Backbone
+    from clbench.options import Value
+    from clbench.records.record import Record
 
 # Before torch is imported: threads would mostly wait for each other on tensors so small (242 s, not 78 s).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -60,3 +62,115 @@ def same_global_numbers() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Record]:
+    """A function that makes a record in which each known accuracy is the same and costs are round numbers."""
+    from clbench.records.record import Record
+    from clbench.records.spec import Part, RunOptions, RunSpec
+
+    def make(
+        out: Path,
+        strategy: str = "lae",
+        seed: int = 0,
+        accuracy: float | None = 0.5,
+        *,
+        forgetting: float = 0.0,
+        cost: float = 1.2e12,
+        num_tasks: int = 2,
+        num_test: int = 10,
+        stream: str = "split-digits",
+        version: str = "0.1.0",
+        is_finished: bool = True,
+        hashes: dict[str, str] | None = None,
+        **options: Value,
+    ) -> Record:
+        spec = RunSpec(
+            stream=Part(name=stream),
+            strategy=Part(name=strategy, options=options),
+            backbone=Part(name="vit-micro"),
+            petl=Part(name="adapter"),
+            run=RunOptions(seed=seed),
+        )
+        record = Record.create(out, spec)
+        tasks = range(num_tasks)
+        rows = [[accuracy if on <= after else None for on in tasks] for after in tasks]
+        classes = [[2 * task, 2 * task + 1] for task in tasks]
+        matrix = {"accuracy": rows, "masked": rows, "classes_of_task": classes}
+        record.write_json("matrix.json", {**matrix, "num_test": [num_test] * num_tasks})
+        same = {"stream": "s", "weights": "w", "strategy_source": "x"}
+        record.write_json("hashes.json", {**same, **(hashes or {})})
+        record.write_json("environment.json", {"packages": {"clbench": version}})
+        record.write_text("command.txt", f"clbench run --strategy {strategy} --seed {seed}\n")
+        record.write_json("costs.json", _round_costs(seed, cost))
+        if is_finished:
+            metrics = {"accuracy": accuracy, "forgetting": forgetting, "ece": None}
+            record.write_json("metrics.json", metrics)
+        return record
+
+    return make
+
+
+@pytest.fixture
+def write_run(tmp_path: Path, make_run: Callable[..., Record]) -> Callable[..., Record]:
+    """A function that writes a finished run into a folder, as if it had been run.
+
+    On each of three tasks, after each, it predicts the share ``accuracy`` of 20 images right.
+    """
+    import numpy as np
+
+    from clbench.evaluate import compute
+
+    def write(
+        strategy: str, seed: int = 0, accuracy: float = 0.5, stream: str = "split-digits", **options: Value
+    ) -> Record:
+        record = make_run(
+            tmp_path / "runs",
+            strategy,
+            seed,
+            accuracy,
+            cost=1e12 * (1 + accuracy),
+            num_tasks=3,
+            num_test=20,
+            stream=stream,
+            hashes={"stream": stream, "weights": "w" * 64, "strategy_source": "x" * 64},
+            **options,
+        )
+        for after in range(3):
+            task, row = np.divmod(np.arange(20 * (after + 1)), 20)
+            label = 2 * task + row % 2
+            prediction = np.where(row < round(20 * accuracy), label, (label + 1) % (2 * (after + 1)))
+            confidence = np.full(len(row), 0.75, dtype=np.float32)
+            log = {"after_task": np.full(len(row), after), "task": task, "row": row, "label": label}
+            log |= {"prediction": prediction, "masked_prediction": prediction}
+            record.write_predictions(after, {**log, "confidence": confidence, "label_score": confidence})
+        results = record.results()
+        measured = {"accuracy": results.accuracy, "masked": results.masked}
+        record.write_json("matrix.json", {**record.read_json("matrix.json"), **measured})
+        record.write_json("environment.json", {"python": "3.10.1", "packages": {"torch": "2.4.0"}})
+        record.write_json("metrics.json", compute(results))
+        return record
+
+    return write
+
+
+def _round_costs(seed: int, training: float) -> dict[str, Any]:
+    """The costs of a run in which training took so many operations."""
+    return {
+        "parameters": {"total": 1_012_345, "trainable": 12_345},
+        "stored_bytes": {"heads": 1_000, "petl": 164_000, "total": 165_000},
+        "packed_bytes": {"heads": 1_000, "petl": 5_250, "total": 6_250},
+        "flops": {
+            "train": training,
+            "train_per_image": 3.5e7,
+            "evaluate": 3e10,
+            "evaluate_per_image": 1.2e7,
+        },
+        "memory": {"process": {"peak": 345_000_000}, "accelerator": {"peak": None}},
+        "time": {
+            "train": {"seconds": 50.0 + 10 * seed, "cpu_seconds": 99.0, "images": 615},
+            "evaluate": {"seconds": 2.0, "cpu_seconds": 4.0, "images": 246},
+        },
+        "energy": None,
+    }

@@ -17,6 +17,7 @@ import torch
 from clbench import Strategy, Stream, backbones, evaluate, petl, strategies, streams
 from clbench.backbones import BackboneOptions
 from clbench.cli import app
+from clbench.evaluate import catalogue
 from clbench.petl import Petl
 from clbench.records.record import Record
 from clbench.seeds import Seeds
@@ -42,7 +43,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of somebody who types what a page shows; what is imported from there is forgotten again."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(evaluate, "METRICS", dict(evaluate.METRICS))
+    monkeypatch.setattr(catalogue, "METRICS", dict(catalogue.METRICS))
     yield tmp_path
     typed = {
         name
@@ -50,10 +51,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if str(getattr(module, "__file__", "")).startswith(str(tmp_path))
     }
     for registry in (streams.registry, strategies.registry, petl.registry):
-        for known in (registry._classes, registry._addressed):
-            for name in [name for name, component in known.items() if component.__module__ in typed]:
-                del known[name]
-                registry._cards.pop(name, None)
+        for name in [n for n, component in registry._classes.items() if component.__module__ in typed]:
+            del registry._classes[name], registry._cards[name], registry._modules[name]
     for name in typed:
         del sys.modules[name]
 
@@ -163,7 +162,7 @@ def test_the_two_lines_for_a_timm_model_attach_a_module(checkout: Path, tmp_path
 def test_the_shown_metric_is_computed(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "METRICS", {})
+    monkeypatch.setattr(catalogue, "METRICS", {})
     loaded(
         shown(checkout / "docs/how-to/metric.md", "clbench/evaluate/metrics/spread.py"), tmp_path, "spread"
     )
