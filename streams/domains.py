@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from clbench.data.folders import list_domains
+from clbench.data.listings import read_listing
 from clbench.errors import UserError
 from clbench.streams import Places, Source, Stream, register
 
@@ -28,9 +30,6 @@ class Domains(Stream):
 
     def load(self, places: Places) -> Source:
         """Return the images of the tree, with their domains."""
-        from clbench.data.folders import list_domains
-        from clbench.data.listings import read_listing
-
         if not self.path:
             raise UserError("stream domains needs a folder: --stream domains:PATH")
         root = Path(self.path).expanduser().resolve()

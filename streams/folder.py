@@ -12,6 +12,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from clbench.data.folders import list_folder
+from clbench.data.listings import read_listing
 from clbench.errors import UserError
 from clbench.streams import Places, Source, Stream, register
 
@@ -26,9 +28,6 @@ class Folder(Stream):
 
     def load(self, places: Places) -> Source:
         """Return the images of the tree."""
-        from clbench.data.folders import list_folder
-        from clbench.data.listings import read_listing
-
         if not self.path:
             raise UserError("stream folder needs a folder: --stream folder:PATH")
         root = Path(self.path).expanduser().resolve()
