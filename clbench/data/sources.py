@@ -25,6 +25,14 @@ class Layout:
     read: Callable[[str, Path, Path], Source]  # (name, the folder that holds the place, cache folder)
 
 
+def read_given(stream: str, path: str, lister: Lister, *, cache_dir: Path, stored_size: int) -> Source:
+    """Return the images of the folder that a user named: ``--stream <stream>:PATH``."""
+    if not path:
+        raise UserError(f"stream {stream} needs a folder: --stream {stream}:PATH")
+    root = Path(path).expanduser().resolve()
+    return read_listing(lister(root), root.name, cache_dir=cache_dir, stored_size=stored_size)
+
+
 def find_listed(
     name: str,
     places: Places,
