@@ -6,7 +6,13 @@ cross-entropy on images replayed besides:
 
     CE(new images) + alpha * |logits of one draw - their logits in the memory|^2 + beta * CE(another draw)
 
-What is said of the logits, of the memory and of the paper in ``der`` holds here, too.
+The square is the mean over images and classes, as in the released code. An image is offered to the memory
+each time that it is met.
+
+Differs from the paper:
+- The head grows: of a class that came later an image counts as having its lowest logit (our choice). The
+  paper's head has all classes from the start, and learns that they are not meant.
+- New and replayed images pass the network as one batch.
 """
 
 from __future__ import annotations
