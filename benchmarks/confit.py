@@ -12,28 +12,24 @@ than the paper's 0.01, with which fine-tuning forgot 2 points in steps as few as
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from platformdirs import user_cache_path
+from cifar100 import cifar100, predictions, questions
 from tables import as_csv
 
-from clbench import backbones, evaluate, strategies, streams
+from clbench import backbones, evaluate, strategies
 from clbench.backbones import BackboneOptions
 from clbench.data.batches import Batcher
 from clbench.evaluate.costs import stored_bytes
-from clbench.evaluate.meter import Meter
 from clbench.evaluate.results import Results
 from clbench.files import make_folder, write_text
 from clbench.options import build
 from clbench.petl.full import Full
-from clbench.runs.evaluator import Columns
-from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
-from clbench.streams import Places, TaskStream
+from clbench.streams import TaskStream
 
 ROWS = {
     "fine-tuning": {"cross_convolution": False, "hierarchical": False},
@@ -41,22 +37,16 @@ ROWS = {
     "in stages": {"cross_convolution": False, "hierarchical": True},
     "ConFiT: both": {"cross_convolution": True, "hierarchical": True},
 }
+COUNTS = {"tasks": 10, "train_per_class": 25, "test_per_class": 20, "epochs": 10, "batch_size": 16}
 METRICS = ("accuracy", "forgetting", "learning-accuracy")
 
 
 def main() -> None:
     """Fill the table row by row."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser = questions(__doc__, **COUNTS, learning_rate=0.05)
     parser.add_argument("--weights", required=True, help="file of the ResNet-20's weights, or none")
     parser.add_argument("--out", type=Path, default=Path("confit.csv"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tasks", type=int, default=10)
-    parser.add_argument("--train-per-class", type=int, default=25)
-    parser.add_argument("--test-per-class", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=0.05)
     options = parser.parse_args()
     make_folder(options.out.parent)
     recipe = {
@@ -64,22 +54,20 @@ def main() -> None:
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
     }
-    loader = streams.get("split-cifar100")(
-        tasks=str(options.tasks),
-        order="random",
-        scenario="task",
-        validation_rate=0.0,
-        train_per_class=options.train_per_class,
-        test_per_class=options.test_per_class,
-        augment="none",
-    )
+    cut = {
+        "tasks": str(options.tasks),
+        "order": "random",
+        "scenario": "task",
+        "validation_rate": 0.0,
+        "train_per_class": options.train_per_class,
+        "test_per_class": options.test_per_class,
+    }
     done = []
     for row, parts in ROWS.items():
         runs = []
         started = time.perf_counter()
         for seed in options.seeds:
-            places = Places(options.data_dir, user_cache_path("clbench"))
-            stream = loader.build("split-cifar100", places, Seeds(seed))
+            stream = cifar100(options.data_dir, Seeds(seed), **cut)
             runs.append(measured({**recipe, **parts}, options.weights, stream, Seeds(seed)))
         done.append(summary(row, runs, (time.perf_counter() - started) / len(runs)))
         write_text(options.out, as_csv(done))
@@ -91,18 +79,11 @@ def measured(recipe: dict[str, object], weights: str, stream: TaskStream, seeds:
     backbone = backbones.create("resnet20", BackboneOptions(weights=weights))
     strategy = build(strategies.get("confit"), "strategy", recipe)
     strategy.setup(backbone, Full(), seeds)
-    logs: list[Columns] = []
-
-    def log(task: int, columns: Columns | None) -> list[float]:
-        assert columns is not None
-        logs.append({"after_task": np.full(len(columns["row"]), task), **columns})
-        return []
-
     device = torch.device("cpu")
     batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, stream.augment, device)
-    loop = Loop(strategy, stream, batcher, seeds, Meter(device), log=log)
-    loop.run()
-    whole = {name: np.concatenate([each[name] for each in logs]) for name in logs[0]}
+    after = predictions(strategy, stream, batcher, seeds)
+    whole = {name: np.concatenate([columns[name] for columns in after]) for name in after[0]}
+    whole["after_task"] = np.repeat(np.arange(len(after)), [len(columns["row"]) for columns in after])
     metrics = evaluate.compute(Results.from_log(whole, len(stream.tasks)))
     return {
         **{name: 100 * metrics[name] for name in METRICS},

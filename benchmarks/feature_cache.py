@@ -15,23 +15,19 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
+from cifar100 import accuracy, cifar100, predictions, questions
 
-from clbench import backbones, petl, strategies, streams
+from clbench import backbones, petl, strategies
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
-from clbench.evaluate.meter import Meter
 from clbench.evaluate.timing import ratio_of_times
 from clbench.options import build
-from clbench.runs.evaluator import Columns
-from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
-from clbench.streams import Places, TaskStream
+from clbench.streams import TaskStream
 
 METHODS = {
     "simplecil": {},
@@ -42,14 +38,9 @@ METHODS = {
 
 def main() -> None:
     """Print the ratios, then the seconds in another class order."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--weights", default="default", help="file of the backbone's weights")
+    counts = {"image_size": 96, "train_per_class": 20, "test_per_class": 10, "rounds": 3}
+    parser = questions(__doc__, network="the backbone", **counts)
     parser.add_argument("--backbone", default="vit_tiny_patch16_224")
-    parser.add_argument("--image-size", type=int, default=96)
-    parser.add_argument("--train-per-class", type=int, default=20)
-    parser.add_argument("--test-per-class", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     made = BackboneOptions(weights=options.weights, image_size=options.image_size)
     backbone = backbones.create(options.backbone, made)
@@ -63,23 +54,18 @@ def main() -> None:
     again = Study(backbone, ten_tasks(options, order="1993"))
     for name in METHODS:
         started, known = time.perf_counter(), again.num_encoded
-        accuracy = again.run([name], cache)
+        share = again.run([name], cache)
         seconds = time.perf_counter() - started
         print(
             f"{name:28s} another class order {seconds:.2f} s, {again.num_encoded - known} images encoded,"
-            f" accuracy {accuracy:.1%}"
+            f" accuracy {share:.1%}"
         )
 
 
 def ten_tasks(options: argparse.Namespace, order: str) -> TaskStream:
     """Return CIFAR-100 in ten tasks, in a class order; the images are the same in each."""
-    loader = streams.get("split-cifar100")(
-        train_per_class=options.train_per_class,
-        test_per_class=options.test_per_class,
-        order=order,
-        augment="none",
-    )
-    return loader.build("split-cifar100", Places(options.data_dir, user_cache_path("clbench")), Seeds(0))
+    counts = {"train_per_class": options.train_per_class, "test_per_class": options.test_per_class}
+    return cifar100(options.data_dir, Seeds(0), order=order, **counts)
 
 
 class Study:
@@ -115,29 +101,12 @@ class Study:
 
     def run(self, names: Sequence[str], cache: FeatureCache | None) -> float:
         """Learn and evaluate all tasks with each method; return the last one's final accuracy."""
-        accuracies: list[float] = []
-
-        def log(_: int, columns: Columns | None) -> list[float]:
-            assert columns is not None
-            accuracies.append(float((columns["prediction"] == columns["label"]).mean()))
-            return accuracies[-1:]
-
         for name in names:
             strategy = build(strategies.get(name), "strategy", METHODS[name])
             strategy.setup(self.backbone, petl.get("linear")(), Seeds(0))
-            meter = Meter(self.batcher.device)
-            loop = Loop(
-                strategy,
-                self.stream,
-                self.batcher,
-                Seeds(0),
-                meter,
-                log=log,
-                cache=cache,
-            )
-            loop.run()
+            after = predictions(strategy, self.stream, self.batcher, Seeds(0), cache)
             strategy.parts()["petl"].detach()
-        return accuracies[-1]
+        return accuracy(after[-1])
 
     def _count(self, num_images: int) -> None:
         self.num_encoded += num_images

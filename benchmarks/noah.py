@@ -9,10 +9,8 @@ images are looked at for the printed accuracies alone.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import torch
+from cifar100 import questions
 from petl_modules import module_of, ten_classes, trained
 
 from clbench import backbones
@@ -27,15 +25,9 @@ from clbench.seeds import Seeds
 
 def main() -> None:
     """Train, search, train again, and print what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--weights", default="default", help="file of vit_tiny_patch16_224's weights")
-    parser.add_argument("--max-parameters", type=int, default=60_000)
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--train-per-class", type=int, default=100)
-    parser.add_argument("--generations", type=int, default=5)
-    parser.add_argument("--population", type=int, default=20)
+    learning = {"max_parameters": 60_000, "image_size": 64, "epochs": 8, "train_per_class": 100}
+    searching = {"generations": 5, "population": 20}
+    parser = questions(__doc__, network="vit_tiny_patch16_224", **learning, **searching)
     options = parser.parse_args()
     seeds = Seeds(0)
     stream = ten_classes(options.data_dir, options.train_per_class, seeds)

@@ -11,25 +11,23 @@ images.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import time
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
+from cifar100 import accuracy, cifar100, predictions, questions
 from scatter import scatter
 from tables import as_csv, known_rows
 from torch.nn import functional as F
 
-from clbench import backbones, petl, strategies, streams
+from clbench import backbones, petl, strategies
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.errors import UserError
 from clbench.evaluate.costs import stored_bytes
-from clbench.evaluate.meter import Meter
 from clbench.evaluate.timing import ratio_of_times
 from clbench.files import write_text
 from clbench.options import build
@@ -37,11 +35,9 @@ from clbench.petl import Petl
 from clbench.petl.attached import Attached
 from clbench.petl.survey import slowdown
 from clbench.quant.packed import packed_bytes
-from clbench.runs.evaluator import Columns
-from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
-from clbench.streams import Places, TaskStream
+from clbench.streams import TaskStream
 
 FORMS = [  # beside every module with its defaults
     *("prefix:compensated=false", "fact-tt:rank=4", "fact-tk:layout=slices", "convpass:conv_init=xavier"),
@@ -52,16 +48,11 @@ FORMS = [  # beside every module with its defaults
 
 def main() -> None:
     """Fill the table row by row, then draw it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--weights", default="default", help="file of vit_tiny_patch16_224's weights")
+    counts = {"image_size": 64, "epochs": 8, "train_per_class": 100, "seed": 0}
+    parser = questions(__doc__, network="vit_tiny_patch16_224", **counts)
     parser.add_argument("--out", type=Path, default=Path("zoo"))
     parser.add_argument("--rows", nargs="*", help="modules, as NAME or NAME:option=value,...")
     parser.add_argument("--backbone", default="vit_tiny_patch16_224")
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--train-per-class", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     table = options.out / "modules.csv"
@@ -90,8 +81,7 @@ def main() -> None:
 
 def ten_classes(data_dir: Path, train_per_class: int, seeds: Seeds) -> TaskStream:
     """Return the first ten classes of CIFAR-100 as a stream of one task."""
-    loader = streams.get("split-cifar100")(train_per_class=train_per_class, augment="none")
-    stream = loader.build("split-cifar100", Places(data_dir, user_cache_path("clbench")), seeds)
+    stream = cifar100(data_dir, seeds, train_per_class=train_per_class)
     return dataclasses.replace(stream, tasks=stream.tasks[:1])
 
 
@@ -103,12 +93,12 @@ def measured(
     chosen = dict(item.split("=") for item in settings.split(",") if item)
     recipe = build(petl.get(name), "petl", chosen)
     batcher = Batcher(stream.tasks[0].train.images, backbone.preprocessing, "none", torch.device("cpu"))
-    accuracy, strategy = trained(recipe, backbone, stream, batcher, seeds, epochs)
+    share, strategy = trained(recipe, backbone, stream, batcher, seeds, epochs)
     attached = module_of(strategy)
     images = batcher.test_batch(stream.tasks[0].test.rows[:32])
     facts = {
         "row": row,
-        "accuracy": round(100 * accuracy, 1),
+        "accuracy": round(100 * share, 1),
         "parameters": attached.num_parameters,
         "trained_bytes": stored_bytes({"petl": attached})["petl"],
         "stored_bytes": packed_bytes(attached),
@@ -128,23 +118,7 @@ def trained(
         strategies.get("naive"), "strategy", {"epochs": epochs, "batch_size": 64, **recipe.recipe}
     )
     strategy.setup(backbone, recipe, seeds)
-    accuracies: list[float] = []
-
-    def log(_: int, columns: Columns | None) -> list[float]:
-        assert columns is not None
-        accuracies.append(float((columns["prediction"] == columns["label"]).mean()))
-        return accuracies
-
-    loop = Loop(
-        strategy,
-        stream,
-        batcher,
-        seeds,
-        Meter(batcher.device),
-        log=log,
-    )
-    loop.run()
-    return accuracies[-1], strategy
+    return accuracy(predictions(strategy, stream, batcher, seeds)[-1]), strategy
 
 
 def module_of(strategy: Strategy) -> Attached:

@@ -16,6 +16,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from cifar100 import questions
 from scatter import scatter
 from tables import as_csv, best_first, finished, known_rows
 
@@ -37,6 +38,14 @@ BESIDE = [  # rows beside every strategy with the module that it is registered w
     *("lae:ensemble=mean", "lae:ensemble=evidential", "aper-ssf", "aper-vpt-deep", "aper-full"),
     *("taer-adapter", "er:quality_retaining=two_sample"),
 ]
+COUNTS = {
+    "image_size": 96,
+    "epochs": 5,
+    "batch_size": 10,
+    "train_per_class": 20,
+    "test_per_class": 10,
+    "memory_size": 500,
+}
 FIELDS = (
     *("row", "module", "seeds", "accuracy", "accuracy_std", "average", "forgetting", "trainable"),
     *("stored_bytes", "cpu_seconds"),
@@ -46,17 +55,9 @@ SPREAD = "mean ± standard deviation over the seeds of a row, where it has sever
 
 def main() -> None:
     """Fill the table row by row."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--weights", default="default", help="file of vit_tiny_patch16_224's weights")
+    parser = questions(__doc__, network="vit_tiny_patch16_224", **COUNTS)
     parser.add_argument("--out", type=Path, default=Path("table"))
     parser.add_argument("--rows", nargs="*", help="strategies, as NAME or NAME:option=value,...")
-    parser.add_argument("--image-size", type=int, default=96)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=10)
-    parser.add_argument("--train-per-class", type=int, default=20)
-    parser.add_argument("--test-per-class", type=int, default=10)
-    parser.add_argument("--memory-size", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3, help="of rows that learn from cached features")
     options = parser.parse_args()
     table = options.out / "strategies.csv"

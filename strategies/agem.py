@@ -16,22 +16,17 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from clbench.backbones.backbone import Backbone
-from clbench.data.inputs import Batch, Feed, Inputs
-from clbench.learning.classifier import Classifier
-from clbench.learning.memory import Memory
+from clbench.data.inputs import Batch, Feed
+from clbench.learning.rehearsal import Rehearsal
 from clbench.learning.replay import FROM_SCRATCH
-from clbench.petl import Petl
-from clbench.seeds import Seeds
-from clbench.strategies import Strategy, Task, register
+from clbench.strategies import Task, register
 
 
 @register("agem", petl="adapter")
 @dataclass
-class AGEM(Strategy):
+class AGEM(Rehearsal):
     """Cross-entropy over all classes seen so far, its gradient projected where it would harm the memory."""
 
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
@@ -40,24 +35,10 @@ class AGEM(Strategy):
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images
     sample_size: Annotated[int, Field(ge=1)] = 64  # images of the memory a step
 
-    def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
-        """Attach the module, and start with a head without classes and an empty memory."""
-        self.seeds = seeds
-        self.model = Classifier(backbone, petl, seeds, self.head_bits)
-        self.memory = Memory(self.memory_size).to(backbone.device)
-
-    def parts(self) -> dict[str, nn.Module]:
-        """Hold the module, the head and the memory."""
-        return {**self.model.parts(), "memory": self.memory}
-
     def begin_task(self, task: Task) -> None:
         """Append a head for the new classes."""
         self.model.grow(task)
         self.memory.reserve(task.train.image_shape)
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the cross-entropy over all classes seen."""
-        return F.cross_entropy(self.model.logits(batch), batch.labels)
 
     def before_update(self, batch: Batch) -> None:
         """Take the part out of the gradient that points against the memory's."""
@@ -78,10 +59,6 @@ class AGEM(Strategy):
         generator = self.seeds.generator("memory", task.index)
         for batch in images:
             self.memory.reservoir(batch.new(), generator)
-
-    def predict(self, inputs: Inputs) -> Tensor:
-        """Return the softmax over all classes seen."""
-        return self.model.probabilities(inputs)
 
 
 @torch.no_grad()

@@ -67,13 +67,9 @@ class CodaPrompt(Strategy):
         """Start without components."""
         self.backbone, self.seeds = backbone, seeds
         self.num_blocks = len(first_blocks(backbone, 0))
+        places = GivenPrefixes(self.num_blocks)
         self.model = PromptedClassifier(
-            backbone,
-            petl,
-            seeds,
-            self.head_bits,
-            prompts=GivenPrefixes(self.num_blocks),
-            faithful_query=self.faithful_query,
+            backbone, petl, seeds, self.head_bits, prompts=places, faithful_query=self.faithful_query
         )
         self.attention = Prompts()  # A of each task (P, M, D)
         self.keys = Prompts()  # K of each task (P, M, D)

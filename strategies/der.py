@@ -22,10 +22,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from clbench.data.inputs import Batch
-from clbench.learning.losses.dark import dark_distance
+from clbench.learning.losses.dark import dark_experience
 from clbench.learning.replay import Replay
 from clbench.strategies import register
 
@@ -39,13 +38,6 @@ class DER(Replay):
 
     alpha: Annotated[float, Field(ge=0)] = 1.0  # weight of the logits' distance
 
-    def before_step(self, batch: Batch) -> Batch:
-        """Put replayed images behind the new ones."""
-        return self.with_replayed(batch)
-
     def replay_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the two terms."""
-        end = batch.num_new
-        (replayed,) = batch.replayed
-        loss = F.cross_entropy(logits[:end], batch.labels[:end])
-        return loss + self.alpha * dark_distance(logits[end:], replayed.extras["logits"])
+        return dark_experience(logits, batch, self.alpha)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.data.inputs import Batch
-from clbench.learning.losses.dark import dark_distance
+from clbench.learning.losses.dark import dark_experience
 from clbench.learning.replay import Replay
 from clbench.strategies import register
 
@@ -36,20 +36,15 @@ class DERpp(Replay):
     """Cross-entropy on new images, logits held on one draw, labels learnt from another."""
 
     keeps_logits: ClassVar[bool] = True
+    draws: ClassVar[tuple[str, ...]] = ("replay logits", "replay labels")
 
     alpha: Annotated[float, Field(ge=0)] = 0.1  # weight of the logits' distance
     beta: Annotated[float, Field(ge=0)] = 0.5  # weight of the replayed labels
 
-    def before_step(self, batch: Batch) -> Batch:
-        """Put both draws behind the new images."""
-        return self.with_replayed(self.with_replayed(batch, "replay logits"), "replay labels")
-
     def replay_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the three terms."""
-        dark, _ = batch.replayed
-        end, last = batch.num_new, batch.num_new + len(dark.labels)
-        loss = F.cross_entropy(logits[:end], batch.labels[:end])
-        loss = loss + self.alpha * dark_distance(logits[end:last], dark.extras["logits"])
-        if len(batch) > last:
-            loss = loss + self.beta * F.cross_entropy(logits[last:], batch.labels[last:])
+        loss = dark_experience(logits, batch, self.alpha)
+        start = batch.num_new + len(batch.replayed[0].labels)  # of the second draw
+        if len(batch) > start:
+            loss = loss + self.beta * F.cross_entropy(logits[start:], batch.labels[start:])
         return loss

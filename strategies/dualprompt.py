@@ -65,13 +65,9 @@ class DualPrompt(Strategy):
         depth = len(backbone.blocks)
         num_general, self.num_expert = math.ceil(depth * 2 / 12), math.ceil(depth * 3 / 12)
         self.backbone, self.seeds = backbone, seeds
+        places = GivenPrefixes(num_general + self.num_expert)
         self.model = PromptedClassifier(
-            backbone,
-            petl,
-            seeds,
-            self.head_bits,
-            prompts=GivenPrefixes(num_general + self.num_expert),
-            faithful_query=self.faithful_query,
+            backbone, petl, seeds, self.head_bits, prompts=places, faithful_query=self.faithful_query
         )
         general = self._drawn("general", 0, num_general, 2, self.general_length, backbone.blocks[0].width)
         self.general = Prompts([general])  # (blocks, 2, L, D): for keys, for values

@@ -22,10 +22,6 @@ from clbench.strategies import register
 class ER(Replay):
     """Cross-entropy over all classes seen so far, on new and replayed images alike."""
 
-    def before_step(self, batch: Batch) -> Batch:
-        """Put replayed images behind the new ones."""
-        return self.with_replayed(batch)
-
     def replay_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean over all images."""
         return F.cross_entropy(logits, batch.labels)

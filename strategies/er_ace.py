@@ -27,10 +27,6 @@ from clbench.strategies import register
 class ERACE(Replay):
     """Two cross-entropies of equal weight, the one of new images over fewer classes."""
 
-    def before_step(self, batch: Batch) -> Batch:
-        """Put replayed images behind the new ones."""
-        return self.with_replayed(batch)
-
     def replay_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the sum of the two means."""
         end = batch.num_new

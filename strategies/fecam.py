@@ -19,27 +19,26 @@ Shapes: B images, C classes, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.backbones.backbone import Backbone
-from clbench.data.inputs import Feed, Inputs
+from clbench.learning.closed_form import ClosedForm, Rule
 from clbench.learning.gaussians import Gaussians
-from clbench.petl import Petl
-from clbench.seeds import Seeds
-from clbench.strategies import Strategy, Task, register
+from clbench.strategies import register
 
 JITTER = 1e-6  # added to a diagonal of ones, so that rounding makes no correlation matrix indefinite
 
 
 @register("fecam", petl="linear")
 @dataclass
-class FeCAM(Strategy):
+class FeCAM(ClosedForm):
     """Minus the Mahalanobis distance to each class; nothing is trained."""
+
+    part: ClassVar[str] = "gaussians"
 
     shared: bool = False  # one covariance for all classes, D^2 numbers, not one each, C D^2
     power: Annotated[float, Field(gt=0, le=1)] = 1.0  # Tukey's lambda; 0.5 in the paper for ConvNets
@@ -54,48 +53,28 @@ class FeCAM(Strategy):
                 f" {self.diagonal_shrinkage}, is allowed"
             )
 
-    def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
-        """Start without classes; a module, where one is asked for, stays as it begins."""
-        self.backbone = backbone
-        self.module = petl.attach(backbone, seeds.generator("petl")).requires_grad_(False)
-        self.gaussians = Gaussians(backbone.width, is_shared=self.shared)
-        self.factors: Tensor | None = None  # of the correlations, of what the Gaussians are now
+    def begin(self, width: int) -> Gaussians:
+        """Keep a mean and a covariance for each class."""
+        self.gaussians = Gaussians(width, is_shared=self.shared)
+        return self.gaussians
 
-    def parts(self) -> dict[str, nn.Module]:
-        """Hold the means and covariances."""
-        return {"petl": self.module, "gaussians": self.gaussians}
-
-    def num_epochs(self, task_index: int) -> int:
-        """Train on nothing."""
-        return 0
-
-    def begin_task(self, task: Task) -> None:
-        """Make room for the new classes."""
-        self.gaussians.grow(len(task.new_classes), self.backbone.device)
-        self.factors = None
-
-    def end_task(self, task: Task, images: Feed) -> None:
-        """Add the task's images to their classes' means and covariances."""
-        for batch in images:
-            self.gaussians.add(self._features(batch), batch.labels)
-        self.factors = None
-
-    def predict(self, inputs: Inputs) -> Tensor:
-        """Return the softmax over minus the squared distances."""
-        if self.factors is None:
-            covariance_CDD = shrunk(
-                self.gaussians.covariances(), self.diagonal_shrinkage, self.other_shrinkage
-            )
-            self.factors = factors_of(correlations(covariance_CDD))
-        feature_BD = self._features(inputs)
-        with torch.autocast(feature_BD.device.type, enabled=False):
-            distance_BC = squared_distances(feature_BD, self.gaussians.means.float(), self.factors)
-        return torch.softmax(-distance_BC, dim=1)
-
-    def _features(self, inputs: Inputs) -> Tensor:
-        """Return the features (B, D), brought nearer to normally distributed, of unit length."""
-        feature_BD = inputs.features(self.backbone).float()
+    def prepared(self, feature_BD: Tensor) -> Tensor:
+        """Bring the features nearer to normally distributed, and to unit length."""
+        feature_BD = feature_BD.float()
         return F.normalize(feature_BD.sign() * feature_BD.abs() ** self.power, dim=1)
+
+    def rule(self) -> Rule:
+        """Return the softmax over minus the squared distances."""
+        covariance_CDD = self.gaussians.covariances()
+        shrunk_CDD = shrunk(covariance_CDD, self.diagonal_shrinkage, self.other_shrinkage)
+        factor_CDD = factors_of(correlations(shrunk_CDD))
+        mean_CD = self.gaussians.means.float()
+
+        def scores(feature_BD: Tensor) -> Tensor:
+            with torch.autocast(feature_BD.device.type, enabled=False):
+                return torch.softmax(-squared_distances(feature_BD, mean_CD, factor_CDD), dim=1)
+
+        return scores
 
 
 @torch.no_grad()

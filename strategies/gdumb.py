@@ -18,26 +18,19 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from clbench.backbones.backbone import Backbone
 from clbench.data.batches import in_order
-from clbench.data.inputs import Batch, Inputs
 from clbench.data.samples import Samples
 from clbench.data.stored import Stored
-from clbench.learning.classifier import Classifier
-from clbench.learning.memory import Memory
-from clbench.petl import Petl
-from clbench.seeds import Seeds
-from clbench.strategies import Strategy, Task, register
+from clbench.learning.rehearsal import Rehearsal
+from clbench.strategies import Task, register
 
 PIECE = 256  # images offered to the memory at a time
 
 
 @register("gdumb", petl="adapter")
 @dataclass
-class GDumb(Strategy):
+class GDumb(Rehearsal):
     """A balanced memory, and cross-entropy on it from the pre-trained backbone each time."""
 
     recipes: ClassVar[dict[str, dict[str, Any]]] = {
@@ -48,16 +41,6 @@ class GDumb(Strategy):
     schedule: Literal["constant", "cosine"] = "cosine"
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images
     memory_epochs: Annotated[int, Field(ge=0)] = 0  # passes over the memory; 0: ``epochs``
-
-    def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
-        """Attach the module, and start with a head without classes and an empty memory."""
-        self.seeds = seeds
-        self.model = Classifier(backbone, petl, seeds, self.head_bits)
-        self.memory = Memory(self.memory_size).to(backbone.device)
-
-    def parts(self) -> dict[str, nn.Module]:
-        """Hold the module, the head and the memory."""
-        return {**self.model.parts(), "memory": self.memory}
 
     def training_samples(self, seen: Sequence[Task], num_tasks: int) -> Samples:
         """Return what the memory holds."""
@@ -73,14 +56,6 @@ class GDumb(Strategy):
         self.memory.reserve(task.train.image_shape)
         self._fill(task)
         self.model.start_again(task)
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the cross-entropy over all classes."""
-        return F.cross_entropy(self.model.logits(batch), batch.labels)
-
-    def predict(self, inputs: Inputs) -> Tensor:
-        """Return the softmax over all classes."""
-        return self.model.probabilities(inputs)
 
     def _fill(self, task: Task) -> None:
         """Offer the images to the memory, in random order: within a class whoever comes first stays."""

@@ -31,7 +31,7 @@ from clbench.learning.losses.multi_similarity import multi_similarity
 from clbench.learning.losses.proxy_nca import proxy_nca
 from clbench.learning.memory import Memory
 from clbench.learning.memory_means import MemoryClassifier, MovingMeans, linear_discriminant, nearest_mean
-from clbench.learning.replay import FROM_SCRATCH
+from clbench.learning.replay import FROM_SCRATCH, with_replayed
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
@@ -96,28 +96,21 @@ class Generative(Strategy):
 
     def before_step(self, batch: Batch) -> Batch:
         """Put replayed images behind the new ones."""
-        drawn = self.memory.draw(self.replay_batch or len(batch), batch.generator("replay"))
-        return batch.followed_by(self.memory.at(drawn))
+        return with_replayed(batch, self.memory, self.replay_batch or len(batch))
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss between pairs, and between images and proxies."""
         embedding, labels = self._features(batch), batch.labels
         self.latest = embedding.detach()
+        margin = None if self.miner == "none" else MINING_MARGIN
         generative = multi_similarity(
-            embedding,
-            labels,
-            alpha=self.alpha,
-            beta=self.beta,
-            threshold=self.threshold,
-            margin=None if self.miner == "none" else MINING_MARGIN,
+            embedding, labels, alpha=self.alpha, beta=self.beta, threshold=self.threshold, margin=margin
         )
         known = self.proxies.known_with(labels)
         places = known.cumsum(dim=0)[labels] - 1
         proxies = self.proxies.directions()[known]
-        scale = self.proxy_scale
-        return generative + self.gamma * proxy_nca(
-            embedding, places, proxies, scale=scale, active=self.active
-        )
+        nearest = proxy_nca(embedding, places, proxies, scale=self.proxy_scale, active=self.active)
+        return generative + self.gamma * nearest
 
     def after_step(self, batch: Batch) -> None:
         """Offer the new images to the reservoir, the first time that they are met."""

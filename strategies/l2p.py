@@ -66,13 +66,9 @@ class L2P(Strategy):
         """Draw the pool."""
         if self.top_k > self.pool_size:
             raise PoolError(f"strategy.top_k: {self.top_k}, but strategy.pool_size is {self.pool_size}")
+        places = GivenTokens(length=self.top_k * self.prompt_length)
         self.model = PromptedClassifier(
-            backbone,
-            petl,
-            seeds,
-            self.head_bits,
-            prompts=GivenTokens(length=self.top_k * self.prompt_length),
-            faithful_query=self.faithful_query,
+            backbone, petl, seeds, self.head_bits, prompts=places, faithful_query=self.faithful_query
         )
         generator, width = seeds.generator("prompts"), backbone.blocks[0].width
         prompts = torch.empty(self.pool_size, self.prompt_length, width).uniform_(-1, 1, generator=generator)

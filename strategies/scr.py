@@ -27,7 +27,7 @@ from clbench.data.inputs import Batch, Inputs
 from clbench.learning.losses.supervised_contrastive import supervised_contrastive
 from clbench.learning.memory import Memory
 from clbench.learning.memory_means import MemoryClassifier, nearest_mean
-from clbench.learning.replay import FROM_SCRATCH
+from clbench.learning.replay import FROM_SCRATCH, with_replayed
 from clbench.petl import Petl
 from clbench.petl.parts.initialise import kaiming_uniform
 from clbench.seeds import Seeds
@@ -72,8 +72,7 @@ class SCR(Strategy):
 
     def before_step(self, batch: Batch) -> Batch:
         """Put replayed images behind the new ones."""
-        drawn = self.memory.draw(self.replay_batch, batch.generator("replay"))
-        return batch.followed_by(self.memory.at(drawn))
+        return with_replayed(batch, self.memory, self.replay_batch)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the contrast of all views of all images."""

@@ -9,45 +9,26 @@ result depends neither on the number of tasks nor on their order.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import Tensor, nn
-
-from clbench.backbones.backbone import Backbone
-from clbench.data.inputs import Feed, Inputs
+from clbench.learning.closed_form import ClosedForm, Rule
 from clbench.learning.prototypes import Prototypes
-from clbench.petl import Petl
-from clbench.seeds import Seeds
-from clbench.strategies import Strategy, Task, register
+from clbench.strategies import register
 
 
 @register("simplecil", petl="linear")
 @dataclass
-class SimpleCIL(Strategy):
+class SimpleCIL(ClosedForm):
     """Cosine to the mean of raw, un-normalised features; nothing is trained."""
 
-    def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
-        """Start without prototypes; a module, where one is asked for, stays as it begins."""
-        self.backbone = backbone
-        self.module = petl.attach(backbone, seeds.generator("petl")).requires_grad_(False)
-        self.prototypes = Prototypes(backbone.width)
+    part: ClassVar[str] = "prototypes"
 
-    def parts(self) -> dict[str, nn.Module]:
-        """Hold the prototypes."""
-        return {"petl": self.module, "prototypes": self.prototypes}
+    def begin(self, width: int) -> Prototypes:
+        """Keep a mean for each class."""
+        self.prototypes = Prototypes(width)
+        return self.prototypes
 
-    def num_epochs(self, task_index: int) -> int:
-        """Train on nothing."""
-        return 0
-
-    def begin_task(self, task: Task) -> None:
-        """Make room for the new classes' prototypes."""
-        self.prototypes.grow(len(task.new_classes), self.backbone.device)
-
-    def end_task(self, task: Task, images: Feed) -> None:
-        """Add the task's images to their classes' means."""
-        for batch in images:
-            self.prototypes.add(batch.features(self.backbone), batch.labels)
-
-    def predict(self, inputs: Inputs) -> Tensor:
+    def rule(self) -> Rule:
         """Return the cosines, shifted to [0, 1]."""
-        return (1 + self.prototypes.cosines(inputs.features(self.backbone))) / 2
+        cosines = self.prototypes.cosines
+        return lambda feature_BD: (1 + cosines(feature_BD)) / 2

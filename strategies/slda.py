@@ -16,60 +16,40 @@ Shapes: B images, C classes, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from clbench.backbones.backbone import Backbone
-from clbench.data.inputs import Feed, Inputs
+from clbench.learning.closed_form import ClosedForm, Rule
 from clbench.learning.gaussians import Gaussians
-from clbench.petl import Petl
-from clbench.seeds import Seeds
-from clbench.strategies import Strategy, Task, register
+from clbench.strategies import register
 
 
 @register("slda", petl="linear")
 @dataclass
-class SLDA(Strategy):
+class SLDA(ClosedForm):
     """Class means and one covariance within all classes; nothing is trained."""
+
+    part: ClassVar[str] = "gaussians"
 
     shrinkage: Annotated[float, Field(gt=0, le=1)] = 1e-4  # e: share of the identity in the covariance
 
-    def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
-        """Start without classes; a module, where one is asked for, stays as it begins."""
-        self.backbone = backbone
-        self.module = petl.attach(backbone, seeds.generator("petl")).requires_grad_(False)
-        self.gaussians = Gaussians(backbone.width, is_shared=True)
-        self.rule: tuple[Tensor, Tensor] | None = None  # of what the Gaussians are now
+    def begin(self, width: int) -> Gaussians:
+        """Keep a mean for each class and one covariance."""
+        self.gaussians = Gaussians(width, is_shared=True)
+        return self.gaussians
 
-    def parts(self) -> dict[str, nn.Module]:
-        """Hold the means and the covariance."""
-        return {"petl": self.module, "gaussians": self.gaussians}
-
-    def num_epochs(self, task_index: int) -> int:
-        """Train on nothing."""
-        return 0
-
-    def begin_task(self, task: Task) -> None:
-        """Make room for the new classes."""
-        self.gaussians.grow(len(task.new_classes), self.backbone.device)
-        self.rule = None
-
-    def end_task(self, task: Task, images: Feed) -> None:
-        """Add the task's images to the means and the covariance."""
-        for batch in images:
-            self.gaussians.add(batch.features(self.backbone), batch.labels)
-        self.rule = None
-
-    def predict(self, inputs: Inputs) -> Tensor:
+    def rule(self) -> Rule:
         """Return the posterior of each class, all being equally likely beforehand."""
-        self.rule = self.rule or discriminants(self.gaussians, self.shrinkage)
-        weight_DC, bias_C = self.rule
-        feature_BD = inputs.features(self.backbone)
-        with torch.autocast(feature_BD.device.type, enabled=False):
-            return torch.softmax(feature_BD.float() @ weight_DC + bias_C, dim=1)
+        weight_DC, bias_C = discriminants(self.gaussians, self.shrinkage)
+
+        def posteriors(feature_BD: Tensor) -> Tensor:
+            with torch.autocast(feature_BD.device.type, enabled=False):
+                return torch.softmax(feature_BD.float() @ weight_DC + bias_C, dim=1)
+
+        return posteriors
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ from clbench.data.inputs import Batch, Feed, Inputs
 from clbench.learning.heads import GrowingHead
 from clbench.learning.losses.task_decomposition import task_term
 from clbench.learning.memory import Memory
+from clbench.learning.replay import with_replayed
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
@@ -80,8 +81,7 @@ class TAER(Strategy):
 
     def before_step(self, batch: Batch) -> Batch:
         """Put as many replayed images behind the new ones."""
-        drawn = self.memory.draw(len(batch), batch.generator("replay"))
-        return batch.followed_by(self.memory.at(drawn))
+        return with_replayed(batch, self.memory, len(batch))
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy of the new images and the weighted loss of the replayed ones."""

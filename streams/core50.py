@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from clbench.data.folders import list_classes
+from clbench.data.listings import Labelled, Listing, join_domains
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
-
-if TYPE_CHECKING:
-    from clbench.data.listings import Labelled, Listing
 
 CATEGORIES = (
     *("plug adapter", "mobile phone", "scissors", "light bulb", "can"),
@@ -42,17 +42,11 @@ class CORe50(Stream):
 
     def load(self, places: Places) -> Source:
         """Return CORe50."""
-        from clbench.data.sources import find, listed
-
         sizes = ("core50_128x128", "core50_32x32")
-        folders = [*sizes, *(f"core50/{size}" for size in sizes)]
-        layouts = [listed(folder, self._list, stored_size=self.stored_size) for folder in folders]
-        return find("core50", places, *layouts)
+        folders = dict.fromkeys((*sizes, *(f"core50/{size}" for size in sizes)), self._list)
+        return find_listed("core50", places, folders, stored_size=self.stored_size)
 
     def _list(self, root: Path) -> Listing:
-        from clbench.data.folders import list_classes
-        from clbench.data.listings import Listing, join_domains
-
         objects = [f"o{number + 1}" for number in range(OBJECTS * len(CATEGORIES))]
         of_one_class = 1 if self.level == "object" else OBJECTS
         train: dict[str, Labelled] = {}

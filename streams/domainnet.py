@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from clbench.data.listings import Labelled, Listing, chosen, join_domains, read_rows
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
-
-if TYPE_CHECKING:
-    from clbench.data.listings import Labelled, Listing
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
 
@@ -34,16 +33,11 @@ class DomainNet(Stream):
 
     def load(self, places: Places) -> Source:
         """Return DomainNet."""
-        from clbench.data.sources import find, listed
-
-        folders = ("domainnet", "DomainNet")
-        layouts = [listed(folder, self._list, stored_size=self.stored_size) for folder in folders]
-        return find("domainnet", places, *layouts)
+        folders = dict.fromkeys(("domainnet", "DomainNet"), self._list)
+        return find_listed("domainnet", places, folders, stored_size=self.stored_size)
 
     def _list(self, root: Path) -> Listing:
         """List the domains by their lists, with ``<domain>/<class>/<file> <class number>`` in a line."""
-        from clbench.data.listings import Listing, chosen, join_domains, read_rows
-
         names: dict[int, str] = {}
 
         def part(domain: str, name: str) -> Labelled:

@@ -7,12 +7,12 @@ Classes of one name are one class in all domains.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clbench.errors import UserError
+from clbench.data.folders import list_domains
+from clbench.data.sources import read_given
 from clbench.streams import Places, Source, Stream, register
 
 
@@ -28,12 +28,6 @@ class Domains(Stream):
 
     def load(self, places: Places) -> Source:
         """Return the images of the tree, with their domains."""
-        from clbench.data.folders import list_domains
-        from clbench.data.listings import read_listing
-
-        if not self.path:
-            raise UserError("stream domains needs a folder: --stream domains:PATH")
-        root = Path(self.path).expanduser().resolve()
-        return read_listing(
-            list_domains(root), root.name, cache_dir=places.cache_dir, stored_size=self.stored_size
+        return read_given(
+            "domains", self.path, list_domains, cache_dir=places.cache_dir, stored_size=self.stored_size
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from clbench.data.joining import join_sources
+from clbench.data.listings import chosen
 from clbench.streams import Places, Source, Stream, get, register
 
 DATASETS = ("cifar10", "mnist", "fashion-mnist", "svhn", "notmnist")
@@ -31,9 +33,6 @@ class FiveDatasets(Stream):
 
     def load(self, places: Places) -> Source:
         """Return the five data sets as one collection."""
-        from clbench.data.joining import join_sources
-        from clbench.data.listings import chosen
-
         names = chosen("datasets", self.datasets, DATASETS)
         sources = {name: get(f"split-{name}")().load(places) for name in names}
         return join_sources("5-datasets", sources, size=(SIZE, SIZE), cache_dir=places.cache_dir)

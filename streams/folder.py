@@ -7,12 +7,12 @@ serve as test part too). Images that differ in size are resized and cut to squar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from clbench.errors import UserError
+from clbench.data.folders import list_folder
+from clbench.data.sources import read_given
 from clbench.streams import Places, Source, Stream, register
 
 
@@ -26,12 +26,6 @@ class Folder(Stream):
 
     def load(self, places: Places) -> Source:
         """Return the images of the tree."""
-        from clbench.data.folders import list_folder
-        from clbench.data.listings import read_listing
-
-        if not self.path:
-            raise UserError("stream folder needs a folder: --stream folder:PATH")
-        root = Path(self.path).expanduser().resolve()
-        return read_listing(
-            list_folder(root), root.name, cache_dir=places.cache_dir, stored_size=self.stored_size
+        return read_given(
+            "folder", self.path, list_folder, cache_dir=places.cache_dir, stored_size=self.stored_size
         )

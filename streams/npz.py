@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from clbench.data.npz import read_npz
 from clbench.errors import UserError
 from clbench.streams import Places, Source, Stream, register
 
@@ -22,8 +23,6 @@ class Npz(Stream):
 
     def load(self, places: Places) -> Source:
         """Return the images of the file."""
-        from clbench.data.npz import read_npz
-
         if not self.file:
             raise UserError("stream npz needs a file: --stream npz:FILE")
         return read_npz(Path(self.file).expanduser(), cache_dir=places.cache_dir)

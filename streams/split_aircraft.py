@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from clbench.data.downloads import archive
+from clbench.data.folders import list_folder
+from clbench.data.listings import Labelled, Listing, read_rows
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
-
-if TYPE_CHECKING:
-    from clbench.data.listings import Labelled, Listing
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"
 MD5 = "d4acdd33327262359767eeaa97a4f732"
@@ -31,22 +32,13 @@ class SplitAircraft(Stream):
 
     def load(self, places: Places) -> Source:
         """Return FGVC-Aircraft."""
-        from clbench.data.downloads import archive
-        from clbench.data.sources import find, listed
-
-        return find(
-            "aircraft",
-            places,
-            listed("aircraft", stored_size=self.stored_size),
-            listed("fgvc-aircraft-2013b", _list, stored_size=self.stored_size),
-            download=archive(URL, MD5),
-        )
+        folders = {"aircraft": list_folder, "fgvc-aircraft-2013b": _list}
+        download = archive(URL, MD5)
+        return find_listed("aircraft", places, folders, stored_size=self.stored_size, download=download)
 
 
 def _list(root: Path) -> Listing:
     """List the official layout: ``<image number> <variant>`` in a text file a part."""
-    from clbench.data.listings import Listing, read_rows
-
     names = [" ".join(words) for words in read_rows(root / "data" / "variants.txt")]
     number = {name: place for place, name in enumerate(names)}
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from clbench.data.folders import list_folder
+from clbench.data.listings import Labelled, Listing, read_matlab
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
-
-if TYPE_CHECKING:
-    from clbench.data.listings import Labelled, Listing
 
 
 @register("split-cars", data="cars.npz cars stanford_cars")
@@ -29,19 +29,12 @@ class SplitCars(Stream):
 
     def load(self, places: Places) -> Source:
         """Return Stanford Cars."""
-        from clbench.data.sources import find, listed
-
-        return find(
-            "cars",
-            places,
-            listed("cars", stored_size=self.stored_size),
-            listed("stanford_cars", _list, stored_size=self.stored_size),
-        )
+        folders = {"cars": list_folder, "stanford_cars": _list}
+        return find_listed("cars", places, folders, stored_size=self.stored_size)
 
 
 def _list(root: Path) -> Listing:
     """List the official layout: two folders of images, and their classes in files of MATLAB's."""
-    from clbench.data.listings import Listing, read_matlab
 
     def part(annotations: Path, images: Path) -> Labelled:
         rows = read_matlab(annotations)["annotations"]

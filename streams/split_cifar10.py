@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clbench.data.torchvision_sets import find_held, train_and_test
 from clbench.streams import Places, Source, Stream, register
 
 
@@ -21,7 +22,5 @@ class SplitCIFAR10(Stream):
     def load(self, places: Places) -> Source:
         """Return CIFAR-10."""
         from torchvision.datasets import CIFAR10
-
-        from clbench.data.torchvision_sets import find_held, train_and_test
 
         return find_held("cifar10", places, "cifar-10-batches-py", train_and_test(CIFAR10))

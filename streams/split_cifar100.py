@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clbench.data.torchvision_sets import find_held, train_and_test
 from clbench.streams import Places, Source, Stream, register
 
 
@@ -21,7 +22,5 @@ class SplitCIFAR100(Stream):
     def load(self, places: Places) -> Source:
         """Return CIFAR-100."""
         from torchvision.datasets import CIFAR100
-
-        from clbench.data.torchvision_sets import find_held, train_and_test
 
         return find_held("cifar100", places, "cifar-100-python", train_and_test(CIFAR100))

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from clbench.data.downloads import archive
+from clbench.data.folders import list_folder
+from clbench.data.listings import Labelled, Listing, read_rows
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
-
-if TYPE_CHECKING:
-    from clbench.data.listings import Labelled, Listing
 
 URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 MD5 = "97eceeb196236b17998738112f37df78"
@@ -31,23 +32,13 @@ class SplitCUB200(Stream):
 
     def load(self, places: Places) -> Source:
         """Return CUB-200-2011."""
-        from clbench.data.downloads import archive
-        from clbench.data.sources import find, listed
-
-        return find(
-            "cub200",
-            places,
-            listed("cub200", stored_size=self.stored_size),
-            listed("cub", stored_size=self.stored_size),
-            listed("CUB_200_2011", _list, stored_size=self.stored_size),
-            download=archive(URL, MD5),
-        )
+        folders = {"cub200": list_folder, "cub": list_folder, "CUB_200_2011": _list}
+        download = archive(URL, MD5)
+        return find_listed("cub200", places, folders, stored_size=self.stored_size, download=download)
 
 
 def _list(root: Path) -> Listing:
     """List the official layout: files, classes and parts by image number, each in a text file."""
-    from clbench.data.listings import Listing, read_rows
-
     files = dict(read_rows(root / "images.txt"))
     is_train = dict(read_rows(root / "train_test_split.txt"))
     train: Labelled = []

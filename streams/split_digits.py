@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from clbench.data.cache import as_source
 from clbench.streams import Places, Source, Stream, register
 
 BRIGHTEST = 16  # the collection's grey levels are 0..16
@@ -29,8 +30,6 @@ class SplitDigits(Stream):
     def load(self, places: Places) -> Source:
         """Return the digits, training images first."""
         from sklearn.datasets import load_digits
-
-        from clbench.data.cache import as_source
 
         digits = load_digits()
         labels = digits.target.astype(np.int64)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from clbench.data.folders import list_folder
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
 
 
@@ -24,7 +26,5 @@ class SplitEuroSAT(Stream):
         """Return EuroSAT."""
         from torchvision.datasets import EuroSAT
 
-        from clbench.data.sources import find, listed
-
-        layouts = [listed(place) for place in ("eurosat/2750", "eurosat", "EuroSAT_RGB")]
-        return find("eurosat", places, *layouts, download=partial(EuroSAT, download=True))
+        folders = dict.fromkeys(("eurosat/2750", "eurosat", "EuroSAT_RGB"), list_folder)
+        return find_listed("eurosat", places, folders, download=partial(EuroSAT, download=True))

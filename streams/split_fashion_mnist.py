@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from clbench.data.torchvision_sets import find_held, train_and_test
 from clbench.streams import Places, Source, Stream, register
 
 
@@ -24,7 +25,5 @@ class SplitFashionMNIST(Stream):
     def load(self, places: Places) -> Source:
         """Return Fashion-MNIST."""
         from torchvision.datasets import FashionMNIST
-
-        from clbench.data.torchvision_sets import find_held, train_and_test
 
         return find_held("fashion-mnist", places, "FashionMNIST/raw", train_and_test(FashionMNIST))

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from clbench.data.folders import list_folder
+from clbench.data.listings import Listing, read_matlab
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
-
-if TYPE_CHECKING:
-    from clbench.data.listings import Listing
 
 
 @register("split-flowers102", data="flowers102.npz flowers102 flowers-102", downloads=True)
@@ -33,21 +33,13 @@ class SplitFlowers102(Stream):
         """Return Flowers-102."""
         from torchvision.datasets import Flowers102
 
-        from clbench.data.sources import find, listed
-
-        return find(
-            "flowers102",
-            places,
-            listed("flowers102", stored_size=self.stored_size),
-            listed("flowers-102", _list, stored_size=self.stored_size),
-            download=partial(Flowers102, download=True),
-        )
+        folders = {"flowers102": list_folder, "flowers-102": _list}
+        download = partial(Flowers102, download=True)
+        return find_listed("flowers102", places, folders, stored_size=self.stored_size, download=download)
 
 
 def _list(root: Path) -> Listing:
     """List the official layout: images by number, and their classes and parts in two files of MATLAB's."""
-    from clbench.data.listings import Listing, read_matlab
-
     labels = read_matlab(root / "imagelabels.mat")["labels"].tolist()
     numbers = read_matlab(root / "setid.mat")
     train, valid, test = (

@@ -13,6 +13,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from clbench.data.downloads import archive
+from clbench.data.folders import lister
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
 
 URL = "https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar"
@@ -29,9 +32,5 @@ class SplitImageNetA(Stream):
 
     def load(self, places: Places) -> Source:
         """Return ImageNet-A."""
-        from clbench.data.downloads import archive
-        from clbench.data.folders import lister
-        from clbench.data.sources import find, listed
-
-        layout = listed("imagenet-a", lister(self.test_list), stored_size=self.stored_size)
-        return find("imagenet-a", places, layout, download=archive(URL, MD5))
+        folders, download = {"imagenet-a": lister(self.test_list)}, archive(URL, MD5)
+        return find_listed("imagenet-a", places, folders, stored_size=self.stored_size, download=download)

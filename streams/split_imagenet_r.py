@@ -14,6 +14,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from clbench.data.downloads import archive
+from clbench.data.folders import lister
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
 
 URL = "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar"
@@ -30,9 +33,5 @@ class SplitImageNetR(Stream):
 
     def load(self, places: Places) -> Source:
         """Return ImageNet-R."""
-        from clbench.data.downloads import archive
-        from clbench.data.folders import lister
-        from clbench.data.sources import find, listed
-
-        layout = listed("imagenet-r", lister(self.test_list), stored_size=self.stored_size)
-        return find("imagenet-r", places, layout, download=archive(URL, MD5))
+        folders, download = {"imagenet-r": lister(self.test_list)}, archive(URL, MD5)
+        return find_listed("imagenet-r", places, folders, stored_size=self.stored_size, download=download)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from clbench.data.torchvision_sets import find_held, train_and_test
 from clbench.streams import Places, Source, Stream, register
 
 
@@ -24,7 +25,5 @@ class SplitMNIST(Stream):
     def load(self, places: Places) -> Source:
         """Return MNIST."""
         from torchvision.datasets import MNIST
-
-        from clbench.data.torchvision_sets import find_held, train_and_test
 
         return find_held("mnist", places, "MNIST/raw", train_and_test(MNIST))

@@ -8,14 +8,14 @@ out a tenth). Two files of the archive are empty and are passed over. Natural or
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
+from clbench.data.downloads import archive
+from clbench.data.folders import list_folder
+from clbench.data.listings import Listing
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from clbench.data.listings import Listing
 
 URL = "http://yaroslavvb.com/upload/notMNIST/notMNIST_small.tar.gz"
 MD5 = "c9890a473a9769fda4bdf314aaf500dd"
@@ -32,18 +32,12 @@ class SplitNotMNIST(Stream):
 
     def load(self, places: Places) -> Source:
         """Return notMNIST."""
-        from clbench.data.downloads import archive
-        from clbench.data.sources import find, listed
-
-        layouts = [listed(place, _list) for place in ("notmnist", "notMNIST", "notMNIST_small")]
-        return find("notmnist", places, *layouts, download=archive(URL, MD5))
+        folders = dict.fromkeys(("notmnist", "notMNIST", "notMNIST_small"), _list)
+        return find_listed("notmnist", places, folders, download=archive(URL, MD5))
 
 
 def _list(root: Path) -> Listing:
     """List class folders, less what is empty."""
-    from clbench.data.folders import list_folder
-    from clbench.data.listings import Listing
-
     listing = list_folder(root)
     train, test = (
         [(file, label) for file, label in part if file.stat().st_size]

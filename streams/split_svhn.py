@@ -7,12 +7,10 @@ For non-commercial use only. The 531,131 extra training images are not used. Nat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from clbench.data.torchvision_sets import Opened, find_held
 from clbench.streams import Places, Source, Stream, register
-
-if TYPE_CHECKING:
-    from clbench.data.torchvision_sets import Opened
 
 
 @register("split-svhn", data="svhn.npz svhn train_32x32.mat", downloads=True)
@@ -26,8 +24,6 @@ class SplitSVHN(Stream):
 
     def load(self, places: Places) -> Source:
         """Return SVHN."""
-        from clbench.data.torchvision_sets import find_held
-
         return find_held("svhn", places, "train_32x32.mat", _open, files="*_32x32.mat")
 
 

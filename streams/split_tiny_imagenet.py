@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from clbench.data.downloads import archive
+from clbench.data.folders import list_classes, list_folder
+from clbench.data.listings import FolderError, Listing, read_rows
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
-
-if TYPE_CHECKING:
-    from clbench.data.listings import Listing
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -31,19 +32,13 @@ class SplitTinyImageNet(Stream):
 
     def load(self, places: Places) -> Source:
         """Return Tiny ImageNet."""
-        from clbench.data.downloads import archive
-        from clbench.data.sources import find, listed
-
-        folders = ("tiny-imagenet", "tiny-imagenet-200")
-        layouts = [listed(folder, _list, stored_size=self.stored_size) for folder in folders]
-        return find("tiny-imagenet", places, *layouts, download=archive(URL, MD5))
+        folders = dict.fromkeys(("tiny-imagenet", "tiny-imagenet-200"), _list)
+        download = archive(URL, MD5)
+        return find_listed("tiny-imagenet", places, folders, stored_size=self.stored_size, download=download)
 
 
 def _list(root: Path) -> Listing:
     """List class folders, or the official layout, where a text file names the validation images' classes."""
-    from clbench.data.folders import list_classes, list_folder
-    from clbench.data.listings import FolderError, Listing, read_rows
-
     annotations = root / "val" / "val_annotations.txt"
     if not annotations.is_file():
         return list_folder(root)

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from clbench.data.listings import Labelled, Listing, chosen, join_tasks, read_rows
+from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
-
-if TYPE_CHECKING:
-    from clbench.data.listings import Labelled, Listing
 
 DATASETS = (
     *("caltech101", "cifar", "dtd", "oxford_flowers102", "oxford_iiit_pet", "svhn", "sun397"),  # natural
@@ -43,19 +42,14 @@ class VTAB1k(Stream):
 
     def load(self, places: Places) -> Source:
         """Return VTAB-1k."""
-        from clbench.data.sources import find, listed
-
-        return find("vtab-1k", places, listed("vtab-1k", self._list, stored_size=self.stored_size))
+        return find_listed("vtab-1k", places, {"vtab-1k": self._list}, stored_size=self.stored_size)
 
     def _list(self, root: Path) -> Listing:
-        from clbench.data.listings import chosen, join_tasks
-
         names = chosen("datasets", self.datasets, DATASETS)
         return join_tasks({name: self._list_one(root / name) for name in names})
 
     def _list_one(self, folder: Path) -> Listing:
         """List one data set: ``<file> <class number>`` in a line, the file relative to the folder."""
-        from clbench.data.listings import Listing, read_rows
 
         def part(name: str) -> Labelled:
             return [(folder / file, int(label)) for file, label in read_rows(folder / f"{name}.txt")]

@@ -11,13 +11,13 @@ the networks that are shared as files.
 from __future__ import annotations
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones import register
 from clbench.backbones.architecture import Architecture
 from clbench.backbones.backbone import Preprocessing
+from clbench.backbones.small_resnet import small_resnet
 from clbench.backbones.weights import WeightsError
 
 CHANNELS = (16, 32, 64)
@@ -30,20 +30,7 @@ class ResNet20(Architecture):
 
     def build(self) -> nn.Module:
         """Return the network with random weights."""
-        stem = CHANNELS[0]
-        # timm's deep stem is the one whose width can be chosen; its convolutions are replaced by a single one
-        model = ResNet(
-            BasicBlock,
-            BLOCKS,
-            num_classes=0,
-            stem_type="deep",
-            stem_width=stem // 2,
-            channels=CHANNELS,
-            zero_init_last=False,
-        )
-        model.conv1 = nn.Conv2d(3, stem, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        model.maxpool = nn.Identity()
+        model = small_resnet(BLOCKS, CHANNELS)
         for stage in (model.layer2, model.layer3):
             stage[0].downsample = ZeroPadded(stage[0].conv1.out_channels - stage[0].conv1.in_channels)
         model.layer4 = nn.Sequential()  # timm's forward pass has four stages

@@ -7,12 +7,12 @@ It is trained from scratch, so its published weights are random ones.
 
 from __future__ import annotations
 
-from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from clbench.backbones import register
 from clbench.backbones.architecture import Architecture
 from clbench.backbones.backbone import Preprocessing
+from clbench.backbones.small_resnet import small_resnet
 
 CHANNELS = (20, 40, 80, 160)
 
@@ -23,20 +23,7 @@ class SlimResNet18(Architecture):
 
     def build(self) -> nn.Module:
         """Return the network with random weights."""
-        stem = CHANNELS[0]
-        # timm's deep stem is the one whose width can be chosen; its convolutions are replaced by a single one
-        model: nn.Module = ResNet(
-            BasicBlock,
-            (2, 2, 2, 2),
-            num_classes=0,
-            stem_type="deep",
-            stem_width=stem // 2,
-            channels=CHANNELS,
-            zero_init_last=False,
-        )
-        model.conv1 = nn.Conv2d(3, stem, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        model.maxpool = nn.Identity()
+        model: nn.Module = small_resnet((2, 2, 2, 2), CHANNELS)
         return model
 
     def published(self) -> tuple[nn.Module, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from clbench.data.listings import FolderError, Listing, read_listing
 from clbench.data.npz import read_npz
 from clbench.data.tasks import DataNotFoundError, Places, Source
 from clbench.errors import UserError
+
+Lister = Callable[[Path], Listing]  # lists the images in a folder
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,31 @@ class Layout:
     read: Callable[[str, Path, Path], Source]  # (name, the folder that holds the place, cache folder)
 
 
-def listed(
-    place: str, list_images: Callable[[Path], Listing] = list_folder, *, stored_size: int = 0
-) -> Layout:
+def read_given(stream: str, path: str, lister: Lister, *, cache_dir: Path, stored_size: int) -> Source:
+    """Return the images of the folder that a user named: ``--stream <stream>:PATH``."""
+    if not path:
+        raise UserError(f"stream {stream} needs a folder: --stream {stream}:PATH")
+    root = Path(path).expanduser().resolve()
+    return read_listing(lister(root), root.name, cache_dir=cache_dir, stored_size=stored_size)
+
+
+def find_listed(
+    name: str,
+    places: Places,
+    folders: Mapping[str, Lister],
+    *,
+    stored_size: int = 0,
+    download: Download | None = None,
+) -> Source:
+    """Find a collection of image files in one of these folders, each with what lists its images.
+
+    They are kept at ``stored_size`` pixels; 0: as they are if all alike and at most 256, else at 256.
+    """
+    layouts = [listed(place, lister, stored_size=stored_size) for place, lister in folders.items()]
+    return find(name, places, *layouts, download=download)
+
+
+def listed(place: str, list_images: Lister = list_folder, *, stored_size: int = 0) -> Layout:
     """Return the layout of a folder of image files, which ``list_images`` lists."""
 
     def read(name: str, root: Path, cache_dir: Path) -> Source:

@@ -34,6 +34,7 @@ class Replay(Strategy):
 
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
     keeps_logits: ClassVar[bool] = False  # whether the memory keeps the logits that an image had
+    draws: ClassVar[tuple[str, ...]] = ("replay",)  # generators, each of which draws images for a step
 
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images
     replay_batch: Annotated[int, Field(ge=0)] = 0  # images in one draw; 0: as many as are new
@@ -68,10 +69,11 @@ class Replay(Strategy):
         if self.retaining:
             self.retaining.grow(num_classes=num_classes, num_tasks=task.index + 1)
 
-    def with_replayed(self, batch: Batch, purpose: str = "replay") -> Batch:
-        """Return the batch with images behind it that the generator of ``purpose`` draws."""
-        drawn = self.memory.draw(self.replay_batch or batch.num_new, batch.generator(purpose))
-        return batch.followed_by(self.memory.at(drawn))
+    def before_step(self, batch: Batch) -> Batch:
+        """Put replayed images behind the new ones."""
+        for purpose in self.draws:
+            batch = with_replayed(batch, self.memory, self.replay_batch or batch.num_new, purpose)
+        return batch
 
     def loss(self, batch: Batch) -> Tensor:
         """Return what the strategy learns by, plus Quality Retaining where it is on."""
@@ -97,6 +99,11 @@ class Replay(Strategy):
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the softmax over all classes seen."""
         return self.model.probabilities(inputs)
+
+
+def with_replayed(batch: Batch, memory: Memory, count: int, purpose: str = "replay") -> Batch:
+    """Return the batch with so many images behind it, which the generator of ``purpose`` draws."""
+    return batch.followed_by(memory.at(memory.draw(count, batch.generator(purpose))))
 
 
 def widen_logits(memory: Memory, num_classes: int) -> None:

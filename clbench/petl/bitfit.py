@@ -9,28 +9,18 @@ Parameters of a ViT of L blocks of width D: 11 L D + 2 D; 102,912 for ViT-B/16.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
 
 from clbench.backbones.backbone import Backbone
-from clbench.backbones.sites import Branch, Site
-from clbench.petl import VTAB_RECIPE, Petl, register
+from clbench.petl import register
+from clbench.petl.parts.tuning import Tuning
 
 
 @register("bitfit")
 @dataclass(frozen=True)
-class BitFit(Petl):
+class BitFit(Tuning):
     """Identity at the start; there is nothing to merge."""
-
-    mergeable: ClassVar[bool] = True
-    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
-
-    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
-        """Attach nothing."""
-        return iter(())
 
     def tuned(self, backbone: Backbone) -> Sequence[str]:
         """Return the names of all biases but a classifier's."""

@@ -12,30 +12,18 @@ A ConvNeXt block has one sub-layer, which ends with its MLP: there it is the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
 
-import torch
-from pydantic import Field
-
-from clbench.backbones.backbone import Backbone
-from clbench.backbones.sites import Branch, Site
-from clbench.petl import VTAB_RECIPE, Petl, register
-from clbench.petl.parts.output_adapter import OutputAdapter
+from clbench.backbones.sites import BlockSites, Site
+from clbench.petl import register
+from clbench.petl.parts.output_adapter import OutputAdapters
 
 
 @register("houlsby")
 @dataclass(frozen=True)
-class Houlsby(Petl):
+class Houlsby(OutputAdapters):
     """Two adapters a block: identity at the start, not mergeable."""
 
-    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
-
-    rank: Annotated[int, Field(ge=1)] = 8  # width of the bottleneck
-
-    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
-        """Put one bottleneck after each sub-layer of every block."""
-        for block in backbone.blocks:
-            for site in [block["attn"], block["mlp"]] if block.heads else [block["mlp"]]:
-                yield site, OutputAdapter(site, self.rank, generator)
+    def adapted(self, block: BlockSites) -> list[Site]:
+        """Return each sub-layer."""
+        return [block["attn"], block["mlp"]] if block.heads else [block["mlp"]]

@@ -9,31 +9,21 @@ Parameters of a ViT of L blocks of width D: 4 L D + 2 D; 38,400 for ViT-B/16.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
 
 from clbench.backbones.backbone import Backbone
-from clbench.backbones.sites import Branch, Site
-from clbench.petl import VTAB_RECIPE, Petl, register
+from clbench.petl import register
 from clbench.petl.parts.norms import norm_parameters
+from clbench.petl.parts.tuning import Tuning
 
 IN_HEADS = ("q_norm", "k_norm")  # timm's names
 
 
 @register("norm-tuning")
 @dataclass(frozen=True)
-class NormTuning(Petl):
+class NormTuning(Tuning):
     """Identity at the start; there is nothing to merge."""
-
-    mergeable: ClassVar[bool] = True
-    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
-
-    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
-        """Attach nothing."""
-        return iter(())
 
     def tuned(self, backbone: Backbone) -> Sequence[str]:
         """Return the names of the parameters of every norm between layers."""

@@ -9,29 +9,18 @@ Parameters of a ViT of L blocks of width D: L (2 r D + r + D); 156,768 for ViT-B
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
 
-import torch
-from pydantic import Field
-
-from clbench.backbones.backbone import Backbone
-from clbench.backbones.sites import Branch, Site
-from clbench.petl import VTAB_RECIPE, Petl, register
-from clbench.petl.parts.output_adapter import OutputAdapter
+from clbench.backbones.sites import BlockSites, Site
+from clbench.petl import register
+from clbench.petl.parts.output_adapter import OutputAdapters
 
 
 @register("pfeiffer")
 @dataclass(frozen=True)
-class Pfeiffer(Petl):
+class Pfeiffer(OutputAdapters):
     """One adapter a block: identity at the start, not mergeable."""
 
-    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
-
-    rank: Annotated[int, Field(ge=1)] = 8  # width of the bottleneck
-
-    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
-        """Put one bottleneck after the MLP of every block."""
-        for block in backbone.blocks:
-            yield block["mlp"], OutputAdapter(block["mlp"], self.rank, generator)
+    def adapted(self, block: BlockSites) -> list[Site]:
+        """Return the MLP."""
+        return [block["mlp"]]

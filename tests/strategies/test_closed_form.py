@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from clbench import petl, strategies
 from clbench.data.samples import Samples
+from clbench.learning.closed_form import ClosedForm, Rule
 from clbench.learning.gaussians import Gaussians
 from clbench.learning.heads import CosineHead
+from clbench.learning.prototypes import Prototypes
 from clbench.learning.ridge import RidgeRegression, errors_of_ridges
 from clbench.options import build
 from clbench.records.spec import resolve
@@ -153,6 +155,30 @@ def test_one_training_image_a_class_is_enough(name: str):
     ]
     trial = run(FROZEN[name](), replace(stream, tasks=tasks))
     assert all(np.isfinite(columns["label_score"]).all() for columns in trial.logs.values())
+
+
+class Counted(ClosedForm):
+    """Class means that count how often the rule is worked out of them."""
+
+    part = "means"
+    num_rules = 0
+
+    def begin(self, width: int) -> Prototypes:
+        return Prototypes(width)
+
+    def rule(self) -> Rule:
+        self.num_rules += 1
+        num_classes = len(self.statistics.counts)
+        return lambda feature_BD: feature_BD.new_ones(len(feature_BD), num_classes)
+
+
+def test_a_rule_is_worked_out_once_for_each_state_of_the_statistics():
+    stream = generated_stream(num_tasks=3)
+    trial = run(Counted(), stream)
+    assert trial.strategy.num_rules == len(stream.tasks)
+    assert list(trial.strategy.parts()) == ["petl", "means"]
+    counts = trial.strategy.statistics.counts.tolist()
+    assert counts == np.bincount(np.concatenate([task.train.labels for task in stream.tasks])).tolist()
 
 
 def test_fecam_refuses_what_makes_a_covariance_indefinite():

@@ -1,14 +1,40 @@
-"""Hold the branch of ``adapter`` and ``conv-adapter``, and the two layers every bottleneck consists of."""
+"""Hold what ``adapter`` and ``conv-adapter`` share, and the two layers every bottleneck consists of."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-from clbench.backbones.sites import Branch, Site
-from clbench.petl.parts.initialise import kaiming_uniform
+from clbench.backbones.backbone import Backbone
+from clbench.backbones.sites import BlockSites, Branch, Site
+from clbench.petl import Petl
+from clbench.petl.parts.initialise import first_blocks, kaiming_uniform
+
+
+@dataclass(frozen=True)
+class ParallelBottlenecks(Petl, ABC):
+    """LAE's adapter without the choice of what it bridges."""
+
+    rank: Annotated[int, Field(ge=1)] = 5  # width of the bottleneck
+    num_blocks: Annotated[int, Field(ge=0)] = 0  # the first blocks to adapt; 0: 5/12 of them, as in the paper
+
+    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
+        """Put one bottleneck beside a site of each of the first blocks."""
+        for block in first_blocks(backbone, self.num_blocks):
+            site = self.bridged(block)
+            yield site, Bottleneck(site, self.rank, generator)
+
+    @abstractmethod
+    def bridged(self, block: BlockSites) -> Site:
+        """Return the site of a block that the bottleneck is parallel to."""
 
 
 class Bottleneck(Branch):

@@ -1,13 +1,40 @@
-"""Hold the branch of ``houlsby`` and ``pfeiffer``: a bottleneck after a sub-layer."""
+"""Hold what ``houlsby`` and ``pfeiffer`` share: a bottleneck after a sub-layer."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.backbones.sites import Branch, Site
+from clbench.backbones.backbone import Backbone
+from clbench.backbones.sites import BlockSites, Branch, Site
+from clbench.petl import VTAB_RECIPE, Petl
 from clbench.petl.parts.bottleneck import down_and_up
+
+
+@dataclass(frozen=True)
+class OutputAdapters(Petl, ABC):
+    """Adapters in every block, without the choice of sub-layers."""
+
+    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
+
+    rank: Annotated[int, Field(ge=1)] = 8  # width of the bottleneck
+
+    def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
+        """Put one bottleneck after each adapted sub-layer of every block."""
+        for block in backbone.blocks:
+            for site in self.adapted(block):
+                yield site, OutputAdapter(site, self.rank, generator)
+
+    @abstractmethod
+    def adapted(self, block: BlockSites) -> Sequence[Site]:
+        """Return the sub-layers of a block that get an adapter."""
 
 
 class OutputAdapter(Branch):

@@ -1,0 +1,62 @@
+"""Learn CIFAR-100 in a benchmark: what its user is asked for, the stream, and what is predicted of it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from clbench import streams
+from clbench.data.batches import Batcher
+from clbench.data.feature_cache import FeatureCache
+from clbench.evaluate.meter import Meter
+from clbench.runs.evaluator import Columns
+from clbench.runs.loop import Loop
+from clbench.seeds import Seeds
+from clbench.strategies import Strategy
+from clbench.streams import Places, TaskStream
+
+
+def questions(documentation: str, *, network: str = "", **numbers: float) -> argparse.ArgumentParser:
+    """Return a parser that asks for the folder of CIFAR-100 and for numbers, given with their defaults.
+
+    It asks for the weights of ``network``, too, where one is named.
+    """
+    parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, required=True)
+    if network:
+        parser.add_argument("--weights", default="default", help=f"file of {network}'s weights")
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    return parser
+
+
+def cifar100(data_dir: Path, seeds: Seeds, **options: object) -> TaskStream:
+    """Return CIFAR-100 as a stream with these options, without augmentation."""
+    loader = streams.get("split-cifar100")(augment="none", **options)
+    return loader.build("split-cifar100", Places(data_dir, user_cache_path("clbench")), seeds)
+
+
+def predictions(
+    strategy: Strategy,
+    stream: TaskStream,
+    batcher: Batcher,
+    seeds: Seeds,
+    cache: FeatureCache | None = None,
+) -> list[Columns]:
+    """Learn a stream, for which the strategy is set up; return what is predicted after each of its tasks."""
+    after: list[Columns] = []
+
+    def log(_: int, columns: Columns | None) -> list[float]:
+        assert columns is not None
+        after.append(columns)
+        return []
+
+    Loop(strategy, stream, batcher, seeds, Meter(batcher.device), log=log, cache=cache).run()
+    return after
+
+
+def accuracy(columns: Columns) -> float:
+    """Return the share of predictions that are right."""
+    return float((columns["prediction"] == columns["label"]).mean())
