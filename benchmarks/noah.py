@@ -16,6 +16,7 @@ from petl_modules import module_of, ten_classes, trained
 from clbench import backbones
 from clbench.backbones import BackboneOptions
 from clbench.data.batches import Batcher
+from clbench.data.inputs import Inputs
 from clbench.petl.attached import Attached
 from clbench.petl.noah import NOAH
 from clbench.petl.noah_search import search
@@ -37,7 +38,8 @@ def main() -> None:
     accuracy, strategy = trained(NOAH(), backbone, stream, batcher, seeds, options.epochs)
     module, held_out = module_of(strategy), stream.tasks[0].validation
     print(f"super-net: {module.num_parameters:,} parameters, test accuracy {100 * accuracy:.1f} %")
-    images, labels = batcher.test_batch(held_out.rows), torch.from_numpy(held_out.labels)
+    images = Inputs(batcher=batcher, rows=held_out.rows)
+    labels = torch.from_numpy(held_out.labels)
 
     @torch.inference_mode()
     def score(_: Attached) -> float:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    import torch
+
     from clbench.backbones.backbone import Backbone
     from clbench.options import Value
+    from clbench.records.progress import Progress
     from clbench.records.record import Record
 
 # Before torch is imported: threads would mostly wait for each other on tensors so small (242 s, not 78 s).
@@ -62,6 +65,23 @@ def same_global_numbers() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def interrupted() -> Callable[[int], Progress]:
+    """A function that gives what stops a run at its nth step, as Ctrl-C does."""
+    from clbench.records.progress import Progress
+
+    class Interrupted(Progress):
+        def __init__(self, steps: int) -> None:
+            self.steps = steps
+
+        def step_done(self, num_images: int, loss: torch.Tensor) -> None:
+            self.steps -= 1
+            if self.steps == 0:
+                raise KeyboardInterrupt
+
+    return Interrupted
 
 
 @pytest.fixture

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from clbench.backbones.sites import Branch, Site
     from clbench.petl.attached import Attached
 
+    Loss = Callable[[Any], Tensor]  # of a batch
+
 # How papers train modules on VTAB-1k, but for their warm-up and cosine.
 VTAB_RECIPE = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
 
@@ -57,11 +59,7 @@ class Petl(ABC):
         return ()
 
     def start(
-        self,
-        attached: Attached,
-        loss: Callable[[Any], Tensor],
-        batches: Iterable[Any],
-        generator: torch.Generator,
+        self, attached: Attached, loss: Loss, batches: Iterable[Any], generator: torch.Generator
     ) -> None:
         """Get ready for the first training with the loss on some of its batches; usually there is no need."""
 

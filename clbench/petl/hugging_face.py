@@ -11,14 +11,14 @@ is in ``REFUSED``, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import BlockSites, Branch, Site
@@ -30,6 +30,9 @@ from clbench.petl.parts.peft_layers import PeftError, peft_layers
 from clbench.registry import did_you_mean
 from clbench.seeds import forked
 from clbench.tables import make_class
+
+if TYPE_CHECKING:
+    from clbench.petl import Loss
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -133,11 +136,7 @@ class LoRAGA(PeftMethod):
     gamma: Positive = 16  # the vectors of both factors start with the length O^(1/4) / sqrt(gamma)
 
     def start(
-        self,
-        attached: Attached,
-        loss: Callable[[Any], Tensor],
-        batches: Iterable[Any],
-        generator: torch.Generator,
+        self, attached: Attached, loss: Loss, batches: Iterable[Any], generator: torch.Generator
     ) -> None:
         """Give the factors their start from the gradient of the loss."""
         from clbench.petl.lora_ga import start_from_gradient

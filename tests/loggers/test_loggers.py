@@ -7,7 +7,7 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -45,18 +45,6 @@ class Kept(Sink):
 
     def close(self, *, is_finished: bool) -> None:
         self.ends.append(is_finished)
-
-
-class Stopped(Progress):
-    """Stops the run as Ctrl-C would, in a step."""
-
-    def __init__(self, at_step: int) -> None:
-        self.left = at_step
-
-    def step_done(self, num_images: int, loss: torch.Tensor) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -179,12 +167,14 @@ def test_a_missing_package_is_one_line_with_the_command(
 
 
 @pytest.mark.slow
-def test_a_stopped_and_resumed_run_is_read_back_from_both(tmp_path: Path, no_key: None) -> None:
+def test_a_stopped_and_resumed_run_is_read_back_from_both(
+    tmp_path: Path, no_key: None, interrupted: Callable[[int], Progress]
+) -> None:
     pytest.importorskip("tensorboard")
     places = Places(None, tmp_path / "cache")
     both = ["tensorboard", "wandb"]
     spec = small_spec()
-    with pytest.raises(KeyboardInterrupt), loggers.joined(both, Stopped(STEPS_OF_EPOCH + 2)) as progress:
+    with pytest.raises(KeyboardInterrupt), loggers.joined(both, interrupted(STEPS_OF_EPOCH + 2)) as progress:
         execute(spec, out=tmp_path / "runs", places=places, progress=progress, command="")
     (folder,) = (tmp_path / "runs").iterdir()
     with loggers.joined(both, Progress()) as progress:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -135,23 +136,13 @@ def test_a_run_killed_again_and_again_leaves_the_same_record(tmp_path: Path):
     assert_equal_records(undisturbed, resume(folder, places=places, progress=Progress()))
 
 
-class Interrupted(Progress):
-    """Stops a run after a number of steps, as Ctrl-C does."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def step_done(self, num_images: int, loss: torch.Tensor) -> None:
-        self.steps -= 1
-        if self.steps == 0:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize(
     "strategy",
     ["joint-lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lae-prefix", "naive-full"))],
 )
-def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, strategy: str):
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    tmp_path: Path, strategy: str, interrupted: Callable[[int], Progress]
+):
     options = {"name": strategy} if strategy.startswith("lae") else {"name": strategy, "epochs": 2}
     sections = small_spec().to_dict()
     spec = resolve(
@@ -165,24 +156,24 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, strategy: str):
     places = Places(None, tmp_path)
     whole = execute(spec, out=tmp_path / "whole", places=places, progress=Progress(), command="")
     with pytest.raises(KeyboardInterrupt):
-        execute(spec, out=tmp_path / "stopped", places=places, progress=Interrupted(7), command="")
+        execute(spec, out=tmp_path / "stopped", places=places, progress=interrupted(7), command="")
     (folder,) = (tmp_path / "stopped").iterdir()
     assert_equal_records(whole, resume(folder, places=places, progress=Progress()))
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path: Path):
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, interrupted: Callable[[int], Progress]):
     places = Places(None, tmp_path)
     record = execute(small_spec(epochs=1), out=tmp_path, places=places, progress=Progress(), command="")
     before = {path: path.read_bytes() for path in record.path.rglob("*") if path.is_file()}
-    resume(record.path, places=places, progress=Interrupted(1))
+    resume(record.path, places=places, progress=interrupted(1))
     assert {path: path.read_bytes() for path in record.path.rglob("*") if path.is_file()} == before
 
 
-def test_costs_of_a_resumed_run_cover_the_whole_run(tmp_path: Path):
+def test_costs_of_a_resumed_run_cover_the_whole_run(tmp_path: Path, interrupted: Callable[[int], Progress]):
     places = Places(None, tmp_path)
     whole = execute(small_spec(), out=tmp_path / "whole", places=places, progress=Progress(), command="")
     with pytest.raises(KeyboardInterrupt):
-        execute(small_spec(), out=tmp_path / "stopped", places=places, progress=Interrupted(9), command="")
+        execute(small_spec(), out=tmp_path / "stopped", places=places, progress=interrupted(9), command="")
     (folder,) = (tmp_path / "stopped").iterdir()
     resumed = resume(folder, places=places, progress=Progress())
     one, other = (json.loads((record.path / "costs.json").read_text()) for record in (whole, resumed))

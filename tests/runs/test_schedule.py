@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,18 +58,6 @@ def small_spec(strategy: str) -> RunSpec:
             "run": {"checkpoint_every": 2, "eval_batch_size": 16},
         }
     )
-
-
-class Interrupted(Progress):
-    """Stops a run after a number of steps, as Ctrl-C does."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def step_done(self, num_images: int, loss: torch.Tensor) -> None:
-        self.steps -= 1
-        if self.steps == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -132,11 +121,16 @@ def test_scheduled_parts_are_found_at_any_depth_and_once() -> None:
 # Stopped in the nth step, a run goes on from its last checkpoint: after 2 and after all 4 steps of an epoch.
 @pytest.mark.parametrize(("stopped_in", "done"), [(8, 6), pytest.param(11, 10, marks=pytest.mark.slow)])
 def test_progress_is_right_inside_a_resumed_epoch(
-    tmp_path: Path, whole: Record, seen: list[float], stopped_in: int, done: int
+    tmp_path: Path,
+    whole: Record,
+    seen: list[float],
+    stopped_in: int,
+    done: int,
+    interrupted: Callable[[int], Progress],
 ) -> None:
     each_step = [step / 8 for step in range(8)] * 2  # it begins again with every task
     with pytest.raises(KeyboardInterrupt):
-        run(small_spec("naive-moe-lora"), tmp_path, Interrupted(stopped_in))
+        run(small_spec("naive-moe-lora"), tmp_path, interrupted(stopped_in))
     assert seen == each_step[:stopped_in]
     seen.clear()
     (folder,) = (tmp_path / "runs").iterdir()
@@ -164,11 +158,13 @@ def test_a_killed_run_with_a_fading_router_goes_on_bit_for_bit(tmp_path: Path, s
 # In the second task, and in the first, which it starts in.
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped_in", [11, 3])
-def test_a_module_that_starts_from_the_loss_does_so_once(tmp_path: Path, stopped_in: int) -> None:
+def test_a_module_that_starts_from_the_loss_does_so_once(
+    tmp_path: Path, stopped_in: int, interrupted: Callable[[int], Progress]
+) -> None:
     spec = small_spec("naive-peft.lora-ga")
     undisturbed = run(spec, tmp_path / "undisturbed", Progress())
     with pytest.raises(KeyboardInterrupt):
-        run(spec, tmp_path, Interrupted(stopped_in))
+        run(spec, tmp_path, interrupted(stopped_in))
     (folder,) = (tmp_path / "runs").iterdir()
     checkpoint = load_checkpoint(folder / "checkpoint")
     assert checkpoint is not None
