@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import log_loss
 
 from clbench.evaluate import METRICS, Results, compute
 from clbench.evaluate.digest import digest
@@ -131,6 +130,8 @@ def test_joint_training_gives_intransigence_and_gap_by_hand() -> None:
 
 
 def test_likelihood_and_squared_error_are_those_of_the_whole_distribution() -> None:
+    from sklearn.metrics import log_loss  # takes seconds to import
+
     shares, labels = draw_shares(200, 5)
     results = Results.from_log(log_of(shares, labels, torch.zeros(5, dtype=torch.long), 0), 1)
     truth, double = np.eye(5)[labels.numpy()], shares.double()

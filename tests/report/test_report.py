@@ -325,7 +325,7 @@ def test_labels_tell_what_differs(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, epochs=3, rate=0.5)
     make_run(tmp_path, epochs=5, rate=0.5)
     make_run(tmp_path, strategy="x/er.py:ER", stream="folder:/data/birds")
-    assert {group.label for group in report([tmp_path], None).groups} == {
+    assert {group.label for group in clbench.load_runs(tmp_path).groups} == {
         "lae-adapter · split-digits epochs=3",
         "lae-adapter · split-digits epochs=5",
         "er-ER-adapter · folder-birds",
@@ -335,7 +335,7 @@ def test_labels_tell_what_differs(tmp_path: Path, make_run: MakeRun) -> None:
 def test_namesakes_are_told_apart(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, file="/a/weights.npz")
     make_run(tmp_path, file="/b/weights.npz")
-    first, second = (group.label for group in report([tmp_path], None).groups)
+    first, second = (group.label for group in clbench.load_runs(tmp_path).groups)
     assert first != second
     assert first.startswith("lae-adapter file=weights.npz ")
 
