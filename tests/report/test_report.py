@@ -186,7 +186,8 @@ def test_figures_are_png_that_grow_with_the_tasks(
 ) -> None:
     record = make_run(tmp_path, num_tasks=num_tasks, is_finished=False)
     write_figures(record)
-    assert png_size(record.path / "figures" / "accuracy-matrix.png") == size
+    # some versions of matplotlib drop the last dot: 9.6 inches of 200 dots are 1919.99...
+    assert png_size(record.path / "figures" / "accuracy-matrix.png") == pytest.approx(size, abs=1)
     assert png_size(record.path / "figures" / "accuracy-curve.png") == (1280, 840)
 
 
