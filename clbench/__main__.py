@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clbench.cli.app import main
+from clbench.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

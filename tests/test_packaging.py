@@ -92,7 +92,7 @@ def test_wheel_holds_every_file_in_git_and_no_other(wheel: Path, checkout: Path)
 def test_wheel_says_that_it_is_typed_and_names_its_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (entry_points,) = [name for name in archive.namelist() if name.endswith("/entry_points.txt")]
-        assert "clbench = clbench.cli.app:main" in archive.read(entry_points).decode()
+        assert "clbench = clbench.cli:main" in archive.read(entry_points).decode()
         assert "clbench/py.typed" in archive.namelist()
         assert any(name.endswith("/licenses/LICENSE") for name in archive.namelist())
 
