@@ -180,6 +180,12 @@ def test_latex_escapes_what_means_something_to_it() -> None:
     )
 
 
+def test_a_run_whose_accuracies_are_unknown_has_no_curve(tmp_path: Path, make_run: MakeRun) -> None:
+    record = make_run(tmp_path, accuracy=None, is_finished=False)
+    write_figures(record)
+    assert not list((record.path / "figures").glob("accuracy-*.png"))
+
+
 @pytest.mark.parametrize(("num_tasks", "size"), [(1, (880, 780)), (5, (880, 780)), (20, (1920, 1820))])
 def test_figures_are_png_that_grow_with_the_tasks(
     tmp_path: Path, num_tasks: int, size: tuple[int, int], make_run: MakeRun
