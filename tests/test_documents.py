@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,14 +188,17 @@ def test_what_is_shown_for_many_runs_runs(
         write_run("lae", seed=seed)
         write_run("naive", seed=seed, accuracy=0.25)
     reading, in_avalanche = blocks(checkout / "docs/how-to/report.md", "python")
-    exec(compile(reading, "report", "exec"), {})
-    exec(compile(in_avalanche, "report", "exec"), {})
+    shown_here: dict[str, Any] = {}
+    exec(compile(reading, "report", "exec"), shown_here)
+    assert shown_here["runs"].metrics.value.notna().any()
+    exec(compile(in_avalanche, "report", "exec"), shown_here)
+    assert shown_here["experience"].classes_in_this_experience
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_shown_python_is_python(document: Path) -> None:
     for code in blocks(document, "python"):
-        ast.parse(code)
+        assert ast.parse(code).body
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -6,7 +6,7 @@ arXiv:2104.00405.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,13 +51,11 @@ def experiences(stream: TaskStream, split: str = "train") -> list[CLExperience]:
 
     Their task labels tell the task where the scenario does, and are 0 elsewhere.
     """
-    if split not in SPLITS:
-        raise ValueError(f"no split {split!r} (allowed: {', '.join(SPLITS)})")
-    parts = [getattr(task, split) for task in stream.tasks]
+    parts = (getattr(task, split) for task in stream.tasks)  # asked for once the split is known to be one
     return as_experiences(parts, split, tasks_told=stream.scenario == "task")
 
 
-def as_experiences(parts: Sequence[Samples], split: str, *, tasks_told: bool = False) -> list[CLExperience]:
+def as_experiences(parts: Iterable[Samples], split: str, *, tasks_told: bool = False) -> list[CLExperience]:
     """Return an experience for each part, with its classes, the earlier and the later ones.
 
     Its task label is 0, or with ``tasks_told`` its place. Labels are class numbers in stream order.

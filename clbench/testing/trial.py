@@ -6,8 +6,8 @@ was broken.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -105,20 +105,11 @@ class Trial(Progress):
             cache=None if is_exact else FeatureCache(batcher, batch_size=16),
         )
 
-    def run(self, folder: Path | None = None, stop_at: int = -1) -> None:
-        """Run, or go on from what the folder holds; stop as Ctrl-C would after checkpoint ``stop_at``."""
-
-        def save(checkpoint: Checkpoint) -> None:
-            save_checkpoint(cast("Path", folder), checkpoint)
-            if self._count(checkpoint) == stop_at + 1:
-                raise KeyboardInterrupt
-
+    def run(self, folder: Path | None = None) -> None:
+        """Run, or go on from the checkpoint in a folder, which keeps those that follow."""
         if folder is not None:
-            self.loop.save = save
-        try:
-            self.loop.run(load_checkpoint(folder) if folder else None)
-        except KeyboardInterrupt:
-            assert stop_at >= 0, "the strategy raised KeyboardInterrupt"
+            self.loop.save = partial(save_checkpoint, folder)
+        self.loop.run(load_checkpoint(folder) if folder else None)
 
     def run_keeping(self, folders: dict[int, Path]) -> None:
         """Run, and leave in each folder what a run holds that stops after the checkpoint of that number."""
