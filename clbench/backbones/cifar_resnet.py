@@ -40,9 +40,14 @@ class ResNet20(Architecture):
     def published(self) -> tuple[nn.Module, str]:
         """Refuse: there are no weights of its authors'."""
         raise WeightsError(
-            "no weights are published for resnet20; give a file with --set backbone.weights=FILE.safetensors,"
-            " or take random ones with --set backbone.weights=none"
+            "no weights are published for resnet20; put resnet20.safetensors into the --data-dir, give a file"
+            " with --set backbone.weights=FILE.safetensors, or take random ones with"
+            " --set backbone.weights=none"
         )
+
+    def file_names(self) -> tuple[str, ...]:
+        """Return the one name under which a user may have put weights beside the data."""
+        return ("resnet20",)
 
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         """Return 32 pixels a side, normalised as ImageNet's are."""
