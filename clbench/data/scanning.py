@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from clbench.data.decode import EXTENSIONS
@@ -30,7 +30,7 @@ class Scan:
         """Return the folders in a folder, sorted; count what else lies there."""
         folders = []
         for entry in self._seen(root):
-            if not entry.is_dir():
+            if not _is(entry.is_dir):
                 self._pass_over_file(entry, is_outside=True)
             elif entry.is_symlink() and _is_around(Path(entry.path), root):
                 self.counts["link"] += 1
@@ -43,12 +43,12 @@ class Scan:
         found, waiting = [], [folder]
         while waiting:
             for entry in self._seen(waiting.pop()):
-                if entry.is_dir():
+                if _is(entry.is_dir):
                     if entry.is_symlink():
                         self.counts["link"] += 1
                     else:
                         waiting.append(Path(entry.path))
-                elif entry.is_file() and _ending(entry.name) in EXTENSIONS:
+                elif _is(entry.is_file) and _ending(entry.name) in EXTENSIONS:
                     found.append(Path(entry.path))
                 else:
                     self._pass_over_file(entry, is_outside=False)
@@ -95,12 +95,20 @@ class Scan:
                 yield entry
 
     def _pass_over_file(self, entry: os.DirEntry[str], *, is_outside: bool) -> None:
-        if not entry.is_file():
+        if not _is(entry.is_file):
             self.counts["link" if entry.is_symlink() else "pipe, socket or device"] += 1
         elif is_outside and _ending(entry.name) in EXTENSIONS:
             self.counts["image outside the class folders"] += 1
         else:
             self.endings[_ending(entry.name) or "none"] += 1
+
+
+def _is(asked: Callable[[], bool]) -> bool:
+    """Ask an entry what it is; a link that leads to itself is nothing, and would raise an error."""
+    try:
+        return asked()
+    except OSError:
+        return False
 
 
 def _is_around(link: Path, root: Path) -> bool:
