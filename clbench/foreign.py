@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import lzma
 import os
+import pickle
 import stat
 import struct
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
 DAMAGE: tuple[type[Exception], ...] = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError),
     *(RuntimeError, SyntaxError, TypeError, ValueError),
-    *(lzma.LZMAError, struct.error, zipfile.BadZipFile, zlib.error),
+    *(lzma.LZMAError, pickle.PickleError, struct.error, tokenize.TokenError),  # numpy tokenizes headers
+    *(zipfile.BadZipFile, zlib.error),
 )
 MOST_TEXT = 1 << 28  # bytes of a list; DomainNet's longest has a tenth
 MOST_MATLAB = 1 << 30  # bytes that a file of MATLAB's may unpack into; SVHN's training part has a third
+MOST_PACKED = 20  # times that weights are larger than in their file; trained ones hardly shrink at all
 PIECE = 1 << 20  # bytes unpacked at a time
 MATLAB_HEADER, MATLAB_COMPRESSED = 128, 15  # bytes before the first element; the type of a packed one
 LONGEST_HEADER = 1 << 14  # bytes of an npy header; numpy's own limit is below it
@@ -98,7 +102,7 @@ def check_matlab(path: Path) -> None:
             kind, length = struct.unpack(f"{order}II", file.read(8))
             total += _unpacked(file, length) if kind == MATLAB_COMPRESSED else 0
             if total > MOST_MATLAB:
-                raise ValueError(f"it unpacks into more than {MOST_MATLAB >> 30} GiB")
+                raise ValueError(f"it unpacks into more than {MOST_MATLAB:,} bytes")
             place += 8 + length
 
 
@@ -123,7 +127,16 @@ def npy_header(stream: IO[bytes]) -> NpyHeader:
     if version not in read:
         raise ValueError(f"npy version {version}")
     shape, is_fortran, dtype = read[version](head)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array of shape {shape}")
     return NpyHeader(shape, is_fortran, dtype, head.tell())
+
+
+def check_unpacked(path: Path, headers: Mapping[str, NpyHeader]) -> None:
+    """Raise a ValueError where arrays of numbers are packed closer than such numbers can be."""
+    claimed, size = sum(header.num_bytes for header in headers.values()), path.stat().st_size
+    if claimed > MOST_PACKED * size:
+        raise ValueError(f"its {size} bytes claim to hold {claimed}")
 
 
 def npz_headers(archive: zipfile.ZipFile, wanted: Container[str] | None = None) -> dict[str, NpyHeader]:

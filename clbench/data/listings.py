@@ -154,11 +154,12 @@ def read_rows(file: Path) -> list[list[str]]:
 def read_matlab(file: Path) -> dict[str, NDArray[np.void]]:
     """Return the arrays of a file of MATLAB's; FolderError if it is none."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         check_matlab(file)
         arrays: dict[str, NDArray[np.void]] = loadmat(file, squeeze_me=True)
-    except DAMAGE as error:
+    except (*DAMAGE, MatReadError) as error:
         raise FolderError(f"cannot read {file} as a file of MATLAB's: {first_line(error)}") from error
     return arrays
 

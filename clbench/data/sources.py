@@ -13,7 +13,7 @@ from clbench.data.listings import FolderError, Listing, read_listing
 from clbench.data.npz import read_npz
 from clbench.data.tasks import DataNotFoundError, Places, Source
 from clbench.errors import UserError
-from clbench.foreign import DAMAGE, first_line
+from clbench.foreign import first_line
 
 Lister = Callable[[Path], Listing]  # lists the images in a folder
 
@@ -112,11 +112,9 @@ def _read(name: str, layout: Layout, folder: Path, cache_dir: Path, download: Do
     """Read a collection; whatever a library makes of bytes that are not as published is told in one line."""
     try:
         return layout.read(name, folder, cache_dir)
-    except DAMAGE as error:
+    except Exception as error:  # a library's reader may raise anything over bytes that it did not expect
         if isinstance(error, UserError) and not isinstance(error, (FolderError, ImageError)):
             raise
-        reason = error
-    except (FolderError, ImageError) as error:
         reason = error
     advice = "remove it to have it downloaded again, or replace it" if download else "replace it"
     raise DataNotFoundError(
