@@ -33,6 +33,7 @@ DAMAGE: tuple[type[Exception], ...] = (
 MOST_TEXT = 1 << 28  # bytes of a list; DomainNet's longest has a tenth
 MOST_MATLAB = 1 << 30  # bytes that a file of MATLAB's may unpack into; SVHN's training part has a third
 MOST_PACKED = 20  # times that weights are larger than in their file; trained ones hardly shrink at all
+MOST_TABLE, BYTES_A_VALUE = 1 << 32, 8  # bytes of a table; a log of a million predictions has a fiftieth
 PIECE = 1 << 20  # bytes unpacked at a time
 MATLAB_HEADER, MATLAB_COMPRESSED = 128, 15  # bytes before the first element; the type of a packed one
 LONGEST_HEADER = 1 << 14  # bytes of an npy header; numpy's own limit is below it
@@ -115,6 +116,17 @@ def _unpacked(file: IO[bytes], length: int) -> int:
             total += len(unpacker.decompress(piece, PIECE))
             piece = unpacker.unconsumed_tail
     return total
+
+
+def check_parquet(path: Path) -> None:
+    """Raise a ValueError where the columns of a Parquet file would take more memory than any log of a run."""
+    from pyarrow import parquet
+
+    regular(path)
+    metadata = parquet.read_metadata(path)
+    claimed = metadata.num_rows * metadata.num_columns * BYTES_A_VALUE
+    if claimed > MOST_TABLE:
+        raise ValueError(f"its columns claim {claimed} bytes; at most {MOST_TABLE:,} are read")
 
 
 def npy_header(stream: IO[bytes]) -> NpyHeader:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 DEFAULT_EXPERIENCES = 5  # where a benchmark names no number itself
 EXAMPLES = "SplitMNIST, SplitFMNIST, SplitCIFAR10, SplitCIFAR100, SplitTinyImageNet"
+UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, ImportError)
 
 
 class ClassicError(UserError, ValueError):
@@ -108,7 +109,7 @@ def _make(benchmark: str, root: Path, num_experiences: int, seed: int) -> NCScen
             f"avalanche:{benchmark}: its data are not in {root} and could not be downloaded"
             f" ({_first_line(error)}); name their folder with --data-dir, or try --stream split-digits"
         ) from error
-    except (*DAMAGE, ImportError) as error:
+    except UNREADABLE as error:
         raise ClassicError(f"avalanche:{benchmark} cannot be made: {_first_line(error)}") from error
     if not isinstance(made, NCScenario):
         raise ClassicError(f"avalanche:{benchmark} is not class-incremental, as {EXAMPLES} are")

@@ -25,6 +25,7 @@ from clbench.foreign import DAMAGE, check_unpacked, npz_headers
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 CLASSIFIERS = ("head", "head_dist", "head.fc", "fc", "classifier", "linear")  # names in files; ours have none
 POSITIONS = ("pos_embed", "relative_position_bias_table")  # what depends on the size of the image
+UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, SafetensorError)
 
 
 class WeightsError(UserError, ValueError):
@@ -61,7 +62,7 @@ def weights_digest(model: nn.Module) -> str:
 def _read(file: Path) -> dict[str, Tensor]:
     try:
         tensors = load_state_dict(str(file), weights_only=True)
-    except (*DAMAGE, SafetensorError) as error:
+    except UNREADABLE as error:
         raise _unreadable(file, error) from error
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
 

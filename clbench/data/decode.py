@@ -32,6 +32,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", "AVIF
 CHUNK = 64  # images decoded before they are written
 LARGE = 1 << 24  # pixels; of larger pictures one is decoded at a time, that they fit into memory
 
+UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, Image.DecompressionBombError)
 T = TypeVar("T")
 
 
@@ -120,7 +121,7 @@ def _read(file: Path, use: Callable[[Image.Image], T]) -> T:
         with Image.open(file, formats=_formats()) as image:
             check_dimensions(image.height, image.width)
             return use(image)
-    except (*DAMAGE, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         is_foreign = isinstance(error, UnidentifiedImageError)
         reason = "not an image, or damaged" if is_foreign else first_line(error)
         raise ImageError(f"cannot read the image {file}: {reason}") from error

@@ -213,8 +213,8 @@ def _from_floats(image: Image.Image) -> Image.Image:
 def _on_white(image: Image.Image, raw: str) -> Image.Image:
     """Return a picture with an alpha channel or a transparent colour, as it is seen on a white page."""
     transparent = image.info.get("transparency")
-    is_colour = image.mode == "RGB" and isinstance(transparent, tuple)
-    if is_colour and (raw.startswith("RGB;16") or max(transparent) > WHITE):
+    is_wide = isinstance(transparent, tuple) and (raw.startswith("RGB;16") or max(transparent) > WHITE)
+    if image.mode == "RGB" and is_wide:
         raise PixelError(
             "mode RGB of 16 bits with a transparent colour, which 8 bits cannot tell from others"
         )
