@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from clbench.data.decode import ImageError, decode_file
+from clbench.data.decode import ImageError, decode_file, decode_files
 from clbench.data.pixels import PixelError, array_rule, over_white, to_rgb
 
 RED, HALF_RED_ON_WHITE, WHITE = (255, 0, 0), (255, 127, 127), (255, 255, 255)
@@ -256,6 +257,11 @@ def test_of_several_pictures_the_first_is_read(ending: str, tmp_path: Path) -> N
     options = {"lossless": True} if ending == "webp" else {}
     pictures[0].save(tmp_path / f"some.{ending}", save_all=True, append_images=pictures[1:], **options)
     assert (read(tmp_path / f"some.{ending}", 2, 2) == RED).all()
+    counts: Counter[str] = Counter()
+    pictures[0].save(tmp_path / f"one.{ending}", **options)
+    files = [tmp_path / f"some.{ending}", tmp_path / f"one.{ending}"]
+    assert [chunk.shape for chunk in decode_files(files, (2, 2), counts)] == [(2, 2, 2, 3)]
+    assert counts == {"of several pictures (the first)": 1}
 
 
 @pytest.mark.parametrize(
