@@ -166,8 +166,7 @@ def _raw_mode(image: Image.Image) -> str:
     if not tiles:
         return ""
     arguments = tiles[0][3]
-    first = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
-    return str(first)
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -220,8 +219,9 @@ def _on_white(image: Image.Image, raw: str) -> Image.Image:
         )
     if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa", "P", "1", "L", "RGB"):
         raise PixelError(f"mode {image.mode} with a transparent colour is not known here; save it as RGBA")
-    if raw in GREY_STEPS and isinstance(transparent, int):
-        image.info["transparency"] = transparent * GREY_STEPS[raw]
+    if isinstance(transparent, int) and image.mode in ("1", "L"):
+        transparent = WHITE if image.mode == "1" and transparent else transparent * GREY_STEPS.get(raw, 1)
+        image.info["transparency"] = transparent
     straight = image.convert("LA") if image.mode == "La" else image
     levels = np.asarray(straight.convert("RGBA"))
     return Image.fromarray(over_white(levels))
