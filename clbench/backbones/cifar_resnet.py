@@ -40,8 +40,8 @@ class ResNet20(Architecture):
     def published(self) -> tuple[nn.Module, str]:
         """Refuse: there are no weights of its authors'."""
         raise WeightsError(
-            "no weights are published for resnet20; put resnet20.safetensors into the --data-dir, give a file"
-            " with --set backbone.weights=FILE.safetensors, or take random ones with"
+            "no weights are published for resnet20; give a file with --set backbone.weights=FILE.safetensors,"
+            " put resnet20.safetensors into the --data-dir, or take random ones with"
             " --set backbone.weights=none"
         )
 

@@ -49,8 +49,8 @@ class TimmArchitecture(Architecture):
             reason = str(error).strip().split("\n", 1)[0]
             raise WeightsError(
                 f"cannot get the published weights of {self.name} ({type(error).__name__}: {reason:.80});"
-                f" put {self.name}.safetensors into the --data-dir, give a file with --set"
-                " backbone.weights=FILE.safetensors, or take random ones with --set backbone.weights=none"
+                f" give a file with --set backbone.weights=FILE.safetensors, put {self.name}.safetensors into"
+                " the --data-dir, or take random ones with --set backbone.weights=none"
             ) from error
         return model, f"timm {model.pretrained_cfg['architecture']}.{model.pretrained_cfg['tag']}"
 
