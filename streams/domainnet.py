@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clbench.data.listings import Labelled, Listing, chosen, join_domains, read_rows
+from clbench.data.listings import Labelled, Listing, chosen, join_domains, numbered_names, read_rows
 from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
 
@@ -47,4 +47,5 @@ class DomainNet(Stream):
 
         domains = chosen("domain_order", self.domain_order, DOMAINS)
         parts = {each: Listing(part(each, "train"), part(each, "test"), []) for each in domains}
-        return join_domains(parts, [names.get(label, str(label)) for label in range(max(names) + 1)])
+        labels = [label for each in parts.values() for _, label in each.train]
+        return join_domains(parts, numbered_names(labels, names))

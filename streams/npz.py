@@ -1,7 +1,8 @@
 """Make a stream of any ``.npz`` file of images: ``--stream npz:FILE``.
 
-Keys: ``train_x``, ``test_x`` (N, H, W, 3) or (N, H, W) uint8, ``train_y``, ``test_y`` (N,) integers from 0,
-and optionally ``names`` (C,), the classes' names.
+Keys: ``train_x``, ``test_x`` (N, H, W) or (N, H, W, C) of uint8, uint16, bool or floats, C being 1 (grey),
+2 (grey and alpha), 3 or 4 (RGB and alpha); ``train_y``, ``test_y`` (N,) integers from 0, and optionally
+``names`` (C,), the classes' names.
 """
 
 from __future__ import annotations

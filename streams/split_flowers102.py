@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import Field
 
 from clbench.data.folders import list_folder
-from clbench.data.listings import Listing, read_matlab
+from clbench.data.listings import Listing, numbered_names, read_matlab
 from clbench.data.sources import find_listed
 from clbench.streams import Places, Source, Stream, register
 
@@ -49,4 +49,5 @@ def _list(root: Path) -> Listing:
         ]
         for part in ("trnid", "valid", "tstid")
     )
-    return Listing(train + valid, test, [str(number + 1) for number in range(max(labels))])
+    names = numbered_names(label for _, label in train + valid + test)
+    return Listing(train + valid, test, [str(int(name) + 1) for name in names])

@@ -43,4 +43,6 @@ def _list(root: Path) -> Listing:
         [(file, label) for file, label in part if file.stat().st_size]
         for part in (listing.train, listing.test)
     )
-    return Listing(train, test, listing.class_names)
+    num_empty = len(listing.train) + len(listing.test) - len(train) - len(test)
+    notes = [*listing.notes, *([f"not read in {root}: {num_empty} empty file(s)"] if num_empty else [])]
+    return Listing(train, test, listing.class_names, notes=notes)

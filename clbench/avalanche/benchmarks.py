@@ -29,6 +29,7 @@ from clbench.data.decode import CHUNK, LARGEST_NATIVE, fit
 from clbench.data.downloads import TIMEOUT, patience
 from clbench.data.tasks import DataNotFoundError, Places, Source
 from clbench.errors import UserError
+from clbench.foreign import DAMAGE
 from clbench.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 DEFAULT_EXPERIENCES = 5  # where a benchmark names no number itself
 EXAMPLES = "SplitMNIST, SplitFMNIST, SplitCIFAR10, SplitCIFAR100, SplitTinyImageNet"
+UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, ImportError)
 
 
 class ClassicError(UserError, ValueError):
@@ -68,9 +70,17 @@ def read_classic(
 
     digest = hashlib.sha256(labels[0].tobytes() + labels[1].tobytes()).hexdigest()
     fingerprint = f"avalanche {version('avalanche-lib')} {benchmark} {root} {tasks} {stored_size} {digest}"
-    return cached(
-        f"avalanche-{benchmark}", cache_dir=places.cache_dir, fingerprint=fingerprint, decode=decode
-    )
+    try:
+        return cached(
+            f"avalanche-{benchmark}", cache_dir=places.cache_dir, fingerprint=fingerprint, decode=decode
+        )
+    except UserError:
+        raise
+    except DAMAGE as error:
+        raise DataNotFoundError(
+            f"avalanche:{benchmark}: its data in {root} are incomplete or damaged; replace them, or remove"
+            f" them to have them downloaded again ({_first_line(error)})"
+        ) from error
 
 
 def _make(benchmark: str, root: Path, num_experiences: int, seed: int) -> NCScenario:
@@ -99,7 +109,7 @@ def _make(benchmark: str, root: Path, num_experiences: int, seed: int) -> NCScen
             f"avalanche:{benchmark}: its data are not in {root} and could not be downloaded"
             f" ({_first_line(error)}); name their folder with --data-dir, or try --stream split-digits"
         ) from error
-    except (TypeError, ValueError, AssertionError, ImportError) as error:
+    except UNREADABLE as error:
         raise ClassicError(f"avalanche:{benchmark} cannot be made: {_first_line(error)}") from error
     if not isinstance(made, NCScenario):
         raise ClassicError(f"avalanche:{benchmark} is not class-incremental, as {EXAMPLES} are")

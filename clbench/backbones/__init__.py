@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 class BackboneOptions:
     """How a backbone is made, whatever its name."""
 
-    weights: str = "default"  # default: the published ones; none: random ones; or a file of them
+    weights: str = (
+        "default"  # default: the published ones, from a file of the network's name beside the data if there
+        # is one; none: random ones; or a file of them
+    )
     image_size: Annotated[int, Field(ge=0)] = 0  # pixels a side; 0: the model's own
     normalise: Literal["model", "unit", "half", "imagenet"] = "model"  # whose mean and std; unit: [0, 1]
     crop: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a test image's side kept; 0: the model's own
@@ -29,11 +33,16 @@ class BackboneOptions:
     dtype: Literal["fp32", "bf16"] = "fp32"  # what the frozen weights are held in and computed with
 
 
-def create(name: str, options: BackboneOptions | None = None, *, seed: int = 0) -> Backbone:
-    """Return the named backbone, frozen and in eval mode; ``seed`` draws the weights when there are none."""
+def create(
+    name: str, options: BackboneOptions | None = None, *, seed: int = 0, folder: Path | None = None
+) -> Backbone:
+    """Return the named backbone, frozen and in eval mode; ``seed`` draws the weights when there are none.
+
+    Published weights may lie in ``folder``, as ``<name>.safetensors``.
+    """
     from clbench.backbones.creation import create_backbone
 
-    return create_backbone(name, options or BackboneOptions(), seed=seed)
+    return create_backbone(name, options or BackboneOptions(), seed=seed, folder=folder)
 
 
 registry: Registry[Architecture] = Registry("backbones", __name__)

@@ -23,6 +23,10 @@ class Architecture(ABC):
     def published(self) -> tuple[nn.Module, str]:
         """Return the network with the weights it is known for, and where they come from."""
 
+    def file_names(self) -> tuple[str, ...]:
+        """Return by which names, without their ending, its published weights are known; the surest first."""
+        return ()
+
     @abstractmethod
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         """Return what the network expects of an image."""

@@ -73,6 +73,7 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
         self.weights_source = weights_source  # where the weights came from: "random", a hub tag, a file name
         self.weights_digest = weights_digest  # SHA-256 over names and values
+        self.notes: list[str] = []  # lines for a run's header
         self.attached: list[AttachedModule] = []  # the modules at its sites, on or off
         self.sites = {**sites, "pooled": self.pooled}
         for block in blocks:

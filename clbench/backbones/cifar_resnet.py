@@ -41,8 +41,13 @@ class ResNet20(Architecture):
         """Refuse: there are no weights of its authors'."""
         raise WeightsError(
             "no weights are published for resnet20; give a file with --set backbone.weights=FILE.safetensors,"
-            " or take random ones with --set backbone.weights=none"
+            " put resnet20.safetensors into the --data-dir, or take random ones with"
+            " --set backbone.weights=none"
         )
+
+    def file_names(self) -> tuple[str, ...]:
+        """Return the one name under which a user may have put weights beside the data."""
+        return ("resnet20",)
 
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         """Return 32 pixels a side, normalised as ImageNet's are."""

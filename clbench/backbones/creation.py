@@ -30,17 +30,23 @@ NORMALISATIONS = {
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def create_backbone(name: str, options: BackboneOptions, *, seed: int) -> Backbone:
-    """Return the named backbone, frozen and in eval mode.
+def create_backbone(
+    name: str, options: BackboneOptions, *, seed: int, folder: Path | None = None
+) -> Backbone:
+    """Return the named backbone, frozen and in eval mode; published weights may lie in ``folder``.
 
     The global generators are left as they were, whatever is drawn.
     """
     chosen = architecture(name)
+    beside = _beside(folder, chosen) if options.weights == "default" else None
     with forked(seed):
-        if options.weights == "default":
+        if options.weights == "default" and not beside:
             model, source = chosen.published()
         else:
             model, source = chosen.build(), "random"
+    if beside:
+        load_weights(model, beside)
+        source = beside.name
     native = chosen.preprocessing(model)
     preprocessing = _overridden(native, options)
     with warnings.catch_warnings():
@@ -51,7 +57,15 @@ def create_backbone(name: str, options: BackboneOptions, *, seed: int) -> Backbo
             load_weights(model, Path(options.weights))
             source = Path(options.weights).name
     digest = weights_digest(model)
-    return open_model(name, model.to(DTYPES[options.dtype]), preprocessing, source=source, digest=digest)
+    backbone = open_model(name, model.to(DTYPES[options.dtype]), preprocessing, source=source, digest=digest)
+    backbone.notes = [f"weights: {beside}, found beside the data"] if beside else []
+    return backbone
+
+
+def _beside(folder: Path | None, chosen: Architecture) -> Path | None:
+    """Return the file of a network's published weights that lies in a folder, if one does."""
+    files = [folder / f"{name}.safetensors" for name in chosen.file_names()] if folder else []
+    return next((file for file in files if file.is_file()), None)
 
 
 def open_in_place(model: nn.Module) -> Backbone:

@@ -49,10 +49,17 @@ class TimmArchitecture(Architecture):
             reason = str(error).strip().split("\n", 1)[0]
             raise WeightsError(
                 f"cannot get the published weights of {self.name} ({type(error).__name__}: {reason:.80});"
-                " give a file with --set backbone.weights=FILE.safetensors, or take random ones with"
-                " --set backbone.weights=none"
+                f" give a file with --set backbone.weights=FILE.safetensors, put {self.name}.safetensors into"
+                " the --data-dir, or take random ones with --set backbone.weights=none"
             ) from error
         return model, f"timm {model.pretrained_cfg['architecture']}.{model.pretrained_cfg['tag']}"
+
+    def file_names(self) -> tuple[str, ...]:
+        """Return the name as given, and with the tag of the weights that timm takes where none is given."""
+        architecture, _, tag = self.name.partition(".")
+        config = timm.get_pretrained_cfg(architecture)
+        default = f"{architecture}.{config.tag}" if config and config.tag else architecture
+        return tuple(dict.fromkeys([self.name, *([] if tag else [default])]))
 
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         """Return what the weights were trained with, by timm's account."""

@@ -8,13 +8,11 @@ checkpoint filters rename the tensors and interpolate position embeddings.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from timm.models import load_state_dict
@@ -22,10 +20,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from clbench.errors import UserError
+from clbench.foreign import DAMAGE, check_unpacked, npz_headers
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 CLASSIFIERS = ("head", "head_dist", "head.fc", "fc", "classifier", "linear")  # names in files; ours have none
 POSITIONS = ("pos_embed", "relative_position_bias_table")  # what depends on the size of the image
+UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, SafetensorError)
 
 
 class WeightsError(UserError, ValueError):
@@ -62,9 +62,7 @@ def weights_digest(model: nn.Module) -> str:
 def _read(file: Path) -> dict[str, Tensor]:
     try:
         tensors = load_state_dict(str(file), weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile) as error:
-        raise _unreadable(file, error) from error
-    except (AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise _unreadable(file, error) from error
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
 
@@ -127,12 +125,12 @@ def _load_npz(model: nn.Module, file: Path) -> None:
     if not isinstance(model, VisionTransformer):
         raise WeightsError(f"backbone.weights: {file}: an .npz holds a ViT, this is a {type(model).__name__}")
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            patch = arrays["embedding/kernel"].shape[:2]
-            layers = {part for name in arrays.files for part in name.split("/") if "encoderblock_" in part}
-    except (AttributeError, EOFError, LookupError, OSError, TypeError, ValueError) as error:
-        raise _unreadable(file, error) from error
-    except zipfile.BadZipFile as error:
+        with zipfile.ZipFile(file) as archive:
+            headers = npz_headers(archive)
+        check_unpacked(file, headers)
+        patch = headers["embedding/kernel"].shape[:2]
+        layers = {part for name in headers for part in name.split("/") if "encoderblock_" in part}
+    except DAMAGE as error:
         raise _unreadable(file, error) from error
     asked = (tuple(model.patch_embed.patch_size), len(model.blocks))
     if asked != (patch, len(layers)):
@@ -142,5 +140,5 @@ def _load_npz(model: nn.Module, file: Path) -> None:
         )
     try:
         model.load_pretrained(str(file))
-    except (LookupError, OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise _unreadable(file, error) from error

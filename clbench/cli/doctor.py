@@ -61,7 +61,15 @@ class Findings:
 def examine(places: Places) -> Findings:
     """Look for everything; nothing is downloaded or written."""
     return Findings(
-        [*_machine(), *_packages(), *_devices(), *_folders(places), *_data(places), *_weights(), *_plugins()]
+        [
+            *_machine(),
+            *_packages(),
+            *_devices(),
+            *_folders(places),
+            *_data(places),
+            *_weights(places),
+            *_plugins(),
+        ]
     )
 
 
@@ -124,15 +132,18 @@ def _data(places: Places) -> Iterator[Finding]:
             yield Finding("data", stream, "embedded")
 
 
-def _weights() -> Iterator[Finding]:
+def _weights(places: Places) -> Iterator[Finding]:
     file = Path(backbones.__file__).parent / "weights" / "vit-micro.safetensors"
     if file.is_file():
         yield Finding("weights", "vit-micro", f"{file.stat().st_size / 1e6:.1f} MB, embedded")
     else:
         yield Finding("weights", "vit-micro", f"{file} is not there; install clbench again", "missing")
-    yield Finding(
-        "weights", "timm's", "downloaded when first used, or --set backbone.weights=FILE", "optional"
+    for beside in sorted(places.data_dir.glob("*.safetensors")) if places.data_dir else []:
+        yield Finding("weights", beside.stem, f"{beside}, for a backbone of that name")
+    how = (
+        "downloaded when first used; or <name>.safetensors in the --data-dir, or --set backbone.weights=FILE"
     )
+    yield Finding("weights", "timm's", how, "optional")
 
 
 def _plugins() -> Iterator[Finding]:

@@ -86,6 +86,10 @@ class Live(Progress):
         names = [part.name for part in (spec.stream, spec.strategy, spec.backbone, spec.petl)]
         self._say(f"{' · '.join(names)} · seed {spec.run.seed} · {spec.run.device} -> {folder}")
 
+    def noted(self, line: str) -> None:
+        """Put it down, below the header."""
+        self._say(f"  {line}")
+
     def task_started(self, task: int, classes: list[str], num_images: int) -> None:
         """Remember the task; its bars come with its epochs."""
         self.task = task

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -17,9 +18,10 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -29,6 +31,7 @@ from clbench.data.samples import Samples
 from clbench.data.tasks import Source
 from clbench.errors import UserError
 from clbench.files import write_text
+from clbench.foreign import DAMAGE, read_text
 
 LAYOUT = 1  # changes when an entry is laid out in another way
 READ_BYTES = 1 << 22
@@ -52,16 +55,27 @@ class Decoding:
     class_names: list[str]
     chunks: Iterable[NDArray[np.uint8]]  # (n, H, W, 3) each: all training images, then all test images
     tasks: list[list[int]] | None = None
+    rules: int = 0  # of the rules by which the images were read, where it is not always by the same
+    notes: Callable[[], list[str]] = list  # what a user should know of the images, once they are all read
 
 
-def cached(name: str, *, cache_dir: Path, fingerprint: str, decode: Callable[[], Decoding]) -> Source:
+def cached(
+    name: str,
+    *,
+    cache_dir: Path,
+    fingerprint: str,
+    decode: Callable[[], Decoding],
+    rules: int = 0,
+    touched: Callable[[], bool] = lambda: True,
+) -> Source:
     """Return the collection from the cache; decode it first where the cache lacks it or is damaged.
 
-    ``fingerprint`` is a text that changes when the collection does.
+    ``fingerprint`` is a text that changes when the collection does. An entry that was made by other ``rules``
+    is kept if none of its images is ``touched`` by what has changed since, which is asked once.
     """
     digest = hashlib.sha256(f"{LAYOUT}\n{fingerprint}".encode()).hexdigest()[:16]
     entry = cache_dir / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{digest}"
-    source = _open(entry)
+    source = _open(entry) if _is_current(entry, rules, touched) else None
     if source is not None:
         return source
     decoding = decode()
@@ -84,18 +98,43 @@ def cached(name: str, *, cache_dir: Path, fingerprint: str, decode: Callable[[],
     return source
 
 
+def _is_current(entry: Path, rules: int, touched: Callable[[], bool]) -> bool:
+    """Whether an entry holds what the rules of today would make; one that does not is removed."""
+    try:
+        about = _about(entry)
+        if about.get("rules", 0) == rules:
+            return True
+        if not touched():
+            with suppress(OSError):  # where the cache cannot be written, the next run asks again
+                write_text(entry / "about.json", json.dumps({**about, "rules": rules}))
+            return True
+    except UserError:
+        raise
+    except DAMAGE:
+        return False
+    log.warning("the images in %s were read by rules that have changed, and are read again", entry)
+    shutil.rmtree(entry, ignore_errors=True)
+    return False
+
+
+def _about(entry: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(read_text(entry / "about.json"))
+    return about
+
+
 def _open(entry: Path) -> Source | None:
     """Return what an entry holds, or None if there is none or it is not what was written."""
     try:
-        about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
+        about = _about(entry)
         if any(_checksum(entry / file) != about["checksums"][file] for file in ("images.npy", "labels.npy")):
             log.warning("the decoded images in %s are damaged and are made again", entry)
             return None
         images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
         labels = np.load(entry / "labels.npy", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError):
+        source = as_source(images, labels, about["num_train"], about["class_names"], about["tasks"])
+        return replace(source, notes=tuple(about.get("notes", ())))
+    except DAMAGE:
         return None
-    return as_source(images, labels, about["num_train"], about["class_names"], about["tasks"])
 
 
 def as_source(
@@ -114,6 +153,7 @@ def as_source(
 def _write(folder: Path, decoding: Decoding) -> None:
     labels = np.concatenate([decoding.train_labels, decoding.test_labels]).astype(np.int64)
     shape = (len(labels), decoding.height, decoding.width, 3)
+    _check_space(folder, math.prod(shape))
     with open(folder / "images.npy", "wb") as file:
         _write_images(file, shape, decoding.chunks)
         _flush(file)
@@ -124,9 +164,21 @@ def _write(folder: Path, decoding: Decoding) -> None:
         "num_train": len(decoding.train_labels),
         "class_names": decoding.class_names,
         "tasks": decoding.tasks,
+        "rules": decoding.rules,
+        "notes": decoding.notes(),
         "checksums": {file: _checksum(folder / file) for file in ("images.npy", "labels.npy")},
     }
     write_text(folder / "about.json", json.dumps(about))
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    """Raise CacheError before a disk is filled in vain."""
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise CacheError(
+            f"cannot keep decoded images in {folder.parent}: they take {num_bytes / 2**30:.1f} GiB and"
+            f" {free / 2**30:.1f} GiB are free; free space there, or keep them smaller (stream.stored_size)"
+        )
 
 
 def _write_images(file: BinaryIO, shape: tuple[int, ...], chunks: Iterable[NDArray[np.uint8]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,7 +43,9 @@ def join_sources(
         )
 
     fingerprint = f"joined {size} {[(key, _checksum(source)) for key, source in sources.items()]}"
-    return cached(name, cache_dir=cache_dir, fingerprint=fingerprint, decode=decode)
+    joined = cached(name, cache_dir=cache_dir, fingerprint=fingerprint, decode=decode)
+    notes = [f"{key}: {note}" for key, source in sources.items() for note in source.notes]
+    return replace(joined, notes=notes)
 
 
 def _checksum(source: Source) -> int:

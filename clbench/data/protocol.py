@@ -30,7 +30,7 @@ def cut(options: ScenarioOptions, *, name: str, source: Source, seeds: Seeds) ->
     check_options(options)
     domain_names: Sequence[str] = ()
     if options.scenario == "domain":
-        order = class_order(options.order, len(source.class_names), seeds)
+        order = class_order(options.order, source.class_names, seeds)
         domain_names, parts = _domains(options, source, order, seeds)
     else:
         order, parts = _classes(options, source, seeds)
@@ -48,6 +48,7 @@ def cut(options: ScenarioOptions, *, name: str, source: Source, seeds: Seeds) ->
         is_ordered=arrangement.is_ordered,
         micro_batch=options.online,
         domain_names=domain_names,
+        notes=source.notes,
     )
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from clbench.data.decode import ImageError
 from clbench.data.downloads import FAILURES, Download, fetch
 from clbench.data.folders import list_folder
 from clbench.data.listings import FolderError, Listing, read_listing
 from clbench.data.npz import read_npz
 from clbench.data.tasks import DataNotFoundError, Places, Source
 from clbench.errors import UserError
+from clbench.foreign import first_line
 
 Lister = Callable[[Path], Listing]  # lists the images in a folder
 
@@ -57,7 +59,7 @@ def listed(place: str, list_images: Lister = list_folder, *, stored_size: int = 
             listing = list_images(root / place)
         except UserError:
             raise
-        except (ValueError, LookupError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise FolderError(f"the lists in {root / place} are not as published: {error!r}") from error
         return read_listing(listing, name, cache_dir=cache_dir, stored_size=stored_size)
 
@@ -79,10 +81,10 @@ def find(name: str, places: Places, *layouts: Layout, download: Download | None 
     downloads = (places.cache_dir / "downloads").resolve()
     for folder in (root, downloads):
         if folder and (layout := _first(layouts, folder)):
-            return _read(name, layout, folder, places.cache_dir)
+            return _read(name, layout, folder, places.cache_dir, download)
     failure = _downloaded(download, downloads)
     if not failure and (layout := _first(layouts, downloads)):
-        return _read(name, layout, downloads, places.cache_dir)
+        return _read(name, layout, downloads, places.cache_dir, download)
     wanted = ", ".join([f"{name}.npz", *(layout.shown for layout in layouts)])
     where = f"in {root}" if root else "(no --data-dir given)"
     raise DataNotFoundError(
@@ -102,21 +104,19 @@ def _downloaded(download: Download | None, downloads: Path) -> str:
     try:
         fetch(download, downloads)
     except FAILURES as error:
-        return f", and the download failed ({_first_line(error)})"
+        return f", and the download failed ({first_line(error)})"
     return ""
 
 
-def _read(name: str, layout: Layout, folder: Path, cache_dir: Path) -> Source:
+def _read(name: str, layout: Layout, folder: Path, cache_dir: Path, download: Download | None) -> Source:
+    """Read a collection; whatever a library makes of bytes that are not as published is told in one line."""
     try:
         return layout.read(name, folder, cache_dir)
-    except UserError:
-        raise
-    except FAILURES as error:
-        raise DataNotFoundError(
-            f"{name}: {folder / layout.place} is incomplete or damaged; remove it to have it downloaded again"
-            f" or replace it ({_first_line(error)})"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+    except Exception as error:  # a library's reader may raise anything over bytes that it did not expect
+        if isinstance(error, UserError) and not isinstance(error, (FolderError, ImageError)):
+            raise
+        reason = error
+    advice = "remove it to have it downloaded again, or replace it" if download else "replace it"
+    raise DataNotFoundError(
+        f"{name}: {folder / layout.place} is incomplete or damaged; {advice} ({first_line(reason)})"
+    ) from reason

@@ -34,6 +34,9 @@ class Source:
     )
     domain: NDArray[np.int64] | None = None  # (all rows,) which domain an image is from, where that is known
     domain_names: Sequence[str] = ()  # of the domains 0, 1, ...
+    notes: Sequence[
+        str
+    ] = ()  # lines for the run's header: what was not read, and what was read by which rule
 
 
 def _users_cache() -> Path:
@@ -77,6 +80,7 @@ class TaskStream:
     is_ordered: bool = False  # whether training images come in the order of their samples, not shuffled
     micro_batch: int = 0  # images that arrive together and once only; 0: a task's images may be revisited
     domain_names: Sequence[str] = ()  # of the tasks, where each is a domain
+    notes: Sequence[str] = ()  # what its source wants the run's header to say
 
     @cached_property
     def digest(self) -> str:

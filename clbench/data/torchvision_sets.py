@@ -5,7 +5,7 @@ torchvision unpickles CIFAR only if its checksums are right; nothing else here i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from clbench.data.cache import Decoding, cached
 from clbench.data.decode import fit
 from clbench.data.sources import Layout, find, listed
 from clbench.data.tasks import Places, Source
+from clbench.foreign import regular
 
 CHUNK = 4096  # images
 
@@ -36,6 +37,7 @@ class Named(Pictures, Protocol):
     """One that knows its classes."""
 
     classes: list[str]
+    targets: Sequence[int]  # the class number of each item
 
 
 Opened = tuple[Pictures, Pictures, list[str]]  # training part, test part, names of the classes
@@ -47,6 +49,9 @@ def train_and_test(kind: Callable[..., Named]) -> Open:
 
     def open_set(root: str, download: bool = False) -> Opened:
         train, test = (kind(root, train=is_train, download=download) for is_train in (True, False))
+        for part in (train, test):
+            if len(part) != len(part.targets):
+                raise ValueError(f"{len(part)} images, {len(part.targets)} labels")
         return train, test, list(train.classes)
 
     return open_set
@@ -68,7 +73,8 @@ def find_held(name: str, places: Places, place: str, open_set: Open, *, files: s
 
 def _held(place: str, open_set: Open, files: str) -> Layout:
     def read(name: str, root: Path, cache_dir: Path) -> Source:
-        stats = [(file.name, file.stat()) for file in sorted(root.glob(files))]
+        found = sorted(root.glob(files))
+        stats = [(file.name, file.stat() if file.is_dir() else regular(file)) for file in found]
         marks = [f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in stats]
         fingerprint = f"torchvision {root} {marks}"
         decode = partial(_decoding, open_set, root)
@@ -83,15 +89,19 @@ def _decoding(open_set: Open, root: Path) -> Decoding:
     return Decoding(
         height=picture.height,
         width=picture.width,
-        train_labels=_labels(train),
-        test_labels=_labels(test),
+        train_labels=_labels(train, len(names)),
+        test_labels=_labels(test, len(names)),
         class_names=names,
         chunks=(chunk for part in (train, test) for chunk in _chunks(part)),
     )
 
 
-def _labels(part: Pictures) -> NDArray[np.int64]:
-    return np.array([part[index][1] for index in range(len(part))], dtype=np.int64)
+def _labels(part: Pictures, num_classes: int) -> NDArray[np.int64]:
+    labels = np.array([part[index][1] for index in range(len(part))], dtype=np.int64)
+    for label in np.unique(labels).tolist():
+        if not 0 <= label < num_classes:
+            raise ValueError(f"a label is {label}; there are {num_classes} classes")
+    return labels
 
 
 def _chunks(part: Pictures) -> Iterator[NDArray[np.uint8]]:

@@ -26,6 +26,11 @@ class Together(Progress):
         for each in self.members:
             each.run_started(spec, folder, num_tasks)
 
+    def noted(self, line: str) -> None:
+        """Pass it on."""
+        for each in self.members:
+            each.noted(line)
+
     def run_resumed(self, num_steps: int) -> None:
         """Pass it on."""
         for each in self.members:

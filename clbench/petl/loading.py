@@ -41,7 +41,11 @@ def load_attached(model: nn.Module | Backbone, file: Path) -> Attached:
         raise PetlFileError(f"cannot read {file}: {error}") from error
     if about.get("format") != FORMAT:
         raise PetlFileError(f"{file} is no file that a module was saved to")
-    attached = attach_by_name(model, about["petl"], json.loads(about["options"]), seed=0)
+    try:
+        options = json.loads(about["options"])
+    except (KeyError, ValueError, RecursionError) as error:  # the last: nested too deep to be options
+        raise PetlFileError(f"{file} does not say what the options of its module are") from error
+    attached = attach_by_name(model, about["petl"], options, seed=0)
     try:
         unpack(attached, state)
     except (RuntimeError, KeyError, ValueError) as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clbench.errors import UserError
 from clbench.files import append_line, make_folder, make_new_folder, write_bytes, write_text
+from clbench.foreign import check_parquet, read_text
 from clbench.records.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -227,8 +228,8 @@ def _indented(value: Any, indent: str) -> str:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"cannot read {file}: {_first_line(error)}") from error
 
 
@@ -245,8 +246,9 @@ def _read_columns(file: Path) -> dict[str, NDArray[np.generic]]:
     from pyarrow import ArrowException, parquet
 
     try:
+        check_parquet(file)
         table = parquet.read_table(file, memory_map=False)
-    except (OSError, ArrowException) as error:
+    except (OSError, ValueError, ArrowException) as error:
         raise RecordError(f"cannot read {file}: {_first_line(error)}") from error
     return {name: table[name].to_numpy() for name in table.column_names}
 

@@ -105,7 +105,10 @@ def read_toml(text: str) -> dict[str, Any]:
     """Return what a TOML text holds; SpecError says where it is none."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # tomllib's own, numbers of too many digits, tables too deep
         raise SpecError(f"not valid TOML: {error}") from error
 
 

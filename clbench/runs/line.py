@@ -68,7 +68,8 @@ def prepare(spec: RunSpec, places: Places) -> Parts:
     loader = build(streams.get(spec.stream.name), "stream", spec.stream.options)
     stream = loader.build(spec.stream.name, places, seeds)
     options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
-    backbone = backbones.create(spec.backbone.name, options, seed=seeds.derive("weights")).to(device)
+    seed = seeds.derive("weights")
+    backbone = backbones.create(spec.backbone.name, options, seed=seed, folder=places.data_dir).to(device)
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
     refuse_impossible(spec.strategy.name, strategy, stream, backbone)
     if spec.run.eval_ahead:
@@ -155,6 +156,9 @@ def _finish(
     images = ProbeSet.draw(loop.evaluator, parts.seeds, run.probe_images) if run.probe_images else None
     probe = Probe(parts.backbone, loop.evaluator, images) if images else None
     progress.run_started(record.spec, record.path, len(stream.tasks))
+    for line in (*stream.notes, *parts.backbone.notes):
+        progress.noted(line)
+        record.event("noted", line=line)
     loop.run(checkpoint)
     record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
     write_figures(record)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from numpy.lib.format import write_array_header_1_0
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from clbench import backbones
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
+from clbench.backbones.creation import architecture
 from clbench.backbones.micro import vit_micro
 from clbench.backbones.weights import WeightsError, load_weights, weights_digest
 from clbench.errors import UserError
@@ -277,3 +281,59 @@ def test_real_vit_tiny_loads_at_its_own_and_at_another_size(data_folder: Path) -
     assert small(images[..., :96, :96]).isfinite().all()
     assert small.grid == (6, 6)
     assert native.weights_digest != small.weights_digest
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "is_taken"),
+    [
+        ("test_vit", "test_vit", True),
+        ("test_vit", "test_vit.r160_in1k", True),  # what timm takes where no tag is given
+        ("test_vit.r160_in1k", "test_vit.r160_in1k", True),
+        ("test_vit.r160_in1k", "test_vit", False),  # may be those of another tag
+        ("test_vit", "test_vit2", False),
+        ("resnet20", "resnet20", True),
+    ],
+)
+def test_published_weights_that_lie_beside_the_data_are_taken_and_said(
+    name: str, file: str, is_taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    chosen = architecture(name).build()
+    with torch.no_grad():
+        for parameter in chosen.parameters():
+            parameter.uniform_()
+    path = tmp_path / f"{file}.safetensors"
+    save_file(chosen.state_dict(), path)
+    if not is_taken:
+        with pytest.raises(WeightsError, match=rf"put {name}\.safetensors into the --data-dir"):
+            backbones.create(name, folder=tmp_path)
+        return
+    backbone = backbones.create(name, folder=tmp_path)
+    assert backbone.weights_digest == weights_digest(chosen)
+    assert backbone.weights_source == path.name
+    assert backbone.notes == [f"weights: {path}, found beside the data"]
+    random = backbones.create(name, BackboneOptions(weights="none"), folder=tmp_path)
+    assert random.weights_digest != backbone.weights_digest
+    assert random.notes == []
+
+
+def test_weights_beside_the_data_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "resnet20.safetensors")
+    with pytest.raises(WeightsError, match=r"resnet20\.safetensors") as refusal:
+        backbones.create("resnet20", folder=tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("claimed", [1 << 40, 1 << 62])
+def test_weights_that_claim_more_than_their_file_holds_are_refused(claimed: int, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (claimed,)}
+    write_array_header_1_0(stream, header)
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        archive.writestr("embedding/kernel.npy", stream.getvalue())
+    with pytest.raises(WeightsError, match=r"w\.npz .*embedding/kernel claims"):
+        load(tmp_path / "w.npz")
+    np.savez_compressed(tmp_path / "w.npz", **{"embedding/kernel": np.zeros((1000, 1000), np.float32)})
+    with pytest.raises(WeightsError, match="bytes claim to hold 4000000"):
+        load(tmp_path / "w.npz")

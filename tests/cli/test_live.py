@@ -22,6 +22,7 @@ def drawn(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
     console = Console(file=file, force_terminal=is_terminal, width=120, color_system=None)
     with Live(console) as live:
         live.run_started(resolve({}), Path("runs/one"), 2)
+        live.noted("not read in tree: 3 [links]")
         for task in range(2):
             live.task_started(task, ["a", "b"], 40)
             for epoch in range(2):
@@ -47,6 +48,7 @@ def test_a_terminal_sees_where_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_file_gets_one_plain_line_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drawn(False, monkeypatch).splitlines() == [
         "split-digits · lae · vit-micro · adapter · seed 0 · cpu -> runs/one",
+        "  not read in tree: 3 [links]",
         "task  1/2  average  50.0 %    50",
         "task  2/2  average  50.0 %    50   50",
     ]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 import signal
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from clbench.data.cache import CacheError, Decoding, cached
+from clbench.data.folders import list_folder
+from clbench.data.listings import read_listing
 from clbench.data.npz import read_npz
+from clbench.data.pixels import RULES
 from clbench.data.samples import join
 from clbench.streams import Source
 
@@ -150,3 +158,63 @@ def test_unpacking_takes_a_small_part_of_the_images_size(tmp_path: Path) -> None
     tracemalloc.stop()
     assert len(source.train) == 24_000
     assert peak < 25e6  # a few chunks of 4 MB at a time
+
+
+def write_pictures(root: Path, *, is_touched: bool) -> None:
+    """Write two classes of two images, of which one has a hidden colour or none has."""
+    for name, colour in (("ant", (9, 9, 9)), ("bee", (200, 0, 0))):
+        (root / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (4, 4), colour).save(root / name / f"{number}.png")
+    if is_touched:
+        Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(root / "bee" / "1.png")
+
+
+def read_pictures(tmp_path: Path) -> Source:
+    return read_listing(list_folder(tmp_path / "tree"), "tree", cache_dir=tmp_path / "cache", stored_size=0)
+
+
+def as_decoded_before(cache_dir: Path) -> Path:
+    """Make of an entry what it was before there were rules: with the hidden colour, and no word of rules."""
+    folder = entry(cache_dir)
+    about = json.loads((folder / "about.json").read_text())
+    del about["rules"], about["notes"]
+    images = np.load(folder / "images.npy")
+    images[images.min(axis=(1, 2, 3)) == 255] = (200, 0, 0)
+    np.save(folder / "images.npy", images)
+    about["checksums"]["images.npy"] = zlib.crc32((folder / "images.npy").read_bytes())
+    (folder / "about.json").write_text(json.dumps(about))
+    return folder / "images.npy"
+
+
+def test_a_decoding_by_former_rules_is_kept_where_no_rule_touches_its_images(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "tree", is_touched=False)
+    read_pictures(tmp_path)
+    images = as_decoded_before(tmp_path / "cache")
+    before = images.stat().st_mtime_ns
+    for _ in range(2):
+        read_pictures(tmp_path)
+        assert images.stat().st_mtime_ns == before
+    assert json.loads((images.parent / "about.json").read_text())["rules"] == RULES
+
+
+def test_a_decoding_by_former_rules_is_made_anew_where_one_image_is_touched(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_pictures(tmp_path / "tree", is_touched=True)
+    right = np.array(read_pictures(tmp_path).train.images)
+    images = as_decoded_before(tmp_path / "cache")
+    assert not np.array_equal(np.load(images), right)
+    source = read_pictures(tmp_path)
+    assert "read by rules that have changed" in caplog.text
+    assert np.array_equal(source.train.images, right)
+    assert source.notes == ("of 4 images: 1 with alpha or a transparent colour (on white)",)
+
+
+def test_what_the_disk_has_no_room_for_is_refused_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=359))
+    with pytest.raises(CacheError, match=r"they take 0.0 GiB and 0.0 GiB are free"):
+        Collection().open(tmp_path)  # 6 images of 4 x 5 x 3 bytes
+    assert list(tmp_path.iterdir()) == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from clbench.data.cache import as_source
 from clbench.data.orders import ProtocolError, class_order, task_sizes
@@ -38,6 +41,10 @@ def cut_with(source: Source | None = None, seed: int = 0, **options: Any) -> Tas
     return cut(Generated(**chosen), name="generated", source=source or collection(), seeds=Seeds(seed))
 
 
+def names(num_classes: int) -> list[str]:
+    return [f"name {number}" for number in range(num_classes)]
+
+
 @pytest.mark.parametrize(
     ("order", "num_classes", "start"),
     [
@@ -48,20 +55,22 @@ def cut_with(source: Source | None = None, seed: int = 0, **options: Any) -> Tas
         ("lae-3", 100, [53, 37, 65, 51, 4]),
         ("LAE-2", 200, [131, 181, 22, 172, 144]),
         ("lae-3", 200, [33, 146, 79, 19, 23]),
+        ("lae-2", 345, [177, 316, 160, 169, 292]),  # DomainNet: torch's permutation, not Python's shuffle
+        ("lae-3", 345, [200, 107, 51, 15, 108]),
         ("natural", 100, [0, 1, 2, 3, 4]),
     ],
 )
 def test_class_orders_start_as_published(order: str, num_classes: int, start: list[int]) -> None:
-    classes = class_order(order, num_classes, Seeds(0))
+    classes = class_order(order, names(num_classes), Seeds(0))
     assert classes[:5] == start
     assert sorted(classes) == list(range(num_classes))
 
 
 def test_random_order_depends_on_the_seed_and_a_numbered_one_does_not() -> None:
-    first, second = (class_order("random", 100, Seeds(seed)) for seed in (0, 1))
+    first, second = (class_order("random", names(100), Seeds(seed)) for seed in (0, 1))
     assert first != second
-    assert first == class_order("random", 100, Seeds(0))
-    assert class_order("1993", 100, Seeds(0)) == class_order("1993", 100, Seeds(1))
+    assert first == class_order("random", names(100), Seeds(0))
+    assert class_order("1993", names(100), Seeds(0)) == class_order("1993", names(100), Seeds(1))
 
 
 @pytest.mark.parametrize(
@@ -77,12 +86,98 @@ def test_random_order_depends_on_the_seed_and_a_numbered_one_does_not() -> None:
         ("B50 Inc10", 100, [50, 10, 10, 10, 10, 10]),
         ("B0-Inc30", 100, [30, 30, 30, 10]),
         ("B10-Inc5", 10, [10]),
+        ("2,4,1", 7, [2, 4, 1]),
+        (" 1 , 1 ", 2, [1, 1]),
     ],
 )
 def test_protocol_spellings_give_the_sizes_of_the_field(
     tasks: str, num_classes: int, sizes: list[int]
 ) -> None:
     assert task_sizes(tasks, num_classes) == sizes
+
+
+NAMES = ["ant", "bee", "cow", "3"]
+
+
+@pytest.mark.parametrize(
+    ("order", "classes"),
+    [
+        ("2,0,1,3", [2, 0, 1, 3]),
+        ("cow, ant,3,bee", [2, 0, 3, 1]),  # 3 is a class's name here, and the others are names
+        ("03,2,1,0", [3, 2, 1, 0]),
+    ],
+)
+def test_an_order_lists_classes_by_number_or_by_name(order: str, classes: list[int], tmp_path: Path) -> None:
+    assert class_order(order, NAMES, Seeds(0)) == classes
+    (tmp_path / "order.txt").write_text("\n".join(order.split(",")) + "\n\n")
+    assert class_order(str(tmp_path / "order.txt"), NAMES, Seeds(0)) == classes
+    (tmp_path / "order").write_text("\n".join(order.split(",")))
+    assert class_order(f"file:{tmp_path / 'order'}", NAMES, Seeds(0)) == classes
+
+
+def test_names_that_are_numbers_come_before_numbers() -> None:
+    by_alphabet = ["0", "1", "10", "2", "3", "4", "5", "6", "7", "8", "9"]
+    order = "10,9,8,7,6,5,4,3,2,1,0"
+    assert [by_alphabet[number] for number in class_order(order, by_alphabet, Seeds(0))] == order.split(",")
+
+
+def test_listed_classes_and_sizes_are_cut_so() -> None:
+    stream = cut_with(order="9,8,7,6,5,4,3,2,1,0", tasks="1,2,7")
+    assert [len(task.classes) for task in stream.tasks] == [1, 2, 7]
+    assert stream.class_names[:3] == ["name 9", "name 8", "name 7"]
+    assert stream.tasks[1].classes == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ("0,1,2", "names 3 of 4 classes; '3' is missing"),
+        ("0,1,2,2", "names the class '2' twice"),
+        ("0,1,2,4", "there is no class '4' (allowed: names, or 0 to 3)"),
+        ("ant,bee,cow,dog", "there is no class 'dog'"),
+        ("ant,be,cow,3", "there is no class 'be'; did you mean 'bee'?"),
+        ("file:/nowhere/order", "stream.order: cannot read /nowhere/order: no such file or directory"),
+        ("nowhere.txt", "cannot read nowhere.txt"),
+        ("lae-2", "lae-2 is an order of 100 (CIFAR-100), 200 (ImageNet-R) or 345 classes (DomainNet)"),
+        ("lae-3", "and there are 4; try random, or a seed such as 1993"),
+    ],
+)
+def test_an_order_that_does_not_fit_is_refused_in_one_line(order: str, said: str) -> None:
+    with pytest.raises(ProtocolError) as refusal:
+        class_order(order, NAMES, Seeds(0))
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_two_classes_of_one_name_are_told_apart_by_number_only() -> None:
+    assert class_order("2,1,0", ["ant", "ant", "bee"], Seeds(0)) == [2, 1, 0]
+    with pytest.raises(ProtocolError, match="names 2 of 3 classes; 'one of two of the same name' is missing"):
+        class_order("bee,ant", ["ant", "ant", "bee"], Seeds(0))
+
+
+def test_lae_draws_nothing_from_torchs_global_generator() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    class_order("lae-2", names(345), Seeds(0))
+    assert torch.equal(torch.rand(1), expected)
+
+
+PROPOSED = re.compile(r"try stream\.tasks=(\S+)$")
+
+
+@pytest.mark.parametrize(
+    "tasks", ["5", "0", "B9-Inc1", "B1-Inc0", "B3-Inc4", "2,4,1", "1,1", "1,1,1,1", "2,0,1"]
+)
+def test_tasks_that_do_not_fit_propose_what_would_work(tasks: str) -> None:
+    with pytest.raises(ProtocolError) as refusal:
+        task_sizes(tasks, 3)
+    said = str(refusal.value)
+    assert "\n" not in said
+    proposed = PROPOSED.search(said)
+    assert (proposed is None) == (tasks == "2,0,1")
+    if proposed:
+        assert sum(task_sizes(proposed[1], 3)) == 3
 
 
 def test_tasks_hold_their_classes_numbered_in_stream_order() -> None:
@@ -168,12 +263,18 @@ def without_class(part: str) -> Source:
 @pytest.mark.parametrize(
     ("make", "options", "said"),
     [
-        (collection, {"tasks": "11"}, "10 classes cannot make 11 tasks (allowed: 1 to 10)"),
+        (
+            collection,
+            {"tasks": "11"},
+            "10 classes cannot make 11 tasks (allowed: 1 to 10); try stream.tasks=10",
+        ),
+        (collection, {"tasks": "5,6"}, "5,6 add up to 11 classes, and there are 10; try stream.tasks=5,5"),
+        (collection, {"tasks": "11,6"}, "add up to 17 classes, and there are 10; try stream.tasks=2"),
         (collection, {"tasks": "0"}, "10 classes cannot make 0 tasks"),
         (collection, {"tasks": "B11-Inc1"}, "does not fit 10 classes"),
         (collection, {"tasks": "B5-Inc0"}, "does not fit 10 classes"),
         (collection, {"tasks": "ten"}, "'ten' is no protocol (allowed: a number of tasks such as 10"),
-        (collection, {"tasks": "stream"}, "defines no tasks"),
+        (collection, {"tasks": "stream"}, "defines no tasks; write a number of tasks instead, as in"),
         (lambda: collection(4, tasks=[[0, 1], [1, 2, 3]]), {"tasks": "stream"}, "in several"),
         (
             lambda: collection(2, tasks=[[0, 1]]),

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from clbench import strategies
 from clbench.options import SpecError, build, complete
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.spec import RunSpec, read_toml, resolve
 
 
 @dataclass
@@ -64,6 +64,25 @@ def test_a_changed_option_changes_the_id(default: RunSpec, section: str, option:
 def test_the_id_does_not_depend_on_how_a_value_is_spelled() -> None:
     spellings: list[Any] = [1, 1.0, "1", "1.0", "1e0"]
     assert len({resolve({"strategy": {"learning_rate": value}}).id for value in spellings}) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("tasks", "2,4,4"), ("order", "2,0,1"), ("order", "ant, bee"), ("order", "file:my order.txt")],
+)
+def test_lists_of_a_stream_survive_toml(option: str, value: str) -> None:
+    spec = resolve({"stream": {option: value}})
+    again = RunSpec.from_toml(spec.to_toml())
+    assert again.stream.options[option] == value
+    assert again.id == spec.id
+    assert resolve(again.to_dict()).id == spec.id
+
+
+def test_nested_toml_is_one_line() -> None:
+    for text in ("a = " + "[" * 5000 + "]" * 5000, "a = " + "9" * 5000):
+        with pytest.raises(SpecError, match="not valid TOML") as refusal:
+            read_toml(text)
+        assert "\n" not in str(refusal.value)
 
 
 def test_a_stream_has_defaults_of_its_own_in_a_strategy() -> None:

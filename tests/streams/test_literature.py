@@ -292,7 +292,9 @@ def test_a_damaged_svhn_is_refused_in_one_line(places: Places, monkeypatch: pyte
 
 
 def test_notmnist_passes_over_what_is_no_image(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert images_of(make("split-notmnist", places, monkeypatch)().load(places)) == [[3] * 10, [2] * 10]
+    source = make("split-notmnist", places, monkeypatch)().load(places)
+    assert images_of(source) == [[3] * 10, [2] * 10]
+    assert source.notes == (f"not read in {(places.data_dir or Path()) / 'notMNIST'}: 1 empty file(s)",)
 
 
 def test_five_datasets_are_tasks_in_the_order_asked_for(

@@ -122,7 +122,11 @@ def _count(tasks: str, kind: str) -> int:
     if spelt and int(spelt[1]) >= 1 and (most is None or int(spelt[1]) <= most):
         return int(spelt[1])
     allowed = "a number from 1 on" if most is None else f"1 to {most}"
-    raise ProtocolError(f"stream.tasks: {tasks!r} is no number of {kind} to make (allowed: {allowed})")
+    near = most if most is not None and spelt and int(spelt[1]) > most else 5
+    raise ProtocolError(
+        f"stream.tasks: {tasks!r} is no number of {kind} to make (allowed: {allowed});"
+        f" try stream.tasks={near}"
+    )
 
 
 def _moved(parts: Parts, made: Images, first: int) -> Parts:

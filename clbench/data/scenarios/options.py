@@ -15,10 +15,13 @@ class ScenarioOptions:
     default_augment: ClassVar[str] = "rrc-flip"  # the training transform where none is chosen
 
     tasks: str = (
-        "10"  # "10" equal tasks, the field's "B0-Inc10", "B50-Inc10" (B: classes in the first task), "stream"
-        # (the collection's own); with domains: how many to make
+        "10"  # "10" equal tasks, the field's "B0-Inc10", "B50-Inc10" (B: classes in the first task), "2,4,1"
+        # classes a task, "stream" (the collection's own); with domains: how many to make
     )
-    order: str = "natural"  # class order: natural, random, a seed such as 1993, or lae-1, lae-2, lae-3
+    order: str = (
+        "natural"  # class order: natural, random, a seed such as 1993, lae-1, lae-2, lae-3, classes by number
+        # or name such as "2,0,1", or file:PATH with one a line
+    )
     validation_rate: Annotated[float, Field(ge=0, lt=1)] = (
         0.1  # share of each class's training images held out
     )
