@@ -5,8 +5,8 @@
 Each file holds one data set, as ``--stream npz:FILE`` reads it, of images of one size; the first classes of
 each are a task, and the embedded digits are one more. The task of a test image is told. All rows see the same
 images in the same order for as many epochs. At the end a module that can be is merged, and the network's
-weights go into timm's own: ``differ`` counts the test images whose class is another one then, ``inference`` is
-the time of a batch divided by that of timm's network.
+weights go into timm's own: ``differ`` counts the test images whose class is another one then, ``inference``
+is the time of a batch divided by that of timm's network.
 
 The defaults take one processor some four minutes a row and seed.
 """
