@@ -4,6 +4,13 @@ By default the training happens once, when the last task has arrived, and the ac
 unknown. With ``when="every"`` a fresh model is trained on everything so far after each task, which also gives
 the reference for intransigence (A. Chaudhry et al., ECCV 2018, arXiv 1801.10112) at the price of (T + 1) / 2
 times the compute.
+
+With ``quality_retaining`` and the module ``moe-lora`` this is a multi-task learner, EMTAL (H. Zhong et al.,
+NeurIPS 2024, arXiv 2501.06884): a task whose loss is low is held near the logits that its classes had, the
+router fades, and what is left merges into a plain network. A class belongs to the task that brings it.
+
+Differs from the paper:
+- Its code smooths the labels by 0.1 and warms the learning rate up; here neither is done.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.data.inputs import Batch, Inputs
 from clbench.data.samples import Samples, join
 from clbench.learning.classifier import Classifier
+from clbench.learning.losses.quality_retaining import QualityRetaining
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
@@ -32,14 +40,20 @@ class Joint(Strategy):
     needs: ClassVar[tuple[str, ...]] = ("many-passes",)
 
     when: Literal["last", "every"] = "last"  # train after the last task only, or after every task
+    quality_retaining: Literal["off", "two_sample", "ema"] = (
+        "off"  # hold a class near its earlier logits: the last two, or their moving average
+    )
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the module, and start with a head without classes."""
         self.model = Classifier(backbone, petl, seeds, self.head_bits)
+        form = self.quality_retaining
+        self.retaining = None if form == "off" else QualityRetaining(form).to(backbone.device)
 
     def parts(self) -> dict[str, nn.Module]:
-        """Hold the module and the head."""
-        return self.model.parts()
+        """Hold the module, the head and, if there is one, the bank of Quality Retaining."""
+        retaining = {} if self.retaining is None else {"quality retaining": self.retaining}
+        return {**self.model.parts(), **retaining}
 
     def training_samples(self, seen: Sequence[Task], num_tasks: int) -> Samples | None:
         """Return all data so far, or None while waiting for the last task."""
@@ -50,10 +64,23 @@ class Joint(Strategy):
     def begin_task(self, task: Task) -> None:
         """Start again from the pre-trained backbone, with a head for all classes so far."""
         self.model.start_again(task)
+        if self.retaining:
+            self.retaining.grow(len(task.new_classes), task=task.index)
+            self.retaining.forget()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the cross-entropy over all classes."""
-        return F.cross_entropy(self.model.logits(batch), batch.labels)
+        """Return the cross-entropy over all classes, plus Quality Retaining where it is on."""
+        logits = self.model.logits(batch)
+        loss = F.cross_entropy(logits, batch.labels)
+        if self.retaining:
+            self.logits = logits.detach()  # for what follows up on this step
+            loss = loss + self.retaining.loss(logits, batch.labels)
+        return loss
+
+    def after_step(self, batch: Batch) -> None:
+        """Remember what was said of the batch."""
+        if self.retaining:
+            self.retaining.update(self.logits, batch.labels)
 
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the softmax over all classes."""

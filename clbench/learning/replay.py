@@ -48,7 +48,6 @@ class Replay(Strategy):
         self.memory = Memory(self.memory_size).to(backbone.device)
         form = self.quality_retaining
         self.retaining = None if form == "off" else QualityRetaining(form).to(backbone.device)
-        self.task_of_class = torch.zeros(0, dtype=torch.int64, device=backbone.device)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the module, the head, the memory and, if there is one, the bank of Quality Retaining."""
@@ -59,15 +58,13 @@ class Replay(Strategy):
         """Append a head for the new classes, and make room for their logits."""
         self.model.grow(task)
         num_classes = self.model.head.num_classes
-        tasks = self.task_of_class.new_full((len(task.new_classes),), task.index)
-        self.task_of_class = torch.cat([self.task_of_class, tasks])
         if self.keeps_logits:
             self.memory.reserve(task.train.image_shape, logits=((num_classes,), torch.float32))
             widen_logits(self.memory, num_classes)
         else:
             self.memory.reserve(task.train.image_shape)
         if self.retaining:
-            self.retaining.grow(num_classes=num_classes, num_tasks=task.index + 1)
+            self.retaining.grow(len(task.new_classes), task=task.index)
 
     def before_step(self, batch: Batch) -> Batch:
         """Put replayed images behind the new ones."""
@@ -81,7 +78,7 @@ class Replay(Strategy):
         self.logits = logits.detach()  # for what follows up on this step
         loss = self.replay_loss(logits, batch)
         if self.retaining:
-            loss = loss + self.retaining.loss(logits, batch.labels, self.task_of_class)
+            loss = loss + self.retaining.loss(logits, batch.labels)
         return loss
 
     @abstractmethod
@@ -91,7 +88,7 @@ class Replay(Strategy):
     def after_step(self, batch: Batch) -> None:
         """Offer the new images to the reservoir: once, or with their logits each time that they are met."""
         if self.retaining:
-            self.retaining.update(self.logits, batch.labels, self.task_of_class)
+            self.retaining.update(self.logits, batch.labels)
         if batch.is_first_pass or (self.keeps_logits and batch.is_last_update):
             extras = {"logits": self.logits[: batch.num_new]} if self.keeps_logits else {}
             self.memory.reservoir(replace(batch.new(), extras=extras), batch.generator("memory"))

@@ -14,7 +14,8 @@ Not the identity at the start: the router acts at once. Parameters of a ViT of L
 16 L D r + L D K; 737,280 for ViT-B/16 with the defaults, 294,912 with rank 1.
 
 The formulas are those of the published code. Its paper has factors for each expert, does not mention LoRA on
-the attention, and fades the router towards the end: ``fade=last``.
+the attention, and fades the router towards the end: ``fade=last``. With ``fade=never`` the router stays, as
+in the paper's ablation.
 
 Differs from the published code:
 - B starts at zero; ``init=official`` draws it as A is drawn, from N(0, 0.02^2).
@@ -49,7 +50,11 @@ from clbench.petl.parts.divisors import check_divides
 from clbench.petl.scheduled import Scheduled
 
 STD = 0.02  # of the values drawn for A and R, and for B where it is drawn
-FADES = {"first_half": (0, 1 / 2), "last": (6 / 11, 1)}  # first and last progress: 55, last 50 of 110 epochs
+FADES = {  # first and last progress
+    "first_half": (0, 1 / 2),  # 55 of 110 epochs
+    "last": (6 / 11, 1),  # the last 50 of them
+    "never": (1, 2),  # progress ends at 1
+}
 
 
 class LowRank(Branch):
@@ -122,7 +127,7 @@ class Router(Branch):
         """Return both as they are once the router has faded; TypeError before."""
         a = float(self.fade.coefficient)
         if a > 0:
-            raise TypeError(f"the router still acts (a = {a:.2g}): merge when a task's training has ended")
+            raise TypeError(f"the router still acts (a = {a:.2g}): it can be merged once it has faded")
         return weight, bias
 
 
@@ -138,7 +143,8 @@ class MoELoRA(Petl):
     rank: Annotated[int, Field(ge=1)] = 4
     num_experts: Annotated[int, Field(ge=1)] = 16  # of each MLP, K; divides the number of its neurons
     temperature: Annotated[float, Field(gt=0)] = 5.0  # tau
-    fade: Literal["first_half", "last"] = "first_half"  # when in a task's training: as in the code, the paper
+    # when in a task's training: as in the code, as in the paper, or never: nothing merges then
+    fade: Literal["first_half", "last", "never"] = "first_half"
     init: Literal["zero_b", "official"] = "zero_b"  # whether B starts at zero or is drawn
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:

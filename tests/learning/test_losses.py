@@ -197,13 +197,12 @@ def test_task_term_and_cross_entropy_teach_the_new_rows_the_same() -> None:
 
 # Quality retaining
 
-ONE_TASK = torch.zeros(3, dtype=torch.int64)
 LABEL = torch.tensor([0])
 
 
 def grown(form: str = "two_sample", num_classes: int = 3, **options: bool) -> QualityRetaining:
     bank = QualityRetaining(form, **options)  # type: ignore[arg-type]
-    bank.grow(num_classes=num_classes, num_tasks=1)
+    bank.grow(num_classes, task=0)
     return bank
 
 
@@ -216,32 +215,33 @@ def test_quality_retaining_by_hand() -> None:
     """The divergences at temperature 2 from (0, 0, 0) and (3, 2, 1) sum to 1.607257."""
     bank = grown()
     for logits in ([[0.0, 0, 0]], [[3.0, 2, 1]]):
-        bank.update(torch.tensor(logits), LABEL, ONE_TASK)
+        bank.update(torch.tensor(logits), LABEL)
     bank.task_loss.fill_(10)
     logits = torch.tensor([[1.0, 2.0, 3.0]])
     targets = torch.tensor([[0.0, 0, 0], [3, 2, 1]])
     divergence = 4 * softened_divergence(logits.expand(2, 3), targets, temperature=2).sum()
     assert close(divergence, 1.607257)
     task_loss = 0.95 * 10 + 0.05 * F.cross_entropy(logits, LABEL).item()
-    assert close(bank.loss(logits, LABEL, ONE_TASK), 1.607257 / task_loss)
+    assert close(bank.loss(logits, LABEL), 1.607257 / task_loss)
     assert pytest.approx(0.167423, abs=1e-6) == 1.607257 / (0.95 * 10 + 0.05 * 2)
 
 
 def test_task_loss_moves_by_a_twentieth_where_the_batch_has_the_task() -> None:
     bank = QualityRetaining()
-    bank.grow(num_classes=3, num_tasks=2)
+    bank.grow(2, task=0)
+    bank.grow(1, task=1)
     logits = row_of_loss(2.0)
     assert close(F.cross_entropy(logits, LABEL), 2.0)
-    bank.update(logits, LABEL, torch.tensor([0, 0, 1]))
+    bank.update(logits, LABEL)
     assert close(bank.task_loss, [9.6, 10.0])
 
 
 def test_loss_writes_nothing_and_bank_has_no_gradient() -> None:
     bank = grown()
-    bank.update(normal(4, 3), torch.tensor([0, 1, 1, 2]), ONE_TASK)
+    bank.update(normal(4, 3), torch.tensor([0, 1, 1, 2]))
     before = {name: value.clone() for name, value in bank.state_dict().items()}
     logits = normal(2, 3, seed=1).requires_grad_()
-    bank.loss(logits, torch.tensor([0, 2]), ONE_TASK).backward()
+    bank.loss(logits, torch.tensor([0, 2])).backward()
     assert logits.grad.abs().sum() > 0
     assert all(torch.equal(value, before[name]) for name, value in bank.state_dict().items())
     assert not any(value.requires_grad for value in bank.state_dict().values())
@@ -249,8 +249,8 @@ def test_loss_writes_nothing_and_bank_has_no_gradient() -> None:
 
 def test_bank_holds_the_last_two_vectors_and_the_last_of_a_batch() -> None:
     bank = grown()
-    bank.update(torch.tensor([[1.0, 2, 3]]), torch.tensor([1]), ONE_TASK)
-    bank.update(torch.tensor([[9.0, 9, 9], [4, 5, 6]]), torch.tensor([1, 1]), ONE_TASK)
+    bank.update(torch.tensor([[1.0, 2, 3]]), torch.tensor([1]))
+    bank.update(torch.tensor([[9.0, 9, 9], [4, 5, 6]]), torch.tensor([1, 1]))
     assert bank.bank_CJC[1].tolist() == [[1, 2, 3], [4, 5, 6]]
     assert bank.bank_CJC[[0, 2]].abs().sum() == 0
 
@@ -258,30 +258,30 @@ def test_bank_holds_the_last_two_vectors_and_the_last_of_a_batch() -> None:
 def test_moving_average_by_hand() -> None:
     """From (2, 0) half way to (0, 4) is (1, 2)."""
     bank = grown("ema", num_classes=2)
-    bank.update(torch.tensor([[2.0, 0.0]]), LABEL, ONE_TASK)
+    bank.update(torch.tensor([[2.0, 0.0]]), LABEL)
     assert bank.bank_CJC[0, 0].tolist() == [2, 0]  # the first vector is not averaged with nothing
-    bank.update(torch.tensor([[0.0, 4.0]]), LABEL, ONE_TASK)
+    bank.update(torch.tensor([[0.0, 4.0]]), LABEL)
     assert bank.bank_CJC[0, 0].tolist() == [1, 2]
 
 
 def test_moving_average_counts_twice() -> None:
     single, double = grown("ema"), grown()
     for bank in (single, double, double):
-        bank.update(torch.tensor([[3.0, 2, 1]]), LABEL, ONE_TASK)
+        bank.update(torch.tensor([[3.0, 2, 1]]), LABEL)
     logits = torch.tensor([[1.0, 2.0, 3.0]])
     double.task_loss.copy_(single.task_loss)
-    torch.testing.assert_close(*(bank.loss(logits, LABEL, ONE_TASK) for bank in (single, double)))
+    torch.testing.assert_close(*(bank.loss(logits, LABEL) for bank in (single, double)))
 
 
 def test_unwritten_classes_are_skipped_or_pulled_to_uniform() -> None:
     logits = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
-    loss = grown().loss(logits, LABEL, ONE_TASK)
+    loss = grown().loss(logits, LABEL)
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros(1, 3))
     uniform = 2 * 4 * softened_divergence(logits, torch.zeros(1, 3), temperature=2)
     task_loss = 9.5 + 0.05 * F.cross_entropy(logits, LABEL)
-    as_released = grown(skip_empty=False).loss(logits, LABEL, ONE_TASK)
+    as_released = grown(skip_empty=False).loss(logits, LABEL)
     torch.testing.assert_close(as_released, uniform[0] / task_loss)
 
 
@@ -289,22 +289,21 @@ def test_unwritten_classes_are_skipped_or_pulled_to_uniform() -> None:
 def test_classes_that_came_later_do_not_count_for_older_vectors(form: str) -> None:
     bank = grown(form, num_classes=2)
     for logits in ([[3.0, 1.0]], [[3.0, 1.0]]):
-        bank.update(torch.tensor(logits), LABEL, ONE_TASK)
-    bank.grow(num_classes=4, num_tasks=2)
-    task_of_class = torch.tensor([0, 0, 1, 1])
+        bank.update(torch.tensor(logits), LABEL)
+    bank.grow(2, task=1)
     logits = torch.tensor([[5.0, 3.0, 7.0, -7.0]], requires_grad=True)  # the same as remembered, plus 2
-    loss = bank.loss(logits, LABEL, task_of_class)
+    loss = bank.loss(logits, LABEL)
     loss.backward()
     assert close(loss.detach(), 0)
     assert logits.grad[0, 2:].tolist() == [0, 0]
-    bank.update(logits, LABEL, task_of_class)  # now the newest vector knows all four
+    bank.update(logits, LABEL)  # now the newest vector knows all four
     assert bank.bank_CJC[0, -1, 2:].tolist() == [7, -7]
-    assert bank.loss(torch.zeros(1, 4), LABEL, task_of_class) > 0
+    assert bank.loss(torch.zeros(1, 4), LABEL) > 0
 
 
 def test_grown_bank_of_equal_history_loads_a_saved_state() -> None:
     bank, other = grown(), grown()
-    bank.update(normal(3, 3), torch.tensor([0, 1, 2]), ONE_TASK)
+    bank.update(normal(3, 3), torch.tensor([0, 1, 2]))
     other.load_state_dict(bank.state_dict())
     logits, labels = normal(2, 3, seed=1), torch.tensor([2, 0])
-    assert torch.equal(bank.loss(logits, labels, ONE_TASK), other.loss(logits, labels, ONE_TASK))
+    assert torch.equal(bank.loss(logits, labels), other.loss(logits, labels))

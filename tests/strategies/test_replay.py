@@ -229,7 +229,7 @@ def test_quality_retaining_changes_nothing_for_a_class_that_is_not_replayed() ->
     gradients = {}
     for is_replayed in (False, True):
         for remembered in (1.0, 2.0):
-            vars(strategy).update(retaining=bank(remembered), task_of_class=torch.tensor([0, 1]))
+            vars(strategy).update(retaining=bank(remembered))
             batch = images([[1, 0, 0], [1, 1, 0]], [1, 0 if is_replayed else 1])
             weight = strategy.model.head.weight
             (gradients[is_replayed, remembered],) = torch.autograd.grad(strategy.loss(batch), weight)
@@ -240,15 +240,16 @@ def test_quality_retaining_changes_nothing_for_a_class_that_is_not_replayed() ->
 def bank(remembered: float) -> QualityRetaining:
     """Quality Retaining that remembers logits (r, 0) of an image of class 0, and (0, 1) of class 1."""
     retaining = QualityRetaining()
-    retaining.grow(num_classes=2, num_tasks=2)
+    retaining.grow(1, task=0)
+    retaining.grow(1, task=1)
     logits = torch.tensor([[remembered, 0], [0, 1]])
-    retaining.update(logits, torch.tensor([0, 1]), torch.tensor([0, 1]))
+    retaining.update(logits, torch.tensor([0, 1]))
     return retaining
 
 
 def test_quality_retaining_knows_the_task_of_each_class() -> None:
     strategy = strategies.get("er")(epochs=1, batch_size=24, quality_retaining="ema")
     run(strategy, num_tasks=3)
-    assert strategy.task_of_class.tolist() == [0, 0, 1, 1, 2, 2]
+    assert strategy.retaining.task_of_class.tolist() == [0, 0, 1, 1, 2, 2]
     assert strategy.retaining.bank_CJC.shape == (6, 1, 6)
     assert strategy.retaining.task_loss.shape == (3,)

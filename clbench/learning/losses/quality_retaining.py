@@ -3,7 +3,8 @@
 H. Zhong, J. Chen, Y. Zhang, D. Huang, Y. Wang, "Transforming Vision Transformer: Towards Efficient Multi-Task
 Asynchronous Learning", NeurIPS 2024, arXiv 2501.06884, and its released code where the two differ.
 
-It holds only the classes that are in the batch: without replay it cannot protect old ones.
+It holds only the classes that are in the batch: old ones where they are replayed, or all of them in joint
+training.
 
 Differs from the paper:
 - Classes and tasks may arrive one after another (our choice): the bank grows, and a remembered vector counts
@@ -35,6 +36,7 @@ class QualityRetaining(nn.Module):
     bank_CJC: Tensor
     width_CJ: Tensor  # classes that there were when a vector was written, 0: not written yet
     task_loss: Tensor
+    task_of_class: Tensor
 
     def __init__(
         self,
@@ -61,15 +63,24 @@ class QualityRetaining(nn.Module):
         self.register_buffer("bank_CJC", torch.zeros(0, num_vectors, 0))
         self.register_buffer("width_CJ", torch.zeros(0, num_vectors, dtype=torch.int64))
         self.register_buffer("task_loss", torch.zeros(0))
+        # told anew, class by class, when a run is resumed
+        self.register_buffer("task_of_class", torch.zeros(0, dtype=torch.int64), persistent=False)
 
-    def grow(self, *, num_classes: int, num_tasks: int) -> None:
-        """Make room for so many classes and tasks in all; what is remembered stays."""
-        new_classes = num_classes - len(self.bank_CJC)
+    def grow(self, new_classes: int, *, task: int) -> None:
+        """Make room for so many further classes, all of one task (0-based); what is remembered stays."""
+        tasks = self.task_of_class.new_full((new_classes,), task)
+        self.task_of_class = torch.cat([self.task_of_class, tasks])
         self.bank_CJC = F.pad(self.bank_CJC, (0, new_classes, 0, 0, 0, new_classes))
         self.width_CJ = F.pad(self.width_CJ, (0, 0, 0, new_classes))
-        self.task_loss = F.pad(self.task_loss, (0, num_tasks - len(self.task_loss)), value=FIRST_TASK_LOSS)
+        self.task_loss = F.pad(self.task_loss, (0, task + 1 - len(self.task_loss)), value=FIRST_TASK_LOSS)
 
-    def loss(self, logits_BC: Tensor, labels: Tensor, task_of_class: Tensor) -> Tensor:
+    def forget(self) -> None:
+        """Start again with the classes and tasks that there are."""
+        self.bank_CJC.zero_()
+        self.width_CJ.zero_()
+        self.task_loss.fill_(FIRST_TASK_LOSS)
+
+    def loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
         """Return the mean of each image's divergence from the bank over its task's loss; write nothing."""
         remembered_BJC, is_known_BJC = self.bank_CJC[labels], self._known(labels)
         current_BJC = full_precision(logits_BC)[:, None].expand_as(remembered_BJC)
@@ -80,13 +91,13 @@ class QualityRetaining(nn.Module):
             temperature=self.temperature,
         )
         divergence_BJ = divergence_BJ.masked_fill(~is_known_BJC.any(dim=2), 0) * self.temperature**2
-        task_loss = self._next_task_loss(logits_BC, labels, task_of_class)[task_of_class[labels]]
+        task_loss = self._next_task_loss(logits_BC, labels)[self.task_of_class[labels]]
         return (2 * divergence_BJ.mean(dim=1) / task_loss).mean()
 
     @torch.no_grad()
-    def update(self, logits_BC: Tensor, labels: Tensor, task_of_class: Tensor) -> None:
+    def update(self, logits_BC: Tensor, labels: Tensor) -> None:
         """Remember a batch after its loss was formed; of a class that occurs twice, the last image counts."""
-        self.task_loss = self._next_task_loss(logits_BC, labels, task_of_class)
+        self.task_loss = self._next_task_loss(logits_BC, labels)
         last = torch.full((len(self.bank_CJC),), -1, device=labels.device)
         order = torch.arange(len(labels), device=labels.device)
         last.scatter_reduce_(0, labels, order, "amax")
@@ -107,10 +118,10 @@ class QualityRetaining(nn.Module):
         return (columns < self.width_CJ[labels][..., None]) | (not self.skip_empty)
 
     @torch.no_grad()
-    def _next_task_loss(self, logits_BC: Tensor, labels: Tensor, task_of_class: Tensor) -> Tensor:
+    def _next_task_loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
         """Return each task's moving average of the cross-entropy, moved where the batch has images of it."""
         losses = F.cross_entropy(full_precision(logits_BC), labels, reduction="none").to(self.task_loss)
-        tasks = task_of_class[labels]
+        tasks = self.task_of_class[labels]
         count = torch.zeros_like(self.task_loss).index_add_(0, tasks, torch.ones_like(losses))
         mean = torch.zeros_like(self.task_loss).index_add_(0, tasks, losses) / count.clamp(min=1)
         return torch.where(count > 0, torch.lerp(mean, self.task_loss, TASK_LOSS_DECAY), self.task_loss)
