@@ -18,6 +18,7 @@ from clbench.backbones.hub import TimmArchitecture, expected_images
 from clbench.backbones.opening import CannotOpenError, opened, resize
 from clbench.backbones.sites import Site
 from clbench.backbones.weights import load_weights, weights_digest
+from clbench.finite import refuse_any_not_finite
 from clbench.seeds import forked
 
 __all__ = ["convnext", "create_backbone", "mobilenet", "open_model", "resnet", "swin", "vit"]
@@ -51,7 +52,9 @@ def create_backbone(name: str, options: BackboneOptions, *, seed: int) -> Backbo
             load_weights(model, Path(options.weights))
             source = Path(options.weights).name
     digest = weights_digest(model)
-    return open_model(name, model.to(DTYPES[options.dtype]), preprocessing, source=source, digest=digest)
+    model = model.to(DTYPES[options.dtype])
+    refuse_any_not_finite(model.state_dict(), f"backbone {name} ({source} weights, {options.dtype})")
+    return open_model(name, model, preprocessing, source=source, digest=digest)
 
 
 def open_in_place(model: nn.Module) -> Backbone:

@@ -22,6 +22,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from clbench.errors import UserError
+from clbench.finite import refuse_any_not_finite
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 CLASSIFIERS = ("head", "head_dist", "head.fc", "fc", "classifier", "linear")  # names in files; ours have none
@@ -47,6 +48,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
     if not _fits(tensors, wanted):
         tensors = _without_classifier(_converted(tensors, model, file))
     _check(tensors, wanted, file)
+    refuse_any_not_finite(tensors, f"backbone.weights: {file}")
     model.load_state_dict(tensors)
 
 
@@ -144,3 +146,4 @@ def _load_npz(model: nn.Module, file: Path) -> None:
         model.load_pretrained(str(file))
     except (LookupError, OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
         raise _unreadable(file, error) from error
+    refuse_any_not_finite(model.state_dict(), f"backbone.weights: {file}")

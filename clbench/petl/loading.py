@@ -13,6 +13,7 @@ from clbench import petl
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.creation import open_in_place
 from clbench.errors import UserError
+from clbench.finite import refuse_any_not_finite
 from clbench.options import build
 from clbench.petl.attached import Attached
 from clbench.petl.saving import FORMAT
@@ -41,6 +42,7 @@ def load_attached(model: nn.Module | Backbone, file: Path) -> Attached:
         raise PetlFileError(f"cannot read {file}: {error}") from error
     if about.get("format") != FORMAT:
         raise PetlFileError(f"{file} is no file that a module was saved to")
+    refuse_any_not_finite(state, f"{file} ({about['petl']})")
     attached = attach_by_name(model, about["petl"], json.loads(about["options"]), seed=0)
     try:
         unpack(attached, state)
