@@ -29,9 +29,10 @@ def is_finite(numbers: Numbers) -> bool:
         return _is_finite(numbers.detach())
     if numbers.dtype.kind not in "fc" or not numbers.size:
         return True
-    step = max(1, PIECE // max(1, numbers[:1].nbytes)) if numbers.ndim else 1
+    numbers = np.atleast_1d(numbers)
+    step = max(1, PIECE // max(1, numbers[:1].nbytes))
     pieces = (numbers[start : start + step] for start in range(0, len(numbers), step))
-    return all(bool(np.isfinite(piece).all()) for piece in (pieces if numbers.ndim else [numbers]))
+    return all(bool(np.isfinite(piece).all()) for piece in pieces)
 
 
 def refuse_not_finite(numbers: Numbers, name: str, source: str) -> None:
@@ -53,14 +54,14 @@ def refuse_any_not_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def described(numbers: Numbers) -> str:
-    """Say how many numbers are not finite, and where the first stands: "2 numbers of 6 ... at [0, 1]"."""
+    """Say how many numbers are not finite, and where the first of them stands."""
     values = numbers.detach() if isinstance(numbers, Tensor) else torch.from_numpy(np.array(numbers))
     flat = _at_least_single(values).reshape(-1)
     places = (~flat.isfinite()).nonzero()[:, 0].cpu()
     first = np.unravel_index(int(places[0]), tuple(values.shape)) if values.ndim else ()
     where = f" at {[int(each) for each in first]}" if len(first) else ""
     value = flat[int(places[0])].item()
-    return f"{len(places)} numbers of {flat.numel()} that are not finite, the first {value}{where}"
+    return f"nan or inf in {len(places)} of {flat.numel()} places, the first {value}{where}"
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -68,7 +68,7 @@ class Generative(Strategy):
 
     @property
     def gives_probabilities(self) -> bool:  # type: ignore[override]  # what the classifier says
-        """Whether the classifier has a posterior."""
+        """Whether ``classifier`` is lda: a cosine is none."""
         return self.classifier == "lda"
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:

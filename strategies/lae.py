@@ -66,7 +66,7 @@ class LAE(Strategy):
 
     @property
     def gives_probabilities(self) -> bool:  # type: ignore[override]  # what the ensemble says
-        """Whether the ensemble is a distribution; the larger of two probabilities sums to more than 1."""
+        """Whether ``ensemble`` is mean or evidential: the larger of two probabilities, max, is none."""
         return self.ensemble != "max"
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:

@@ -133,7 +133,7 @@ def linear_discriminant(embedding_ND: Tensor, labels: Tensor, num_classes: int) 
         bias_C[is_absent] = -torch.inf
 
     def scores(embedding_BD: Tensor) -> Tensor:
-        posterior_BC = (embedding_BD.double() @ weight_DC + bias_C).softmax(dim=1).float()
+        posterior_BC: Tensor = (embedding_BD.double() @ weight_DC + bias_C).softmax(dim=1).float()
         return posterior_BC.clamp_min(LEAST).masked_fill(bias_C.isneginf(), 0.0)
 
     return scores

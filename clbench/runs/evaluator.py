@@ -166,8 +166,9 @@ class Evaluator:
                 scores = scores.masked_fill(~allowed, NEVER)
             if reliability and shares is not None:
                 reliability.add(shares, labels)
-            about = {"own_BC": own_task, "came_in_C": came_in, "newest": newest}
-            pieces.append(digest(scores, labels, shares_BC=shares, **about))
+            pieces.append(
+                digest(scores, labels, shares_BC=shares, own_BC=own_task, came_in_C=came_in, newest=newest)
+            )
             self.progress.batch_predicted(part.stop - part.start)
         columns = _columns(torch.cat(pieces, dim=1), whole, task_of_row)
         if self.stream.scenario == "task":  # the classes of other tasks had no chance
