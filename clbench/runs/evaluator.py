@@ -156,14 +156,8 @@ class Evaluator:
             if check:
                 check.add(scores)
             own_task = membership[torch.from_numpy(task_of_row[part]).to(self.batcher.device)]
-            allowed = own_task if self.stream.scenario == "task" else None
-            if known is not None:
-                met = known[: scores.shape[1]]
-                allowed = met.expand_as(scores) if allowed is None else allowed & met
             labels = self.batcher.labels(whole, np.arange(part.start, part.stop))
-            shares = shares_of(scores, allowed) if self.strategy.gives_probabilities else None
-            if allowed is not None:
-                scores = scores.masked_fill(~allowed, NEVER)
+            scores, shares = self._among(scores, own_task, known)
             if reliability and shares is not None:
                 reliability.add(shares, labels)
             pieces.append(
@@ -174,6 +168,15 @@ class Evaluator:
         if self.stream.scenario == "task":  # the classes of other tasks had no chance
             columns |= {name: np.full_like(columns[name], np.nan) for name in ("old_score", "new_score")}
         return columns
+
+    def _among(self, scores: Tensor, own: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the scores among the classes that may be chosen, and the shares if they are such."""
+        allowed = own if self.stream.scenario == "task" else None
+        if known is not None:
+            met = known[: scores.shape[1]]
+            allowed = met.expand_as(scores) if allowed is None else allowed & met
+        shares = shares_of(scores, allowed) if self.strategy.gives_probabilities else None
+        return (scores if allowed is None else scores.masked_fill(~allowed, NEVER)), shares
 
     def _predicted(self, inputs: Inputs, when: tuple[str, int]) -> Tensor:
         """Predict, and count what it takes if it is the first batch of a phase after so many tasks."""
