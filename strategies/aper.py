@@ -78,8 +78,8 @@ class APER(Strategy):
             self.prototypes.add(self._features(batch), batch.labels)
 
     def predict(self, inputs: Inputs) -> Tensor:
-        """Return the cosines, shifted to [0, 1]."""
-        return (1 + self.prototypes.cosines(self._features(inputs))) / 2
+        """Return the cosines."""
+        return self.prototypes.cosines(self._features(inputs))
 
     def _features(self, inputs: Inputs) -> Tensor:
         """Return the features (B, 2 D) without the module, then with it."""

@@ -35,6 +35,8 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 class NearestMean(WithMemory):
     """A strategy of Avalanche that predicts the class whose mean over the memory is nearest."""
 
+    gives_probabilities: ClassVar[bool] = False
+
     def scores(self, features: Tensor) -> Tensor:
         """Return minus the distances to the class means."""
         scores: Tensor = self.learner.model.eval_classifier(features)

@@ -51,6 +51,7 @@ from clbench.strategies import Strategy, Task, register
 class CodaPrompt(Strategy):
     """The task's components and a head are trained; earlier components and the backbone are frozen."""
 
+    gives_probabilities: ClassVar[bool] = True
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"split-imagenet-r": {"epochs": 50}}
     needs: ClassVar[tuple[str, ...]] = ("tokens", "boundaries")
 

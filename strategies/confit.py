@@ -37,6 +37,7 @@ from clbench.strategies import Strategy, Task, register
 class ConFiT(Strategy):
     """Cross-convolution batch norm and hierarchical fine-tuning; without both, plain fine-tuning."""
 
+    gives_probabilities: ClassVar[bool] = True
     recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "split-cifar100": {"batch_size": 128},
         "split-cub200": {"epochs": 50},

@@ -47,6 +47,7 @@ from clbench.strategies import Strategy, Task, register
 class DualPrompt(Strategy):
     """The general prompt, the task's expert prompt and key, and a head are trained; the rest is frozen."""
 
+    gives_probabilities: ClassVar[bool] = True
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"split-imagenet-r": {"epochs": 10}}
     needs: ClassVar[tuple[str, ...]] = ("tokens", "boundaries")
 

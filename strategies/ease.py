@@ -100,10 +100,9 @@ class EASE(Strategy):
         self.subspaces.fill(torch.stack(means))
 
     def predict(self, inputs: Inputs) -> Tensor:
-        """Return the weighted cosines, shifted to [0, 1]."""
+        """Return the weighted sums of the cosines."""
         features = torch.stack([inputs.features(self.backbone).float() for _ in self._each()])
-        most = 1 + self.other_weight
-        return (most + self.subspaces.scores(features, self.other_weight)) / (2 * most)
+        return self.subspaces.scores(features, self.other_weight)
 
     def _each(self) -> Iterator[None]:
         """Switch on one module after another, alone; the newest, which may be learning, stays on."""

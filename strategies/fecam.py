@@ -64,7 +64,7 @@ class FeCAM(ClosedForm):
         return F.normalize(feature_BD.sign() * feature_BD.abs() ** self.power, dim=1)
 
     def rule(self) -> Rule:
-        """Return the softmax over minus the squared distances."""
+        """Return minus the squared distances."""
         covariance_CDD = self.gaussians.covariances()
         shrunk_CDD = shrunk(covariance_CDD, self.diagonal_shrinkage, self.other_shrinkage)
         factor_CDD = factors_of(correlations(shrunk_CDD))
@@ -72,7 +72,7 @@ class FeCAM(ClosedForm):
 
         def scores(feature_BD: Tensor) -> Tensor:
             with torch.autocast(feature_BD.device.type, enabled=False):
-                return torch.softmax(-squared_distances(feature_BD, mean_CD, factor_CDD), dim=1)
+                return -squared_distances(feature_BD, mean_CD, factor_CDD)
 
         return scores
 

@@ -66,6 +66,11 @@ class Generative(Strategy):
     mean_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9  # ncm_running: kept of a mean at each batch
     augment: Literal["none", "replayed", "all"] = "none"  # the images that are augmented in training
 
+    @property
+    def gives_probabilities(self) -> bool:  # type: ignore[override]  # what the classifier says
+        """Whether ``classifier`` is lda: a cosine is none."""
+        return self.classifier == "lda"
+
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the module; start without proxies and with an empty memory."""
         self.backbone = backbone
@@ -121,7 +126,7 @@ class Generative(Strategy):
         self.means.forget()
 
     def predict(self, inputs: Inputs) -> Tensor:
-        """Return the cosines to the class means, shifted to [0, 1], or the posterior of ``lda``."""
+        """Return the cosines to the class means, or the posterior of ``lda``."""
         if self.classifier == "ncm_running":
             return self.moving.scores(inputs, self.backbone)
         return self.means.scores(inputs, len(self.proxies.known))

@@ -135,5 +135,5 @@ class ICaRL(Strategy):
         self.means.forget()
 
     def predict(self, inputs: Inputs) -> Tensor:
-        """Return the cosines to the exemplars' means, shifted to [0, 1]."""
+        """Return the cosines to the exemplars' means."""
         return self.means.scores(inputs, self.head.num_classes)

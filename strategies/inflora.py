@@ -47,6 +47,7 @@ from clbench.strategies import Strategy, Task, register
 class InfLoRA(Strategy):
     """One low-rank update a task, which old inputs do not feel, added to what was learnt before."""
 
+    gives_probabilities: ClassVar[bool] = True
     recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "split-imagenet-r": {"epochs": 50, "kept": 0.98, "kept_growth": 0.002}
     }

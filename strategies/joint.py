@@ -37,6 +37,7 @@ from clbench.strategies import Strategy, Task, register
 class Joint(Strategy):
     """Cross-entropy over all classes, on all data so far, from the pre-trained backbone each time."""
 
+    gives_probabilities: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("many-passes",)
 
     when: Literal["last", "every"] = "last"  # train after the last task only, or after every task

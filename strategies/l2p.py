@@ -48,6 +48,7 @@ class PoolError(UserError, ValueError):
 class L2P(Strategy):
     """A pool of prompts and keys, and a head, are trained; the backbone is frozen."""
 
+    gives_probabilities: ClassVar[bool] = True
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"split-imagenet-r": {"epochs": 10, "batch_size": 32}}
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
 

@@ -64,6 +64,11 @@ class LAE(Strategy):
     conflict_limit: Annotated[float, Field(ge=0, le=1)] = 1.0  # above it evidence is averaged; 1: never
     evidential_loss: bool = False  # train on the evidence instead of the softmax (its KL term weighs 0.1)
 
+    @property
+    def gives_probabilities(self) -> bool:  # type: ignore[override]  # what the ensemble says
+        """Whether ``ensemble`` is mean or evidential: the larger of two probabilities, max, is none."""
+        return self.ensemble != "max"
+
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the online module; there is no offline one before the second task."""
         self.backbone = backbone
@@ -127,7 +132,7 @@ class LAE(Strategy):
         return logits.float()
 
     def _opinion(self, experts: list[Tensor]) -> Tensor:
-        """Fuse the experts' logits (B, C) into probabilities."""
+        """Fuse the experts' logits (B, C) into probabilities, or into the larger of each class."""
         if self.ensemble == "evidential":
             return self._fused([evidential.evidence(logits, self.evidence_scale) for logits in experts])
         probabilities = torch.stack([torch.softmax(logits, dim=1) for logits in experts])

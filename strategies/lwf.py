@@ -38,6 +38,7 @@ from clbench.strategies import Strategy, Task, register
 class LwF(Strategy):
     """Cross-entropy among the task's classes, distillation of the earlier ones from the network before."""
 
+    gives_probabilities: ClassVar[bool] = True
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
     needs: ClassVar[tuple[str, ...]] = ("boundaries",)
 

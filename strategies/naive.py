@@ -7,6 +7,7 @@ what LAE adds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +24,8 @@ from clbench.strategies import Strategy, Task, register
 @dataclass
 class Naive(Strategy):
     """Cross-entropy over all classes seen so far, on the current task's data."""
+
+    gives_probabilities: ClassVar[bool] = True
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the module and start with a head without classes."""

@@ -102,12 +102,11 @@ class RanPAC(Strategy):
         self.regression.solve(self.ridge or self._best_ridge(task, hidden_NM, target_NC))
 
     def predict(self, inputs: Inputs) -> Tensor:
-        """Return the softmax over the logits."""
+        """Return the outputs of the regression, or the cosines."""
         hidden_BM = self._hidden(inputs.features(self.backbone))
         weight_MC = self.regression.weight
         with torch.autocast(hidden_BM.device.type, enabled=False):
-            logits_BC = cosines(hidden_BM, weight_MC.T) if self.logits == "cosine" else hidden_BM @ weight_MC
-        return torch.softmax(logits_BC, dim=1)
+            return cosines(hidden_BM, weight_MC.T) if self.logits == "cosine" else hidden_BM @ weight_MC
 
     def _hidden(self, feature_BD: Tensor) -> Tensor:
         """Return h (B, M): the features, projected at random and rectified."""

@@ -87,7 +87,7 @@ class SCR(Strategy):
         self.means.forget()
 
     def predict(self, inputs: Inputs) -> Tensor:
-        """Return the cosines to the class means, shifted to [0, 1]."""
+        """Return the cosines to the class means."""
         return self.means.scores(inputs, self.num_classes)
 
 

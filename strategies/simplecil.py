@@ -29,6 +29,5 @@ class SimpleCIL(ClosedForm):
         return self.prototypes
 
     def rule(self) -> Rule:
-        """Return the cosines, shifted to [0, 1]."""
-        cosines = self.prototypes.cosines
-        return lambda feature_BD: (1 + cosines(feature_BD)) / 2
+        """Return the cosines."""
+        return self.prototypes.cosines

@@ -41,6 +41,7 @@ COVARIANCE_FLOOR = 1e-4  # added to each variance, so that few images suffice
 class SLCA(Strategy):
     """Cross-entropy among the task's classes, with two learning rates, then an alignment of the head."""
 
+    gives_probabilities: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "new-classes", "disjoint-classes", "many-passes")
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"split-imagenet-r": {"epochs": 50}}
 

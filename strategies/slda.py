@@ -32,6 +32,7 @@ from clbench.strategies import register
 class SLDA(ClosedForm):
     """Class means and one covariance within all classes; nothing is trained."""
 
+    gives_probabilities: ClassVar[bool] = True
     part: ClassVar[str] = "gaussians"
 
     shrinkage: Annotated[float, Field(gt=0, le=1)] = 1e-4  # e: share of the identity in the covariance

@@ -45,6 +45,7 @@ class TAER(Strategy):
     ``detach_old=False``, ``replay_loss="ce"`` and ``rebalance="none"`` together are plain replay.
     """
 
+    gives_probabilities: ClassVar[bool] = True
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"split-digits": {"learning_rate": 0.03}}
 
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "new-classes", "disjoint-classes", "many-passes")

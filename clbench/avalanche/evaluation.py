@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,20 @@ from avalanche.training.plugins.evaluation import default_loggers
 from avalanche.training.supervised import JointTraining
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from clbench.errors import UserError
 from clbench.evaluate.catalogue import compute
-from clbench.evaluate.digest import digest
+from clbench.evaluate.digest import NEVER, digest, shares_of
 from clbench.evaluate.results import SCORE_TYPES, Results
+from clbench.finite import NotFiniteError, described, is_finite
 
 Columns = dict[str, NDArray[Any]]
+SHARES: dict[str, Callable[[Tensor], Tensor | None]] = {  # of the outputs (B, C) of a model
+    "logits": lambda outputs: outputs.softmax(dim=1),
+    "probabilities": shares_of,
+    "scores": lambda _: None,
+}
 
 
 class BridgeError(UserError, ValueError):
@@ -36,9 +44,12 @@ class BridgeError(UserError, ValueError):
 class Evaluation(EvaluationPlugin):  # type: ignore[misc]  # Avalanche ships no types
     """Avalanche's evaluation plug-in with ours inside."""
 
-    def __init__(self, *others: Any, loggers: Any = None) -> None:
-        """Take further metrics of Avalanche; loggers are by default those that Avalanche has."""
-        self._log = PredictionLog()
+    def __init__(self, *others: Any, loggers: Any = None, outputs: str = "logits") -> None:
+        """Take further metrics of Avalanche; loggers are by default those that Avalanche has.
+
+        ``outputs`` is what the model gives: "logits", "probabilities", or "scores" that are neither.
+        """
+        self._log = PredictionLog(outputs)
         super().__init__(self._log, *others, loggers=default_loggers if loggers is None else loggers)
 
     def results(self, stream: str = "test") -> Results:
@@ -54,9 +65,12 @@ class PredictionLog(PluginMetric):  # type: ignore[misc]  # Avalanche ships no t
     one after the same task, so that one in the midst of training counts until the next.
     """
 
-    def __init__(self) -> None:
-        """Begin with nothing learnt."""
+    def __init__(self, outputs: str = "logits") -> None:
+        """Begin with nothing learnt; ``outputs`` says how the model's outputs become shares, if at all."""
         super().__init__()
+        if outputs not in SHARES:
+            raise BridgeError(f"outputs={outputs!r}: allowed are {', '.join(SHARES)}")
+        self.shares = SHARES[outputs]
         self.learnt: list[int] = []  # numbers of experiences
         self.classes: dict[int, set[int]] = {}  # of each experience learnt
         self.logs: dict[str, dict[tuple[int, int], Columns]] = defaultdict(dict)  # (after task, experience)
@@ -81,12 +95,15 @@ class PredictionLog(PluginMetric):  # type: ignore[misc]  # Avalanche ships no t
         super().after_eval_iteration(strategy)
         experience = _whole(strategy.experience)
         own = _classes(experience) | self.classes.get(experience.current_experience, set())
-        scores, labels = strategy.mb_output.detach().double(), strategy.mb_y
-        num_classes = max(scores.shape[1], 1 + int(labels.max()), 1 + max(own))
-        shares = torch.zeros(len(scores), num_classes, dtype=torch.double, device=scores.device)
-        shares[:, : scores.shape[1]] = scores.softmax(
-            dim=1
-        )  # a class that the head does not know has no share
+        outputs, labels = strategy.mb_output.detach().double(), strategy.mb_y
+        if not is_finite(outputs):
+            raise NotFiniteError(
+                f"{type(strategy).__name__}, experience {experience.current_experience}: the model's output"
+                f" for a batch of {len(outputs)} images holds {described(outputs)}"
+            )
+        num_classes = max(outputs.shape[1], 1 + int(labels.max()), 1 + max(own))
+        unknown = (0, num_classes - outputs.shape[1])  # classes that the head does not know
+        scores, shares = F.pad(outputs, unknown, value=NEVER), self.shares(outputs)
         is_own = torch.zeros(num_classes, dtype=torch.bool, device=scores.device)
         is_own[sorted(own)] = True
         came_in = torch.full((num_classes,), len(self.learnt), device=scores.device)
@@ -94,9 +111,10 @@ class PredictionLog(PluginMetric):  # type: ignore[misc]  # Avalanche ships no t
             known = [each for each in self.classes[number] if each < num_classes]
             came_in[known] = task
         rows = digest(
-            shares,
+            scores,
             labels,
-            own_BC=is_own.expand_as(shares),
+            shares_BC=None if shares is None else F.pad(shares, unknown),
+            own_BC=is_own.expand_as(scores),
             came_in_C=came_in,
             newest=len(self.learnt) - 1,
         )

@@ -22,8 +22,8 @@ from clbench.backbones.backbone import Backbone
 from clbench.data.inputs import Feed, Inputs
 from clbench.data.samples import Samples
 from clbench.petl import Petl
-from clbench.runs.loop import DivergedError
 from clbench.runs.optimizers import make_optimizer
+from clbench.runs.soundness import refuse_lost_weights
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task
 
@@ -37,6 +37,7 @@ REPLAY = {"memory_size": "mem_size", "replay_batch": "batch_size_mem"}  # what m
 class FromAvalanche(Strategy):
     """A strategy of Avalanche, whose ``train`` is called once a task."""
 
+    gives_probabilities: ClassVar[bool] = True  # whether the softmax of the scores is a posterior
     resumable: ClassVar[bool] = False  # its plug-ins hold state outside named tensors
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "many-passes")
     method: ClassVar[str]  # its name in avalanche.training.supervised
@@ -90,16 +91,14 @@ class FromAvalanche(Strategy):
         with on_its_own(self.seeds, "avalanche", task.index):
             self.learn(as_experiences(self.seen, "train"))
         self.encoder.view.forget()
-        if not all(bool(weight.isfinite().all()) for _, weight in self.learner.model.named_parameters()):
-            rate = self.learning_rate
-            raise DivergedError(f"a weight is no number any more; lower strategy.learning_rate ({rate})")
+        refuse_lost_weights(self, f"after the last step of task {task.index + 1}")
         self.learner.model.eval()
         self.kept_tensors.hold(self.kept())
 
     def predict(self, inputs: Inputs) -> Tensor:
-        """Return the softmax of the scores, (B, classes seen)."""
-        scores = self.scores(inputs.features(self.backbone)).float()
-        return torch.softmax(scores[:, : self.num_classes], dim=1)
+        """Return the softmax of the scores, (B, classes seen), or the scores where they are no logits."""
+        scores = self.scores(inputs.features(self.backbone)).float()[:, : self.num_classes]
+        return torch.softmax(scores, dim=1) if self.gives_probabilities else scores
 
     def make_head(self, width: int) -> nn.Module:
         """Return what makes of features (B, width) what the loss is on."""

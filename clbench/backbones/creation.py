@@ -18,6 +18,7 @@ from clbench.backbones.hub import TimmArchitecture, expected_images
 from clbench.backbones.opening import CannotOpenError, opened, resize
 from clbench.backbones.sites import Site
 from clbench.backbones.weights import load_weights, weights_digest
+from clbench.finite import refuse_any_not_finite
 from clbench.seeds import forked
 
 __all__ = ["convnext", "create_backbone", "mobilenet", "open_model", "resnet", "swin", "vit"]
@@ -57,7 +58,9 @@ def create_backbone(
             load_weights(model, Path(options.weights))
             source = Path(options.weights).name
     digest = weights_digest(model)
-    backbone = open_model(name, model.to(DTYPES[options.dtype]), preprocessing, source=source, digest=digest)
+    model = model.to(DTYPES[options.dtype])
+    refuse_any_not_finite(model.state_dict(), f"backbone {name} ({source} weights, {options.dtype})")
+    backbone = open_model(name, model, preprocessing, source=source, digest=digest)
     backbone.notes = [f"weights: {beside}, found beside the data"] if beside else []
     return backbone
 

@@ -20,6 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from clbench.errors import UserError
+from clbench.finite import refuse_any_not_finite
 from clbench.foreign import DAMAGE, check_unpacked, npz_headers
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
@@ -47,6 +48,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
     if not _fits(tensors, wanted):
         tensors = _without_classifier(_converted(tensors, model, file))
     _check(tensors, wanted, file)
+    refuse_any_not_finite(tensors, f"backbone.weights: {file}")
     model.load_state_dict(tensors)
 
 
@@ -142,3 +144,4 @@ def _load_npz(model: nn.Module, file: Path) -> None:
         model.load_pretrained(str(file))
     except DAMAGE as error:
         raise _unreadable(file, error) from error
+    refuse_any_not_finite(model.state_dict(), f"backbone.weights: {file}")

@@ -16,6 +16,10 @@ from clbench.cli.listing import KINDS, REGISTRIES, SECTION_OF, metric_summaries
 from clbench.cli.options import Option, options
 from clbench.registry import UnknownNameError, did_you_mean
 from clbench.runs.needs import NEEDS
+from clbench.strategies import Strategy
+
+PROBABILITIES = "its scores are probabilities: calibration is measured"
+SIMILARITIES = "its scores are no probabilities: calibration is not known"
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,10 @@ def _addressed(address: str) -> Description:
     """Describe the class at ``file.py:Class`` or ``module:Class``."""
     kind = _kind_of(address)
     doc = REGISTRIES[kind].card(address).doc
-    return Description(address, SECTION_OF[kind], _paragraphs(doc), options=_options(kind, address))
+    notes = (_of_scores(strategies.get(address)),) if kind == "strategies" else ()
+    return Description(
+        address, SECTION_OF[kind], _paragraphs(doc), options=_options(kind, address), notes=notes
+    )
 
 
 def _kind_of(address: str) -> str:
@@ -177,6 +184,7 @@ def _metric(name: str) -> Description:
 
 def _of_strategy(name: str) -> Iterator[Note]:
     strategy = strategies.get(name)
+    yield _of_scores(strategy)
     for need in strategy.needs:
         yield Note(f"needs {NEEDS[need].words}: {NEEDS[need].remedy}")
     for stream, recipe in sorted(strategy.recipes.items()):
@@ -187,6 +195,16 @@ def _of_strategy(name: str) -> Iterator[Note]:
         f"combines with every stream and backbone that meet its needs, and every module, as in {name}-lora"
         f" (see: clbench list petl; plain {name}: {name}-{default})"
     )
+
+
+def _of_scores(strategy: type[Strategy]) -> Note:
+    """Say whether the scores of a strategy are probabilities; a property says in its words when."""
+    declared = inspect.getattr_static(strategy, "gives_probabilities")
+    if not isinstance(declared, property):
+        return Note(PROBABILITIES if declared else SIMILARITIES)
+    words = (declared.__doc__ or "").strip().split("\n", 1)[0].replace("``", "").rstrip(".")
+    condition = words.removeprefix("Whether ") if words.startswith("Whether ") else "its options say so"
+    return Note(f"its scores are probabilities if {condition}")
 
 
 def _place(recipe: str) -> str:

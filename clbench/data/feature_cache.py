@@ -9,6 +9,7 @@ the blocks from its first one on changeable; what enters that block is kept inst
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from clbench.backbones.prefix import entering, leaving
 from clbench.data.batches import Batcher
 from clbench.data.feature_table import Table
 from clbench.files import make_folder, write_bytes
+from clbench.finite import described, is_finite, refuse_not_finite
 
 if TYPE_CHECKING:
     from clbench.backbones.backbone import Backbone
@@ -34,6 +36,8 @@ LAYOUT = 1  # changes when the files, or how features are computed, change
 PREFIX_BYTES = 1 << 30  # that may be kept of values entering a block
 PIECE = 1 << 26  # bytes hashed at a time
 Compute = Callable[[], Tensor]
+
+log = logging.getLogger(__name__)
 
 
 class FeatureCache:
@@ -123,12 +127,13 @@ class FeatureCache:
         if num_owed:
             self.account_read(key, num_owed, lambda: self._compute(inputs.rows[:1], inputs, compute))
         if not table.has(inputs.rows):
+            source = f"backbone {backbone.name} ({backbone.weights_source} weights)"
             # What is kept between runs is computed part by part of the stream, also in a run that goes on.
             for group in [*(self.parts if table.is_kept else []), self._expected.get(inputs.view or "")]:
                 if group is not None and np.isin(table.missing(inputs.rows), group).any():
-                    self._fill(table, table.missing(group), key, inputs, compute, self.batch_size)
+                    self._fill(table, table.missing(group), key, inputs, compute, source, self.batch_size)
             # Which of the others come together, as a memory draws them, must not show: each is on its own.
-            self._fill(table, table.missing(inputs.rows), key, inputs, compute, batch_size=1)
+            self._fill(table, table.missing(inputs.rows), key, inputs, compute, source, batch_size=1)
         return table.at(inputs.rows).to(self.batcher.device)
 
     @torch.no_grad()
@@ -139,11 +144,14 @@ class FeatureCache:
         key: str,
         inputs: Inputs,
         compute: Callable[[Tensor], Tensor],
+        source: str,
         batch_size: int,
     ) -> None:
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            table.put(part, self.account(key, len(part), partial(self._compute, part, inputs, compute)))
+            values = self.account(key, len(part), partial(self._compute, part, inputs, compute))
+            refuse_not_finite(values, f"what it makes of rows {part[0]} to {part[-1]}", source)
+            table.put(part, values)
 
     @torch.no_grad()
     def _compute(
@@ -179,6 +187,9 @@ class FeatureCache:
         try:
             tensors = load_file(file)
         except (SafetensorError, OSError):  # damaged: what it held is computed again
+            return None
+        if not is_finite(tensors["values"]):
+            log.warning("%s holds %s: computed again", file, described(tensors["values"]))
             return None
         table = Table(len(self.batcher.images), is_kept=True)
         rows = tensors["rows"].numpy()

@@ -19,6 +19,7 @@ from torch import Tensor
 from clbench.data.batches import Batcher, in_order
 from clbench.data.samples import Samples
 from clbench.data.stored import Stored
+from clbench.finite import refuse_not_finite
 from clbench.seeds import Seeds
 
 if TYPE_CHECKING:
@@ -199,8 +200,10 @@ class Feed:
 
     @torch.no_grad()
     def features(self, backbone: Backbone) -> Tensor:
-        """Return the features (N, D) of all images, on the backbone's device."""
-        return torch.cat([batch.features(backbone) for batch in self])
+        """Return the features (N, D) of all images, on the backbone's device, if all are finite."""
+        features = torch.cat([batch.features(backbone) for batch in self])
+        refuse_not_finite(features, "the features of a task's images", f"backbone {backbone.name}")
+        return features
 
     @cached_property
     def labels(self) -> Tensor:

@@ -82,6 +82,14 @@ class TaskStream:
     domain_names: Sequence[str] = ()  # of the tasks, where each is a domain
     notes: Sequence[str] = ()  # what its source wants the run's header to say
 
+    def __post_init__(self) -> None:
+        """Refuse images that are not finite: nothing asks a stream of somebody else's for uint8."""
+        from clbench.finite import refuse_not_finite  # imports torch
+
+        parts = [part for task in self.tasks for part in (task.train, task.validation, task.test)]
+        for images in {id(part.images): part.images for part in parts}.values():
+            refuse_not_finite(images, "the images (image, row, column, channel)", f"stream {self.name}")
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the scenario, the class order, and each part's rows, labels and first image."""

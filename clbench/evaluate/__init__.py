@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from clbench.avalanche.evaluation import Evaluation
 
 
-def avalanche_plugin(*others: Any, loggers: Any = None) -> Evaluation:
+def avalanche_plugin(*others: Any, loggers: Any = None, outputs: str = "logits") -> Evaluation:
     """Return an ``EvaluationPlugin`` for Avalanche's strategies: their ``eval()`` then returns our metrics.
 
     ``strategy = Naive(..., evaluator=avalanche_plugin())``; metrics on the test stream are called
     ``clbench/forgetting``, and ``results()`` of the plug-in returns what they are computed from. ``others``
-    are metrics of Avalanche, ``loggers`` by default Avalanche's own.
+    are metrics of Avalanche, ``loggers`` by default Avalanche's own. ``outputs`` is what the model gives:
+    "logits", "probabilities", or "scores" that are neither, which have no calibration.
     """
     from clbench.avalanche.quietly import import_avalanche
 
     import_avalanche()
     from clbench.avalanche.evaluation import Evaluation
 
-    return Evaluation(*others, loggers=loggers)
+    return Evaluation(*others, loggers=loggers, outputs=outputs)
 
 
 for _family in pkgutil.iter_modules(metrics.__path__, f"{metrics.__name__}."):

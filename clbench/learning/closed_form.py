@@ -22,7 +22,7 @@ from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task
 
 Statistics = Gaussians | Prototypes
-Rule = Callable[[Tensor], Tensor]  # features (B, D) to scores (B, C) >= 0
+Rule = Callable[[Tensor], Tensor]  # features (B, D) to scores (B, C)
 
 
 @dataclass

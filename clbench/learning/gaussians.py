@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from clbench.finite import refuse_any_not_finite
 from clbench.kinds import HasKinds
 
 
@@ -60,8 +61,10 @@ class Gaussians(HasKinds):
     def covariances(self) -> Tensor:
         """Return the covariances (C, D, D), each over n - 1, or the shared one (1, D, D), over all images.
 
-        That of a class with fewer than two images is zero.
+        That of a class with fewer than two images is zero. NotFiniteError if what was added was not finite.
         """
+        sums = {"means": self.means, "scatters": self.scatters}
+        refuse_any_not_finite(sums, "the statistics of the classes")
         divisor = self.counts.sum()[None] if self.is_shared else self.counts - 1
         return self.scatters / divisor.clamp_min(1)[:, None, None]
 

@@ -24,9 +24,10 @@ from clbench.kinds import HasKinds
 from clbench.learning.memory import Memory
 
 CHUNK = 256  # images of the memory that are looked at together
-ABSENT = 1e-12  # score of a class without an image; that of any other is higher
+ABSENT = -2.0  # in place of the cosine of a class without an image: below any
+LEAST = 2e-12  # posterior of a class with an image; that of one without is 0
 
-Scores = Callable[[Tensor], Tensor]  # unit vectors (B, D) to scores (B, C) > 0
+Scores = Callable[[Tensor], Tensor]  # unit vectors (B, D) to scores (B, C)
 Fit = Callable[[Tensor, Tensor, int], Scores]  # of unit vectors (N, D), labels (N,) and C
 
 
@@ -48,7 +49,7 @@ class MemoryClassifier:
         self._scores = None
 
     def scores(self, inputs: Inputs, num_classes: int) -> Tensor:
-        """Return the scores (B, C) > 0."""
+        """Return the scores (B, C)."""
         if self._scores is None:
             with torch.inference_mode(False), torch.no_grad():  # later calls may need gradients
                 labels = self.memory.labels[: len(self.memory)]
@@ -98,9 +99,9 @@ class MovingMeans(HasKinds):
         self.is_met |= is_here
 
     def scores(self, inputs: Inputs, backbone: Backbone) -> Tensor:
-        """Return the cosines (B, C), shifted to [0, 1]."""
+        """Return the cosines (B, C)."""
         cosine_BC = embedded(inputs, backbone) @ F.normalize(self.means, dim=1).T
-        return _ranked((1 + cosine_BC) / 2, ~self.is_met)
+        return cosine_BC.masked_fill(~self.is_met, ABSENT)
 
 
 def embedded(inputs: Inputs, backbone: Backbone) -> Tensor:
@@ -109,18 +110,18 @@ def embedded(inputs: Inputs, backbone: Backbone) -> Tensor:
 
 
 def nearest_mean(embedding_ND: Tensor, labels: Tensor, num_classes: int) -> Scores:
-    """Score by the cosine to the mean of a class's unit vectors, shifted to [0, 1].
+    """Score by the cosine to the mean of a class's unit vectors.
 
     On the unit sphere the largest cosine is the smallest distance to the normalised mean.
     """
     member_NC = F.one_hot(labels, num_classes).to(embedding_ND.dtype)
     mean_CD = F.normalize(member_NC.T @ embedding_ND, dim=1)
     is_absent = member_NC.sum(dim=0) == 0
-    return lambda embedding_BD: _ranked((1 + embedding_BD @ mean_CD.T) / 2, is_absent)
+    return lambda embedding_BD: (embedding_BD @ mean_CD.T).masked_fill(is_absent, ABSENT)
 
 
 def linear_discriminant(embedding_ND: Tensor, labels: Tensor, num_classes: int) -> Scores:
-    """Score by the posterior of Gaussians with one covariance and equal priors."""
+    """Score by the posterior of Gaussians with one covariance and equal priors; without images all alike."""
     embedding_ND = embedding_ND.double()
     member_NC = F.one_hot(labels, num_classes).to(embedding_ND.dtype)
     mean_CD = member_NC.T @ embedding_ND / member_NC.sum(dim=0).clamp_min(1)[:, None]
@@ -128,10 +129,12 @@ def linear_discriminant(embedding_ND: Tensor, labels: Tensor, num_classes: int) 
     weight_DC = torch.linalg.solve(covariance_DD, mean_CD.T)
     bias_C = -(weight_DC.T * mean_CD).sum(dim=1) / 2
     is_absent = member_NC.sum(dim=0) == 0
-    bias_C[is_absent] = -torch.inf
+    if not is_absent.all():
+        bias_C[is_absent] = -torch.inf
 
     def scores(embedding_BD: Tensor) -> Tensor:
-        return _ranked((embedding_BD.double() @ weight_DC + bias_C).softmax(dim=1).float(), is_absent)
+        posterior_BC: Tensor = (embedding_BD.double() @ weight_DC + bias_C).softmax(dim=1).float()
+        return posterior_BC.clamp_min(LEAST).masked_fill(bias_C.isneginf(), 0.0)
 
     return scores
 
@@ -147,8 +150,3 @@ def shrunk_covariance(centred_ND: Tensor) -> Tensor:
     share = share.nan_to_num(1.0, 1.0, 1.0).clamp(0, 1)
     sphere_DD = torch.eye(width, dtype=sample_DD.dtype, device=sample_DD.device) * (trace / width + 1e-6)
     return (1 - share) * sample_DD + share * sphere_DD
-
-
-def _ranked(scores: Tensor, is_absent: Tensor) -> Tensor:
-    """Return the scores with every absent class below all others."""
-    return scores.clamp_min(2 * ABSENT).masked_fill(is_absent, ABSENT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from clbench.strategies import Strategy
 @dataclass
 class Rehearsal(Strategy):
     """A classifier and a memory; a subclass says what is put into it, and what it serves for."""
+
+    gives_probabilities: ClassVar[bool] = True
 
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from clbench.finite import refuse_any_not_finite
 from clbench.kinds import HasKinds
 
 
@@ -48,16 +49,15 @@ class RidgeRegression(HasKinds):
         """Set the weights to (G + ridge I)^-1 Q.
 
         G is rounded: where a small ridge leaves the sum indefinite, the next decade that does not is taken.
+        NotFiniteError if a sum has grown beyond what is finite, or what was summed up was not.
         """
-        limit = float(self.gram.trace())
+        refuse_any_not_finite({"G": self.gram, "Q": self.cross}, "the sums of the regression")
         while True:
             ridged_MM = self.gram.clone()
             ridged_MM.diagonal().add_(ridge)
             factor_MM, failure = torch.linalg.cholesky_ex(ridged_MM)
             if not failure:
                 break
-            if not ridge <= limit:
-                raise ArithmeticError("the inputs of the regression are not all finite")
             ridge *= 10
         self.weight.copy_(torch.cholesky_solve(self.cross, factor_MM))
 

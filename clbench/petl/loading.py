@@ -13,6 +13,7 @@ from clbench import petl
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.creation import open_in_place
 from clbench.errors import UserError
+from clbench.finite import refuse_any_not_finite
 from clbench.options import build
 from clbench.petl.attached import Attached
 from clbench.petl.saving import FORMAT
@@ -45,6 +46,7 @@ def load_attached(model: nn.Module | Backbone, file: Path) -> Attached:
         options = json.loads(about["options"])
     except (KeyError, ValueError, RecursionError) as error:  # the last: nested too deep to be options
         raise PetlFileError(f"{file} does not say what the options of its module are") from error
+    refuse_any_not_finite(state, f"{file} ({about['petl']})")
     attached = attach_by_name(model, about["petl"], options, seed=0)
     try:
         unpack(attached, state)

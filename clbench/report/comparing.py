@@ -110,20 +110,24 @@ def pareto_front(groups: Sequence[Group], cost: str, quality: str = "accuracy") 
 
 
 def mean_ranks(groups: Sequence[Group], key: str, *, higher_is_better: bool = True) -> dict[str, float]:
-    """Return each group's rank in a number, 1 the best, averaged over streams and seeds that all have.
+    """Return each group's rank in a number, 1 the best, averaged over streams and seeds that all know.
 
-    Equal numbers share their ranks. Groups that met different streams are ranked among their own.
+    Equal numbers share their ranks. Groups that met different streams are ranked among their own. A group
+    that knows the number of no seed has no rank, NaN, and is in nobody's way.
     """
     from scipy import stats
 
-    ranks: dict[str, float] = {}
-    for rivals in partition(groups, "stream"):
-        seeds = sorted(set.intersection(*(set(group.seeds) for group in rivals)))
+    ranks = {group.label: NAN for group in groups}
+    for all_rivals in partition(groups, "stream"):
+        rivals = [group for group in all_rivals if not np.isnan(group.numbers(key)).all()]
+        known = [
+            {seed for seed, it in _by_seed(group, key).items() if not math.isnan(it)} for group in rivals
+        ]
+        seeds = sorted(set.intersection(*known)) if known else []
+        if not seeds:
+            continue
         table = np.array([[_by_seed(group, key)[seed] for seed in seeds] for group in rivals])
         sign = -1.0 if higher_is_better else 1.0
-        if not seeds or np.isnan(table).any():
-            ranks |= {group.label: NAN for group in rivals}
-            continue
         means: NDArray[np.float64] = stats.rankdata(sign * table, axis=0).mean(axis=1)
         ranks |= {group.label: float(rank) for group, rank in zip(rivals, means, strict=True)}
     return ranks

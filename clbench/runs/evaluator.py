@@ -18,12 +18,14 @@ from clbench.data.feature_cache import FeatureCache
 from clbench.data.inputs import Inputs
 from clbench.data.samples import Samples, join
 from clbench.data.tasks import Task, TaskStream
-from clbench.evaluate.digest import digest
+from clbench.evaluate.digest import NEVER, digest, shares_of
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.reliability import Reliability
 from clbench.evaluate.results import SCORE_TYPES
+from clbench.evaluate.score_check import ScoreCheck
 from clbench.records.progress import Progress
 from clbench.runs.modes import evaluation_mode
+from clbench.runs.soundness import refuse_scores
 from clbench.strategies import Strategy
 
 Columns = dict[str, NDArray[np.generic]]
@@ -51,7 +53,11 @@ class Evaluator:
         num_images = sum(map(len, samples))
         self.progress.evaluation_started(num_images)
         reliability = Reliability(1 + max(max(task.classes) for task in seen))
-        columns = self.log(seen, samples, reliability=reliability)
+        check = ScoreCheck(are_probabilities=self.strategy.gives_probabilities)
+        columns = self.log(seen, samples, reliability=reliability, check=check)
+        labels = np.concatenate([each.labels for each in samples])
+        fault = check.fault(is_to_tell=len(np.unique(labels)) > 1)
+        refuse_scores(self.strategy, fault, f"after task {len(seen)}")
         self.meter.lap("evaluate")
         self.reliability = reliability.columns()
         return columns
@@ -64,7 +70,13 @@ class Evaluator:
         evaluation_mode(self.strategy)
         tasks = self.stream.tasks
         samples = [task.test if task.index >= num_seen else task.test.select(slice(0)) for task in tasks]
-        return self.log(tasks, samples) if any(map(len, samples)) else {}
+        if not any(map(len, samples)):
+            return {}
+        check = ScoreCheck(are_probabilities=self.strategy.gives_probabilities)
+        columns = self.log(tasks, samples, check=check)
+        when = f"on the tasks ahead of task {num_seen + 1}" if num_seen else "before task 1"
+        refuse_scores(self.strategy, check.fault(is_to_tell=False), when)
+        return columns
 
     def account(self, phase: str, seen: Sequence[Task], num_images: int) -> None:
         """Put what predicting so many images of the tasks seen took on the account of a phase.
@@ -91,7 +103,7 @@ class Evaluator:
         with torch.inference_mode():
             scores = self.predict(inputs)
             if known is not None:
-                scores = scores.masked_fill(~known[: scores.shape[1]], -1.0)
+                scores = scores.masked_fill(~known[: scores.shape[1]], NEVER)
             return int((scores.argmax(dim=1) == labels).sum())
 
     def log(
@@ -101,17 +113,18 @@ class Evaluator:
         known: Tensor | None = None,
         *,
         reliability: Reliability | None = None,
+        check: ScoreCheck | None = None,
         phase: str = "evaluate",
     ) -> Columns:
         """Return the prediction log of some samples of each task seen, one row an image.
 
-        The columns are those of ``clbench.evaluate.digest``. Where the task is told with an image, only its
-        classes have a share. ``reliability`` counts every class's share. What it takes is on the account of
-        ``phase``.
+        The columns are those of ``clbench.evaluate.digest``. Where the task is told with an image, one of its
+        classes is chosen. ``reliability`` counts every class's share, where scores are probabilities;
+        ``check`` sees all scores. What it takes is on the account of ``phase``.
         """
         whole = join(samples)
         with self.meter.phase(phase, images=len(whole)), torch.inference_mode():
-            columns = self._log(seen, whole, list(map(len, samples)), known, reliability, phase)
+            columns = self._log(seen, whole, list(map(len, samples)), known, reliability, check, phase)
         self.account(phase, seen, len(whole))
         return columns
 
@@ -122,6 +135,7 @@ class Evaluator:
         sizes: Sequence[int],
         known: Tensor | None,
         reliability: Reliability | None,
+        check: ScoreCheck | None,
         phase: str,
     ) -> Columns:
         task_of_row = np.repeat([task.index for task in seen], sizes)
@@ -139,21 +153,30 @@ class Evaluator:
                 raise ValueError(
                     f"predict returned scores of shape {tuple(scores.shape)}; expected {expected}"
                 )
+            if check:
+                check.add(scores)
             own_task = membership[torch.from_numpy(task_of_row[part]).to(self.batcher.device)]
-            if self.stream.scenario == "task":
-                scores = scores.masked_fill(~own_task, 0.0)
-            if known is not None:
-                scores = scores.masked_fill(~known[: scores.shape[1]], 0.0)
             labels = self.batcher.labels(whole, np.arange(part.start, part.stop))
-            shares = scores / scores.sum(dim=1, keepdim=True)
-            if reliability:
+            scores, shares = self._among(scores, own_task, known)
+            if reliability and shares is not None:
                 reliability.add(shares, labels)
-            pieces.append(digest(shares, labels, own_BC=own_task, came_in_C=came_in, newest=newest))
+            pieces.append(
+                digest(scores, labels, shares_BC=shares, own_BC=own_task, came_in_C=came_in, newest=newest)
+            )
             self.progress.batch_predicted(part.stop - part.start)
         columns = _columns(torch.cat(pieces, dim=1), whole, task_of_row)
         if self.stream.scenario == "task":  # the classes of other tasks had no chance
             columns |= {name: np.full_like(columns[name], np.nan) for name in ("old_score", "new_score")}
         return columns
+
+    def _among(self, scores: Tensor, own: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the scores among the classes that may be chosen, and the shares if they are such."""
+        allowed = own if self.stream.scenario == "task" else None
+        if known is not None:
+            met = known[: scores.shape[1]]
+            allowed = met.expand_as(scores) if allowed is None else allowed & met
+        shares = shares_of(scores, allowed) if self.strategy.gives_probabilities else None
+        return (scores if allowed is None else scores.masked_fill(~allowed, NEVER)), shares
 
     def _predicted(self, inputs: Inputs, when: tuple[str, int]) -> Tensor:
         """Predict, and count what it takes if it is the first batch of a phase after so many tasks."""

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clbench.data.batches import Batcher, shuffled
 from clbench.data.feature_cache import FeatureCache
 from clbench.data.inputs import Batch, Feed
 from clbench.data.samples import Samples
 from clbench.data.tasks import Task, TaskStream
-from clbench.errors import UserError
 from clbench.evaluate.meter import Meter
 from clbench.petl.scheduled import scheduled
 from clbench.records.progress import Progress
@@ -28,6 +28,7 @@ from clbench.runs.checkpoint import Checkpoint, Position, capture, restore
 from clbench.runs.evaluator import Columns, Evaluator, joined
 from clbench.runs.modes import evaluation_mode
 from clbench.runs.optimizers import carry_over, make_optimizer
+from clbench.runs.soundness import refuse_divergence, refuse_lost_weights, refuse_parts
 from clbench.runs.starting import start_modules
 from clbench.runs.step import Step
 from clbench.runs.watch import Watch
@@ -36,10 +37,6 @@ from clbench.strategies import Strategy
 
 BEFORE = -1  # the task after which an untrained learner is evaluated
 START_BATCHES = 8  # that a module which starts from the loss is shown
-
-
-class DivergedError(UserError, ArithmeticError):
-    """The loss is no longer a number."""
 
 
 @dataclass
@@ -134,6 +131,8 @@ class Loop:
             for view in ("test", "whole"):
                 self.cache.expect(view, samples.rows)
         if not start.is_inside_task:
+            if task.index == 0:  # of what later tasks begin with, the end of the one before has told
+                refuse_parts(self.strategy, "before task 1")
             evaluation_mode(self.strategy)
             with self.meter.phase("train"), self.meter.sampled("task"):
                 self.strategy.before_training(task, feed)
@@ -141,18 +140,22 @@ class Loop:
             position = Position(start.task, epoch, start.step if epoch == start.epoch else 0)
             if position.step == 0:
                 self.strategy.begin_epoch(epoch)
-            if not math.isfinite(self._epoch(samples, position)):
-                rate = self.strategy.learning_rate
-                raise DivergedError(f"the loss is no number any more; lower strategy.learning_rate ({rate})")
+            losses = self._epoch(samples, position)
+            refuse_divergence(self.strategy, losses, f"task {task.index + 1}, epoch {epoch + 1}")
             self._checkpoint(Position(start.task, epoch + 1))
         for part in scheduled(self.strategy.parts().values()):
             part.progress.fill_(1)
+        with self.meter.phase("train"):
+            if self.strategy.num_epochs(task.index):
+                refuse_lost_weights(self.strategy, f"after the last step of task {task.index + 1}")
         evaluation_mode(self.strategy)
         with self.meter.phase("train"), self.meter.sampled("task"):
             self.strategy.end_task(task, feed)
+        with self.meter.phase("train"):
+            refuse_parts(self.strategy, f"after task {task.index + 1}")
 
-    def _epoch(self, samples: Samples, start: Position) -> float:
-        """Train on the samples once, or on what a stopped epoch left; return the sum of the losses."""
+    def _epoch(self, samples: Samples, start: Position) -> list[float]:
+        """Train on the samples once, or on what a stopped epoch left; return the loss of each step."""
         batches = self._batches(samples, start)
         if not start.is_inside_task:
             first = (
@@ -166,7 +169,7 @@ class Loop:
         assert self.optimizer is not None
         first_batch = self._batch(samples, batches[0], start)
         flops_per_image = self.step.flops_per_image(first_batch, self.optimizer, self.meter)
-        total = torch.zeros((), device=self.batcher.device)
+        losses: list[Tensor] = []
         for step in range(start.step, len(batches)):
             position, num_images = Position(start.task, start.epoch, step), len(batches[step])
             done = (start.epoch + step / len(batches)) / num_epochs
@@ -178,7 +181,7 @@ class Loop:
                 continue
             with self.meter.phase("train", images=num_images):
                 loss = self.step.learn(batch, self.optimizer, done)
-                total += loss
+                losses.append(loss.reshape(()))
             self.meter.flops["train"] += flops_per_image * num_images * self.strategy.steps_per_batch()
             self.progress.step_done(num_images, loss)
             is_last = (start.epoch + 1, step + 1) == (num_epochs, len(batches))
@@ -188,9 +191,9 @@ class Loop:
             if every and (step + 1) % every == 0 and step + 1 < len(batches):
                 self._checkpoint(Position(start.task, start.epoch, step + 1))
         with self.meter.phase("train"):  # an accelerator is waited for here, once an epoch
-            sum_of_losses = float(total)
+            numbers: list[float] = torch.stack(losses).tolist() if losses else []
         self.meter.lap("train")
-        return sum_of_losses
+        return numbers
 
     def _batches(self, samples: Samples, position: Position) -> list[NDArray[np.int64]]:
         """Return the places of the samples, in batches: in the stream's order where it has one."""

@@ -11,6 +11,7 @@ from clbench.data.inputs import Batch
 from clbench.evaluate.meter import Meter
 from clbench.runs.modes import evaluation_mode, training_mode
 from clbench.runs.optimizers import set_rates
+from clbench.runs.soundness import refuse_first_loss
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 
@@ -83,4 +84,12 @@ class Step:
 
     def _loss(self, batch: Batch) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.strategy.loss(batch)
+            loss = self.strategy.loss(batch)
+            if batch.position[1:] == self._first_position:  # an accelerator is waited for, once a task
+                refuse_first_loss(self.strategy, batch, loss)
+            return loss
+
+    @property
+    def _first_position(self) -> tuple[int, ...]:
+        """Epoch and step of a task's first update, and its number where a batch has several."""
+        return (0, 0, 0) if self.strategy.steps_per_batch() > 1 else (0, 0)

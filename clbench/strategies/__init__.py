@@ -41,6 +41,7 @@ class Strategy(ABC):
     module_options: ClassVar[dict[str, dict[str, Any]]] = {}  # a module's other defaults, by its name
     needs: ClassVar[tuple[str, ...]] = ()  # of stream and backbone: names in clbench.runs.needs.NEEDS
     resumable: ClassVar[bool] = True  # whether parts() is its whole state; if not, a stopped run begins anew
+    gives_probabilities: ClassVar[bool] = False  # whether each row of predict() is >= 0 and sums to 1
 
     epochs: Annotated[int, Field(ge=1)] = 5  # passes over the training data of a task
     batch_size: Annotated[int, Field(ge=1)] = 24  # images a step
@@ -109,10 +110,13 @@ class Strategy(ABC):
 
     @abstractmethod
     def predict(self, inputs: Inputs) -> Tensor:
-        """Return scores >= 0 (B, classes seen) of a batch; the highest is the prediction.
+        """Return scores (B, classes seen) of a batch, any finite numbers; the highest is the prediction.
 
-        A row must depend on its own image alone. Probabilities where the method has them; for calibration the
-        evaluator divides each row by its sum. ``inputs.task`` is None unless the scenario tells it.
+        A row must depend on its own image alone. Logits, log-probabilities, similarities and minus distances
+        all do: only what is higher counts. A method that has probabilities returns those and declares
+        ``gives_probabilities``: calibration and whatever else is read from shares is known of them alone.
+        Once a task is learnt, rows that are all the same stop a run. ``inputs.task`` is None unless the
+        scenario tells it.
         """
 
     def notes(self) -> dict[str, float]:

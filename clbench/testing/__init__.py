@@ -28,9 +28,9 @@ def check_strategy(
     ``make`` returns a new strategy, for instance ``lambda: LAE(epochs=2)``; it should train for a few steps.
     Without a ``module`` it gets the one that it is registered with. Checked: the loss is finite and falls;
     the frozen backbone stays bit for bit what it was; the same seed gives the same numbers; a stopped and
-    resumed run ends bit-equal; a prediction does not depend on its batch mates; a memory never holds more
-    than it may; the bytes reported are the bytes held; with everything computed each time the predictions
-    are the same.
+    resumed run ends bit-equal; scores are finite, probabilities where that is declared, and not all alike; a
+    prediction does not depend on its batch mates; a memory never holds more than it may; the bytes reported
+    are the bytes held; with everything computed each time the predictions are the same.
     """
     strategy = make()
     module = module or module_of(type(strategy))

@@ -24,6 +24,7 @@ from clbench.data.samples import Samples
 from clbench.data.tasks import Task, TaskStream
 from clbench.evaluate.costs import stored_bytes
 from clbench.evaluate.meter import Meter
+from clbench.evaluate.score_check import ScoreCheck
 from clbench.learning.memory import Memory
 from clbench.petl.attached import Attached
 from clbench.records.progress import Progress
@@ -164,7 +165,7 @@ class Trial(Progress):
         assert end < start, f"the loss of the first training does not fall: {start:.4f} to {end:.4f}"
 
     def check_batch_mates(self) -> None:
-        """Expect the scores of an image to be the same alone, in a batch and in another order."""
+        """Expect scores that tell images apart, of each the same alone, in a batch and in another order."""
         for part in self.strategy.parts().values():
             part.eval()
         rows = self.stream.tasks[-1].test.rows[::2]  # of every class: what a vote decides is seen
@@ -177,6 +178,10 @@ class Trial(Progress):
             together = scores(rows)
             turned = scores(rows[::-1].copy()).flip(0)
             alone = torch.cat([scores(rows[[place]]) for place in range(len(rows))])
+        check = ScoreCheck(are_probabilities=self.strategy.gives_probabilities)
+        check.add(together)
+        fault = check.fault(is_to_tell=True)
+        assert not fault, f"predict: {fault}"
         # the same sums in another order: a few units in the last place of float32
         for other, where in ((turned, "in another order"), (alone, "without the rest of its batch")):
             is_close = torch.allclose(other, together, rtol=1e-4, atol=1e-5)

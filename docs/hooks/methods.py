@@ -102,6 +102,9 @@ def _metrics_index(families: dict[str, list[Metric]]) -> str:
         " `metrics.json`. What is not known is NaN, never 0. R[i,j] is the accuracy on task j after task i;"
         " tasks count from 1 to T. [Cross-checks](../cross-checks.md) tells where other libraries mean"
         " something else by the same word.",
+        "Which class has the highest score decides every accuracy, whatever the scores are. Calibration and"
+        " the bias among shares are known only of strategies whose scores are probabilities, as"
+        " `clbench show NAME` says. Of others they are NaN, and no table, rank or picture counts them in.",
     ]
     for family, members in families.items():
         rows = ([f"[{code(each.name)}]({family}.md#{each.name})", prose(each.summary)] for each in members)

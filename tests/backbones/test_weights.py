@@ -24,6 +24,7 @@ from clbench.backbones.creation import architecture
 from clbench.backbones.micro import vit_micro
 from clbench.backbones.weights import WeightsError, load_weights, weights_digest
 from clbench.errors import UserError
+from clbench.finite import NotFiniteError
 
 State = dict[str, Tensor]
 
@@ -244,6 +245,27 @@ def test_original_release_of_another_network_is_refused(state: State, tmp_path: 
     np.savez(file, train_x=np.zeros(3))
     with pytest.raises(WeightsError, match="cannot read"):
         load(file)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz"])
+def test_a_weight_that_is_no_number_is_named_with_its_file(suffix: str, state: State, tmp_path: Path) -> None:
+    state["norm.bias"][3] = torch.nan
+    file = tmp_path / f"w{suffix}"
+    if suffix == ".npz":
+        np.savez(file, **released(state))
+    else:
+        write(state, file)
+    with pytest.raises(NotFiniteError) as caught:
+        load(file)
+    line = f"backbone.weights: {file}: norm.bias holds nan or inf in 1 of 128 places, the first nan at [3]"
+    assert str(caught.value) == line
+
+
+def test_weights_beyond_half_precision_are_told_with_its_name(state: State, tmp_path: Path) -> None:
+    state["norm.bias"][3] = 3.4e38  # rounds to infinity in bf16
+    options = BackboneOptions(weights=str(write(state, tmp_path / "w.safetensors")), dtype="bf16")
+    with pytest.raises(NotFiniteError, match=r"w\.safetensors weights, bf16\): norm\.bias holds"):
+        backbones.create("vit-micro", options)
 
 
 def test_published_weights_out_of_reach_are_one_line(

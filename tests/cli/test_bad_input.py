@@ -6,13 +6,14 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 
 from clbench.cli.app import main
 from clbench.records.record import Record
@@ -92,6 +93,13 @@ def weights(folder: Path, *, cut: int | None = None) -> None:
     save_file({"patch_embed.proj.weight": torch.zeros(3, 3)}, folder / "w.safetensors")
     if cut:
         (folder / "w.safetensors").write_bytes((folder / "w.safetensors").read_bytes()[:cut])
+
+
+def no_numbers(folder: Path) -> None:
+    shipped = resources.files("clbench.backbones").joinpath("weights", "vit-micro.safetensors")
+    tensors = load(shipped.read_bytes())
+    tensors["norm.bias"][7] = torch.nan
+    save_file(tensors, folder / "w.safetensors")
 
 
 def unfinished(spec: str) -> Build:
@@ -191,6 +199,11 @@ CASES = {
     "unknown augmentation": Case([*RUN, "--set", "stream.augment=rrc-flop"], ("rrc-flop", "rrc-flip")),
     # weights
     "no weights file": Case([*MICRO, "backbone.weights=w.safetensors"], ("no file w.safetensors",)),
+    "weights that are no numbers": Case(
+        [*RUN, "--set", "backbone.weights=w.safetensors"],
+        ("backbone.weights: w.safetensors: norm.bias holds nan", "1 of 128 places, the first nan at [7]"),
+        no_numbers,
+    ),
     "weights of unknown kind": Case([*MICRO, "backbone.weights=pretrained"], ("pretrained", ".safetensors")),
     "unreadable weights": Case(
         [*MICRO, "backbone.weights=w.pth"], ("cannot read w.pth",), text("w.pth", "no weights")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from clbench import backbones, petl, strategies, streams
 from clbench.cli.app import main
+from clbench.cli.describing import describe
 from clbench.cli.options import comments, options, type_in_words
 
 
@@ -122,3 +123,17 @@ def test_a_class_in_a_file_is_shown_with_its_own_options(tmp_path: Path, capsys:
     assert "Learn in a way of my own" in shown
     assert "multiplies the logits" in shown
     assert "Annotated" not in shown
+    assert "its scores are no probabilities: calibration is not known" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("simplecil", "its scores are no probabilities: calibration is not known"),
+        ("er", "its scores are probabilities: calibration is measured"),
+        ("lae", "its scores are probabilities if ensemble is mean or evidential: the larger of two"),
+        ("generative", "its scores are probabilities if classifier is lda: a cosine is none"),
+    ],
+)
+def test_it_is_said_whether_scores_are_probabilities(name: str, words: str) -> None:
+    assert any(str(note).startswith(words) for note in describe(name)[0].notes)

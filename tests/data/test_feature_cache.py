@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from clbench import petl
 from clbench.backbones.backbone import Backbone
@@ -16,6 +16,7 @@ from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
 from clbench.data.inputs import Batch, Inputs
 from clbench.evaluate.results import COLUMNS
+from clbench.finite import NotFiniteError
 from clbench.petl.attached import Attached
 from clbench.records.progress import Progress
 from clbench.records.record import Record
@@ -177,6 +178,33 @@ def test_a_network_in_two_parts_gives_what_the_whole_gives(backbone: Backbone, i
     whole = backbone(images)
     assert torch.equal(leaving(backbone, index, entering(backbone, index, images)), whole)
     assert torch.equal(backbone(images), whole)  # everything is in its place again
+
+
+def test_a_file_with_features_that_are_not_finite_is_computed_again(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    first = Counted(backbone, tmp_path)
+    expected = first.inputs().features(backbone)
+    first.cache.save()
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors["values"][2, 1] = torch.inf
+    save_file(tensors, file)
+    again = Counted(backbone, tmp_path)
+    assert torch.equal(again.inputs().features(backbone), expected)
+    assert again.num_computed == 6
+    assert f"{file} holds nan or inf in 1 of 192 places, the first inf at [2, 1]" in caplog.text
+
+
+def test_features_that_are_not_finite_are_refused_when_they_are_made(backbone: Backbone, tmp_path: Path):
+    with torch.no_grad():
+        list(backbone.parameters())[-1][5] = torch.nan
+    line = r"^backbone small-vit \(random weights\): what it makes of rows 0 to 0 holds nan or inf in 1 of 32"
+    counted = Counted(backbone, tmp_path)
+    with pytest.raises(NotFiniteError, match=line):
+        counted.inputs().features(backbone)
+    counted.cache.save()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_augmented_images_are_computed_each_time(backbone: Backbone):

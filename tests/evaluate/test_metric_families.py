@@ -43,7 +43,7 @@ def log_of(shares: torch.Tensor, labels: torch.Tensor, came_in: torch.Tensor, af
     task = came_in[labels]
     own = task[:, None] == came_in
     names = ("prediction", "masked_prediction", "confidence", "label_score", "sum_squares")
-    digested = digest(shares, labels, own_BC=own, came_in_C=came_in, newest=after)
+    digested = digest(shares, labels, shares_BC=shares, own_BC=own, came_in_C=came_in, newest=after)
     columns = dict(zip((*names, "old_score", "new_score", "beaten_in"), digested.numpy(), strict=True))
     same = {"after_task": np.full(len(labels), after), "task": task.numpy(), "label": labels.numpy()}
     return {**same, "row": np.arange(len(labels)), **columns}

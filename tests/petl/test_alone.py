@@ -160,6 +160,7 @@ def test_modules_merged_in_the_order_attached_give_what_they_gave_unmerged() -> 
         (lambda file: petl.load(model(), file / "text.safetensors"), "cannot read"),
         (lambda file: petl.load(model(), file / "other.safetensors"), "no file that a module was saved to"),
         (lambda file: petl.load(model(), file / "wide.safetensors"), "holds lora for another backbone"),
+        (lambda file: petl.load(model(), file / "nan.safetensors"), "nan.safetensors (lora): branches"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(make, line: str, tmp_path: Path) -> None:
@@ -167,7 +168,11 @@ def test_what_does_not_fit_is_one_clear_line(make, line: str, tmp_path: Path) ->
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with torch.random.fork_rng():
         wide = timm.models.VisionTransformer(16, 8, embed_dim=64, depth=2, num_heads=2, num_classes=0)
-    petl.attach(wide, "lora").save(tmp_path / "wide.safetensors")
+    module = petl.attach(wide, "lora")
+    module.save(tmp_path / "wide.safetensors")
+    with torch.no_grad():
+        next(module.parameters())[0, 0] = torch.nan
+    module.save(tmp_path / "nan.safetensors")
     with pytest.raises(UserError) as caught:
         make(tmp_path)
     assert line in str(caught.value)

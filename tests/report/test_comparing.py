@@ -100,6 +100,16 @@ def test_ranks_are_means_over_seeds_and_equals_share(tmp_path: Path, make_groups
     }
 
 
+def test_who_does_not_know_a_number_has_no_rank_and_takes_none(
+    tmp_path: Path, make_groups: MakeGroups
+) -> None:
+    groups = make_groups(tmp_path, {"lae": [0.9, 0.5], "simplecil": [NAN, NAN], "er": [0.8, NAN]})
+    ranks = mean_ranks(groups, "accuracy")
+    assert (ranks["lae-adapter"], ranks["er-adapter"]) == (1, 2)  # on the one seed that both know
+    assert math.isnan(ranks["simplecil-adapter"])
+    assert all(map(math.isnan, mean_ranks(groups[-1:], "accuracy").values()))
+
+
 def test_the_front_holds_who_is_beaten_by_nobody(tmp_path: Path, make_run: MakeRun) -> None:
     places = {"lae": (3e9, 0.9), "naive": (1e9, 0.5), "er": (2e9, 0.4), "der": (3e9, 0.8), "ewc": (1e9, 0.5)}
     runs = [make_run(tmp_path, name, 0, worth, cost=price) for name, (price, worth) in places.items()]

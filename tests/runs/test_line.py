@@ -18,7 +18,7 @@ from clbench.records.record import Record
 from clbench.records.spec import RunSpec, resolve
 from clbench.runs.checkpoint import load_checkpoint
 from clbench.runs.line import ChangedError, execute, resume
-from clbench.runs.loop import DivergedError
+from clbench.runs.soundness import DivergedError
 from clbench.streams import Places
 
 SMALL = {

@@ -1,7 +1,7 @@
 """Ask whether the newest classes are favoured over the old ones, in the evaluation after the last task.
 
-New are the classes that the last task brought, old all others. Scores are shares of a sum, so the logarithm
-of a quotient of two is the difference of two logits where the scores are a softmax.
+New are the classes that the last task brought, old all others. Where scores are probabilities, the logarithm
+of a quotient of two is the difference of two logits; the gap is known of no other scores.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from clbench.evaluate import metric
-from clbench.evaluate.metrics.calibration import LEAST, OLDER_RECORD
+from clbench.evaluate.metrics.calibration import LEAST, NO_SHARES, OLDER_RECORD
 from clbench.evaluate.results import Results
 
 WU = "after Wu et al. (BiC), CVPR 2019, arXiv 1905.13260"
@@ -22,7 +22,7 @@ ONE_SIDED = "there is one task, or the last brought no classes"
     formula="1/2 Σ_{S in old, new} mean_{x in S} (ln max_{c new} p_c(x) - ln max_{c old} p_c(x))",
     averaging="micro over the images of old and of new classes; the two weigh the same (our choice)",
     reference=f"{WU}: mean gap of the largest logits",
-    unknown=f"{ONE_SIDED}, the task is told with each image, or {OLDER_RECORD}",
+    unknown=f"{NO_SHARES}, {ONE_SIDED}, the task is told with each image, or {OLDER_RECORD}",
     higher_is_better=False,
     unit="nats",
 )

@@ -1,8 +1,9 @@
 """Ask whether confidence means what it says, in the evaluation after the last task.
 
-p is an image's distribution over the classes seen: its scores divided by their sum. torchmetrics has these
-errors too, but not from a log of single shares, and importing it takes longer than many a report; tests hold
-the two equal.
+p is an image's distribution over the classes seen. It is there where a strategy declares that its scores are
+probabilities (``gives_probabilities``), each row divided by its sum to mend rounding; of similarities, logits
+and distances nothing here is known. torchmetrics has these errors too, but not from a log of single shares,
+and importing it takes longer than many a report; tests hold the two equal.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ NAN = float("nan")
 GUO = "Guo et al., ICML 2017, arXiv 1706.04599"
 IMAGES = "micro: test images of the last evaluation weigh the same"
 OLDER_RECORD = "the record is of an older clbench, which did not keep it"
+NO_SHARES = "the strategy's scores are no probabilities"
 
 
 @metric(
@@ -28,7 +30,7 @@ OLDER_RECORD = "the record is of an older clbench, which did not keep it"
     formula="Σ_b |B_b|/n · |acc(B_b) - conf(B_b)|, 15 equal-width bins of confidence",
     averaging=IMAGES,
     reference=GUO,
-    unknown="no prediction has a confidence",
+    unknown=f"{NO_SHARES}: no prediction has a confidence",
     higher_is_better=False,
 )
 def expected_calibration_error(results: Results) -> float:
@@ -45,7 +47,7 @@ def expected_calibration_error(results: Results) -> float:
     formula="1/T Σ_j ECE of the test images of task j, 15 equal-width bins of confidence",
     averaging="macro: tasks weigh the same",
     reference=GUO,
-    unknown="a task's predictions have no confidence",
+    unknown=f"{NO_SHARES}: a task's predictions have no confidence",
     higher_is_better=False,
 )
 def expected_calibration_error_of_tasks(results: Results) -> float:
@@ -64,7 +66,7 @@ def expected_calibration_error_of_tasks(results: Results) -> float:
     formula="1/|C| Σ_c Σ_b |B_{c,b}|/n · |share of class c in B_{c,b} - mean p_c in it|, 15 equal-width bins",
     averaging="macro over the classes seen, then micro over test images",
     reference="Kull et al., NeurIPS 2019, arXiv 1910.12656",
-    unknown=OLDER_RECORD,
+    unknown=f"{NO_SHARES}, or {OLDER_RECORD}",
     higher_is_better=False,
 )
 def classwise_calibration_error(results: Results) -> float:
@@ -83,7 +85,7 @@ def classwise_calibration_error(results: Results) -> float:
     formula="-1/n Σ_x ln p_y(x), y: the true class; p_y is taken to be at least 1e-12 (our choice)",
     averaging=IMAGES,
     reference=GUO,
-    unknown="the record has no share of the true class",
+    unknown=f"{NO_SHARES}, or the record has no share of the true class",
     higher_is_better=False,
     unit="nats",
 )
@@ -98,7 +100,7 @@ def negative_log_likelihood(results: Results) -> float:
     formula="1/n Σ_x Σ_c (p_c(x) - [c = y])² = 1/n Σ_x (Σ_c p_c² - 2 p_y + 1), in [0, 2]",
     averaging=IMAGES,
     reference="Brier, Monthly Weather Review 1950",
-    unknown=OLDER_RECORD,
+    unknown=f"{NO_SHARES}, or {OLDER_RECORD}",
     higher_is_better=False,
     unit="of 2",
 )
