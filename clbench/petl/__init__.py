@@ -64,11 +64,13 @@ class Petl(ABC):
         """Get ready for the first training with the loss on some of its batches; usually there is no need."""
 
     def attach(self, backbone: Backbone, generator: torch.Generator) -> Attached:
-        """Attach to a backbone and return the attached module, switched on."""
+        """Attach to a backbone and return the attached module, switched on; what fails changes nothing."""
+        from clbench.backbones.restoring import unchanged_if_it_fails
         from clbench.petl.attached import Attached, trained_copies
 
-        branches = list(self.branches(backbone, generator))
-        return Attached(backbone, self, branches, trained_copies(backbone, self.tuned(backbone)))
+        with unchanged_if_it_fails(backbone):
+            branches = list(self.branches(backbone, generator))
+            return Attached(backbone, self, branches, trained_copies(backbone, self.tuned(backbone)))
 
 
 def attach(model: nn.Module | Backbone, name: str, *, seed: int = 0, **options: Any) -> Attached:
@@ -90,7 +92,18 @@ def load(model: nn.Module | Backbone, file: str | Path) -> Attached:
     return load_attached(model, Path(file))
 
 
+def plain_state_dict(model: nn.Module | Backbone) -> dict[str, Tensor]:
+    """Return the state of a model, what is merged included, as timm names it: ``load_state_dict`` takes it.
+
+    NotPlainError while a module is felt that is not merged, and where merging added a bias to a layer that
+    has none in timm's model.
+    """
+    from clbench.petl.plain import plain_weights
+
+    return plain_weights(model)
+
+
 registry: Registry[Petl] = Registry("petl", __name__, Petl)
 register, get, names = registry.register, registry.get, registry.names
 
-__all__ = ["Petl", "attach", "get", "load", "names", "register"]
+__all__ = ["Petl", "attach", "get", "load", "names", "plain_state_dict", "register"]

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from clbench import petl
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.creation import open_in_place
+from clbench.backbones.restoring import unchanged_if_it_fails
 from clbench.errors import UserError
 from clbench.options import build
 from clbench.petl.attached import Attached
@@ -25,27 +26,40 @@ class PetlFileError(UserError, ValueError):
 
 
 def attach_by_name(model: nn.Module | Backbone, name: str, options: dict[str, Any], seed: int) -> Attached:
-    """Build the named module from its options and attach it."""
+    """Build the named module from its options and attach it; a model that it does not fit stays as it was."""
     recipe = build(petl.get(name), "petl", options)
-    backbone = model if isinstance(model, Backbone) else open_in_place(model)
-    return recipe.attach(backbone, Seeds(seed).generator("petl"))
+    with unchanged_if_it_fails(model):
+        backbone = model if isinstance(model, Backbone) else open_in_place(model)
+        return recipe.attach(backbone, Seeds(seed).generator("petl"))
 
 
 def load_attached(model: nn.Module | Backbone, file: Path) -> Attached:
     """Attach what a file holds; its quantised weights are for use, not for more training."""
+    about, state = read_tensors(file)
+    if about.get("format") != FORMAT:
+        raise PetlFileError(f"{file} is no file that a module was saved to")
+    with unchanged_if_it_fails(model):
+        attached = attach_by_name(model, *_name_and_options(file, about), seed=0)
+        try:
+            unpack(attached, state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise PetlFileError(f"{file} holds {about['petl']} for another backbone: {reason}") from error
+    return attached
+
+
+def read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the texts and the tensors of a safetensors file; PetlFileError where it is none."""
     try:
         with safe_open(file, "pt") as opened:
             about = opened.metadata() or {}
-            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # no dictionary
+            return about, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # no dictionary
     except (OSError, SafetensorError) as error:
         raise PetlFileError(f"cannot read {file}: {error}") from error
-    if about.get("format") != FORMAT:
-        raise PetlFileError(f"{file} is no file that a module was saved to")
-    attached = attach_by_name(model, about["petl"], json.loads(about["options"]), seed=0)
+
+
+def _name_and_options(file: Path, about: dict[str, str]) -> tuple[str, dict[str, Any]]:
     try:
-        unpack(attached, state)
-    except (RuntimeError, KeyError, ValueError) as error:
-        attached.detach()
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise PetlFileError(f"{file} holds {about['petl']} for another backbone: {reason}") from error
-    return attached
+        return about["petl"], dict(json.loads(about["options"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise PetlFileError(f"{file} does not say which module it holds, with which options") from error
