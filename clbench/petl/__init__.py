@@ -86,7 +86,11 @@ def attach(model: nn.Module | Backbone, name: str, *, seed: int = 0, **options: 
 
 
 def load(model: nn.Module | Backbone, file: str | Path) -> Attached:
-    """Attach the module that ``Attached.save`` wrote to a file; PetlFileError where it holds none."""
+    """Attach the module that ``Attached.save`` wrote to a file; PetlFileError where it holds none.
+
+    Of Hugging Face peft, the folder that ``save_pretrained`` wrote to; PeftFileError names what it holds that
+    no ``peft.<method>`` here computes. A classifier that was saved along is loaded into the model's own.
+    """
     from clbench.petl.loading import load_attached
 
     return load_attached(model, Path(file))

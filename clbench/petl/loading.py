@@ -16,6 +16,7 @@ from clbench.backbones.restoring import unchanged_if_it_fails
 from clbench.errors import UserError
 from clbench.options import build
 from clbench.petl.attached import Attached
+from clbench.petl.peft_files import CONFIG, LAYERS, TENSORS, Saved, fill, folder_of_peft, method_of, sites_of
 from clbench.petl.saving import FORMAT
 from clbench.quant.packed import unpack
 from clbench.seeds import Seeds
@@ -34,10 +35,18 @@ def attach_by_name(model: nn.Module | Backbone, name: str, options: dict[str, An
 
 
 def load_attached(model: nn.Module | Backbone, file: Path) -> Attached:
-    """Attach what a file holds; its quantised weights are for use, not for more training."""
-    about, state = read_tensors(file)
+    """Attach what a file holds, or what peft saved to a folder; quantised weights learn no more."""
+    if folder := folder_of_peft(file):
+        return _load_from_peft(model, Saved.read(folder))
+    about, state = _read_tensors(file)
     if about.get("format") != FORMAT:
-        raise PetlFileError(f"{file} is no file that a module was saved to")
+        from_peft = any(key.startswith(LAYERS) for key in state)
+        hint = (
+            f": peft saved it, and its {CONFIG} is not beside it under the name {TENSORS}"
+            if from_peft
+            else ""
+        )
+        raise PetlFileError(f"{file} is no file that a module was saved to{hint}")
     with unchanged_if_it_fails(model):
         attached = attach_by_name(model, *_name_and_options(file, about), seed=0)
         try:
@@ -48,7 +57,18 @@ def load_attached(model: nn.Module | Backbone, file: Path) -> Attached:
     return attached
 
 
-def read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _load_from_peft(model: nn.Module | Backbone, saved: Saved) -> Attached:
+    name, options = method_of(saved)
+    with unchanged_if_it_fails(model):
+        backbone = model if isinstance(model, Backbone) else open_in_place(model)
+        layers = sites_of(saved, backbone)
+        sites = ",".join(dict.fromkeys(site for _, site in layers))
+        attached = attach_by_name(backbone, name, {**options, "sites": sites}, seed=0)
+        fill(attached, saved, layers)
+    return attached
+
+
+def _read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the texts and the tensors of a safetensors file; PetlFileError where it is none."""
     try:
         with safe_open(file, "pt") as opened:
