@@ -128,7 +128,7 @@ class Backbone(nn.Module):
 
     def own_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield the names and parts of the network, without the modules that the model may carry."""
-        return self.named_modules(memo=set() if self.carried is None else set(self.carried.modules()))
+        yield from self.named_modules(memo=set() if self.carried is None else set(self.carried.modules()))
 
     def set_training(self, on: bool) -> None:
         """Set the mode of the network alone, whatever the modules' is that it may carry."""

@@ -25,8 +25,8 @@ class Installing(Protocol):
 class Carried(nn.ModuleList):
     """The modules attached to a plain model, in the order in which they came.
 
-    A tensor of the model's own that a module trains is in the model's place for it while the module is on, and
-    would be in a state twice: there it stands under the model's name alone.
+    A tensor of the model's own that a module trains is in the model's place for it while the module is on,
+    and would be in a state twice: there it stands under the model's name alone.
     """
 
     def __init__(self, backbone: nn.Module) -> None:

@@ -58,6 +58,10 @@ class Petl(ABC):
         """Return the names of the backbone's own tensors that are trained too; usually none."""
         return ()
 
+    def rate_ratio(self, tensor: str) -> float:
+        """Return what multiplies a tensor's learning rate, by its name in the attached module."""
+        return 1.0
+
     def start(
         self, attached: Attached, loss: Loss, batches: Iterable[Any], generator: torch.Generator
     ) -> None:

@@ -122,6 +122,17 @@ class Attached(HasKinds):
         places = [block_index(site.name, num_blocks) for site in self._sites]
         return min([*places, 0] if self._own else places, default=num_blocks)
 
+    def rate_ratios(self) -> dict[nn.Parameter, float]:
+        """Return what multiplies the learning rate of each parameter."""
+        return {parameter: self.petl.rate_ratio(name) for name, parameter in self.named_parameters()}
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Return what learns in groups for an optimiser of torch's, each with its learning rate."""
+        from clbench.petl.rates import by_rate_ratio
+
+        groups = by_rate_ratio([self])
+        return [{"params": group, "lr": ratio * learning_rate} for ratio, group in groups.items()]
+
     def state_key(self) -> str:
         """Return a digest of the module's options and values."""
         state = self.state_dict()

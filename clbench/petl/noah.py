@@ -6,11 +6,11 @@ first p prompts, r ranks and h hidden units of a block; search the architecture 
 of parameters (``clbench.petl.noah_search``); train that one anew, ``architecture="p=.../r=.../h=..."``.
 
 A block gets p prompts in the place of those of the block before it, W_q += B_q A_q and W_v += B_v A_v of
-rank r, and ``z + W2 quickgelu(W1 z + b1) + b2`` with h hidden units on the output z of its MLP. The prompts of
-the last block that has some stay to the end, and are left out of the features.
+rank r, and ``z + W2 quickgelu(W1 z + b1) + b2`` with h hidden units on the output z of its MLP. The last
+prompts stay to the end, and are left out of the features.
 
-Starts as the published code does: all matrices, B too, from N(0, 0.02^2), biases at zero, prompts from U(-b, b)
-with b = sqrt(6 / (D (p + 1))).
+Starts as the published code does: all matrices, B too, from N(0, 0.02^2), biases at zero, prompts from
+U(-b, b) with b = sqrt(6 / (D (p + 1))).
 
 Differs from the published code:
 - LoRA with an A of its own for q and for v, as its paper has it, instead of one A for q, k and v.

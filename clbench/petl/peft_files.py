@@ -1,4 +1,4 @@
-"""Read what Hugging Face peft saved: the folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+"""Read what Hugging Face peft saved: a folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
 It is attached as the ``peft.<method>`` of the same mathematics. What has none here, such as another rank in
 some layers or a layer outside blocks, is refused in one line that names it.
@@ -29,7 +29,7 @@ from clbench.petl.parts.peft_layers import ADAPTER, START
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 LAYERS, SHARED = "base_model.model.", "base_model."  # what names of tensors begin with, in layers and outside
-# Fields that say where a module comes from, which layers it is on (their tensors tell) and how it was trained.
+# Fields that say where a module comes from, on which layers it is (tensors tell) and how it was trained.
 ASIDE = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"}
 ASIDE |= {"exclude_modules", "feedforward_modules", "layers_pattern", "layers_to_transform", "target_modules"}
 ASIDE |= {"beta1", "beta2", "deltaT", "orth_reg_weight", "target_r", "tfinal", "tinit", "total_step"}
@@ -162,17 +162,21 @@ def _layers(backbone: Backbone) -> Iterator[tuple[int, str, str]]:
 
 @torch.no_grad()
 def fill(attached: Attached, saved: Saved, layers: dict[tuple[int, str], dict[str, Tensor]]) -> None:
-    """Give a module, and the model's classifier, the saved values; PeftFileError if they are not all these."""
+    """Give a module, and the model's classifier, the saved values; PeftFileError if they do not fit."""
     pairs: list[tuple[str, Tensor, Tensor]] = []
     branches = [cast("PeftBranch", branch) for branch in attached.branches]
     for branch, (place, tensors) in zip(branches, layers.items(), strict=True):
-        pairs += _pairs(tensors, _named(branch.layer), f"block[{place[0]}].{place[1]}: ", saved)
+        where, own = f"block[{place[0]}].{place[1]}: ", _named(branch.layer)
+        pairs += _pairs(tensors, dict(_parts(branch)) | own, where, saved)
+        missing = [key for key, tensor in own.items() if tensor.requires_grad and key not in tensors]
+        if missing:
+            raise saved.refused(f"{where}{missing[0]} is missing")
     outside = {
         key: each for key, each in saved.tensors.items() if not _belongs(key, attached.backbone, layers)
     }
     shared = {f"{SHARED}{name}": tensor for branch in branches for name, tensor in _parts(branch)}
     heads = {f"{LAYERS}{name}": tensor for name, tensor in _classifier(attached.backbone)}
-    pairs += _pairs(outside, heads | shared, "", saved, needed=False)
+    pairs += _pairs(outside, heads | shared, "", saved)
     for key, target, value in pairs:
         if target.shape != value.shape:
             raise saved.refused(f"{key} is {tuple(value.shape)}, not {tuple(target.shape)}")
@@ -183,15 +187,12 @@ def fill(attached: Attached, saved: Saved, layers: dict[tuple[int, str], dict[st
 
 
 def _pairs(
-    tensors: Mapping[str, Tensor], places: dict[str, Tensor], where: str, saved: Saved, *, needed: bool = True
+    tensors: Mapping[str, Tensor], places: Mapping[str, Tensor], where: str, saved: Saved
 ) -> list[tuple[str, Tensor, Tensor]]:
-    """Put each saved tensor beside its place; PeftFileError for one without the other."""
+    """Put each saved tensor beside its place; PeftFileError for one without."""
     for key in tensors:
         if key not in places:
             raise saved.refused(f"{where}{key} has no place in this module")
-    missing = [key for key, place in places.items() if place.requires_grad and key not in tensors]
-    if needed and missing:
-        raise saved.refused(f"{where}{missing[0]} is missing")
     return [(f"{where}{key}", places[key], value) for key, value in tensors.items()]
 
 
@@ -212,7 +213,8 @@ def _parts(branch: PeftBranch) -> Iterator[tuple[str, Tensor]]:
     shared = {id(part) for part in branch.shared}
     for name, part in vars(branch.layer).items():
         if id(part) in shared:
-            yield from ((name, tensor) for tensor in (*part.parameters(), *part.buffers()))
+            for key, tensor in (*part.named_parameters(), *part.named_buffers()):
+                yield ".".join([name, *(word for word in key.split(".") if word != ADAPTER)]), tensor
 
 
 def _classifier(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:

@@ -20,10 +20,11 @@ from clbench.petl.hugging_face import PeftMethod
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 # options for layers of width 64, where the defaults are too large
-SMALL: dict[str, dict[str, Any]] = {"peft.oft": {"block_size": 32}, "peft.fourierft": {"num_entries": 50}}
-# What peft computes from the weights of a layer and does not save, with another result in another network.
+SMALL: dict[str, dict[str, Any]] = {"peft.oft": {"block_size": 32}}
 NOT_READ = {
-    "peft.lora-ga": "init_lora_weights='lora_ga'",
+    "peft.lora-ga",  # peft takes the start off the weights themselves
+    "peft.tinylora",  # its vectors are numbered through all layers
+    "peft.unilora",  # nothing in the file tells the layers
 }
 QUICK = {"peft.lora", "peft.dora", "peft.vera", "peft.loha", "peft.ia3", "peft.pissa"}
 NAMES = [name for name in petl.names() if name.startswith("peft.")]
@@ -79,6 +80,16 @@ def test_what_peft_saved_computes_the_same_here(name: str, tmp_path: Path) -> No
     again = vit()
     petl.load(again, tmp_path / "ours.safetensors")
     torch.testing.assert_close(again(images()), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["peft.tinylora", "peft.unilora"])
+def test_what_does_not_tell_its_layers_is_named(name: str, tmp_path: Path) -> None:
+    saved(config_of(name), tmp_path)
+    with pytest.raises(
+        UserError, match=rf"holds {petl.get(name).method}, saved by peft: .*base_model\.\w+"
+    ) as caught:
+        petl.load(vit(), tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_file_of_tensors_stands_for_its_folder_and_a_saved_classifier_comes_along(tmp_path: Path) -> None:

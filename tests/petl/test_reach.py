@@ -183,7 +183,7 @@ def test_a_state_of_the_model_is_one_of_the_module_too(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_a_moving_average_of_the_model_averages_the_module(name: str) -> None:
-    model, module = carrying(name)
+    model, _ = carrying(name)
     average = ModelEmaV3(model, decay=0.75)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     shake(model, 2)
