@@ -11,7 +11,8 @@ On a timm model, without the rest of clbench:
 
 Then ``module.parameters()`` and the classifier's are what an optimiser gets, ``module.train()`` turns its
 dropout on, ``model(images)`` feels it, ``module.save(file)`` keeps it alone and ``clbench.petl.load(model,
-file)`` attaches it again.
+file)`` attaches it again. The model carries it as ``model.petl[0]``: casts, moves, copies and states of the
+model are the module's too.
 """
 
 from __future__ import annotations

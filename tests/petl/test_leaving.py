@@ -119,8 +119,9 @@ import sys, timm, torch
 from clbench import petl
 torch.manual_seed(0)
 model = timm.models.VisionTransformer(16, 8, embed_dim=64, depth=2, num_heads=2, num_classes=3)
+backbone = petl.attach(model, "linear").backbone
 for name in sys.argv[2:]:
-    petl.attach(model if not hasattr(model, "petl") else model.petl.backbone, name).save(f"{sys.argv[1]}/{name}")
+    petl.attach(backbone, name).save(f"{sys.argv[1]}/{name}")
 """
 
 

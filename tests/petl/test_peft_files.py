@@ -23,7 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 SMALL: dict[str, dict[str, Any]] = {"peft.oft": {"block_size": 32}}
 NOT_READ = {
     "peft.lora-ga",  # peft takes the start off the weights themselves
-    "peft.tinylora",  # its vectors are numbered through all layers
     "peft.unilora",  # nothing in the file tells the layers
 }
 QUICK = {"peft.lora", "peft.dora", "peft.vera", "peft.loha", "peft.ia3", "peft.pissa"}
@@ -82,7 +81,7 @@ def test_what_peft_saved_computes_the_same_here(name: str, tmp_path: Path) -> No
     torch.testing.assert_close(again(images()), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["peft.tinylora", "peft.unilora"])
+@pytest.mark.parametrize("name", ["peft.unilora"])
 def test_what_does_not_tell_its_layers_is_named(name: str, tmp_path: Path) -> None:
     saved(config_of(name), tmp_path)
     with pytest.raises(

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from clbench.records.progress import Progress
-from clbench.records.record import Record
 from clbench.records.spec import RunSpec, resolve
 from clbench.runs.checkpoint import load_checkpoint
 from clbench.runs.line import execute, resume
@@ -75,6 +74,7 @@ def test_slca_slows_both_factors_and_keeps_their_ratio() -> None:
     assert [first["lr"], second["lr"]] == [slow, 16 * slow]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["naive-lora", "lae-lora"])
 def test_a_stopped_run_ends_as_an_undisturbed_one(
     strategy: str, tmp_path: Path, interrupted: Callable[[int], Progress]
@@ -84,10 +84,10 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(
     with pytest.raises(KeyboardInterrupt):
         execute(spec, out=tmp_path / "stopped", places=places, progress=interrupted(5), command="")
     (folder,) = (tmp_path / "stopped").iterdir()
-    resume(folder, places=places, progress=Progress())
-    states = [load_checkpoint(record.path / "checkpoints") for record in (whole, Record(folder))]
+    resumed = resume(folder, places=places, progress=Progress())
+    states = [load_checkpoint(record.path / "checkpoint") for record in (whole, resumed)]
     plain = execute(spec_of(strategy), out=tmp_path / "plain", places=places, progress=Progress(), command="")
-    states.append(load_checkpoint(plain.path / "checkpoints"))
+    states.append(load_checkpoint(plain.path / "checkpoint"))
     first, second, other = (state.tensors for state in states if state is not None)
     assert first.keys() == second.keys() == other.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
