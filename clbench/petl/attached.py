@@ -17,10 +17,11 @@ from clbench.backbones.sites import HALF, Branch, Site, Switch
 from clbench.kinds import HasKinds
 from clbench.petl import Petl
 from clbench.petl.merging import Merged, conform
+from clbench.petl.rates import StatesRates, by_rate_ratio
 from clbench.petl.saving import save_module
 
 
-class Attached(HasKinds):
+class Attached(HasKinds, StatesRates):
     """Branches at the sites of one backbone, and trained copies of some of its own tensors.
 
     ``parameters()`` and ``state_dict()`` are the module's alone; the backbone is never part of them. Several
@@ -128,8 +129,6 @@ class Attached(HasKinds):
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Return what learns in groups for an optimiser of torch's, each with its learning rate."""
-        from clbench.petl.rates import by_rate_ratio
-
         groups = by_rate_ratio([self])
         return [{"params": group, "lr": ratio * learning_rate} for ratio, group in groups.items()]
 

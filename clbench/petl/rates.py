@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from torch import nn
 
-from clbench.petl.attached import Attached
+
+class StatesRates(ABC):
+    """A module that wants another learning rate for some of its parameters."""
+
+    @abstractmethod
+    def rate_ratios(self) -> dict[nn.Parameter, float]:
+        """Return what multiplies the learning rate of each parameter."""
 
 
 def by_rate_ratio(parts: Iterable[nn.Module]) -> dict[float, list[nn.Parameter]]:
@@ -15,7 +22,7 @@ def by_rate_ratio(parts: Iterable[nn.Module]) -> dict[float, list[nn.Parameter]]
     The ratio 1 comes first; it is left out where everything has another.
     """
     held = list(parts)
-    modules = (module for part in held for module in part.modules() if isinstance(module, Attached))
+    modules = (module for part in held for module in part.modules() if isinstance(module, StatesRates))
     ratios = {parameter: ratio for module in modules for parameter, ratio in module.rate_ratios().items()}
     groups: dict[float, list[nn.Parameter]] = {1.0: []}
     for part in held:
