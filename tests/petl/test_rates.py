@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench import petl
+from clbench.cli.options import options
 from clbench.petl.attached import Attached
 from clbench.petl.parts.two_rates import TwoRates
 from clbench.petl.rates import by_rate_ratio
@@ -95,6 +96,13 @@ def test_a_saved_ratio_comes_back(tmp_path) -> None:
     _, module = attach("lora", 4.0)
     module.save(tmp_path / "module.safetensors")
     assert petl.load(vit(), tmp_path / "module.safetensors").petl == module.petl
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_show_tells_of_the_ratio(name: str) -> None:
+    (told,) = (each for each in options(petl.get(name)) if each.name == "b_rate_ratio")
+    assert (told.type, told.default) == ("float > 0", "1.0")
+    assert told.comment == "learning rate of B by that of A (LoRA+); 16 in its paper"
 
 
 def test_groups_hold_what_learns_in_order_and_nothing_twice() -> None:

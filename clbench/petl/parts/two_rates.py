@@ -25,8 +25,11 @@ class TwoRates(Petl, ABC):
 
     faster: ClassVar[tuple[str, ...]]  # what B is called in the branches, and what else learns as fast
 
-    # of B's learning rate by A's (LoRA+): 16 in its paper
-    b_rate_ratio: Annotated[float, Field(gt=0), LATER] = field(default=1.0, kw_only=True, repr=False)
+    b_rate_ratio: Annotated[float, Field(gt=0), LATER] = field(
+        default=1.0,  # learning rate of B by that of A (LoRA+); 16 in its paper
+        kw_only=True,
+        repr=False,
+    )
 
     def rate_ratio(self, tensor: str) -> float:
         """Return the ratio for B, and 1 for everything else."""
