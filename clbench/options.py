@@ -14,6 +14,7 @@ from clbench.registry import did_you_mean
 
 Value = bool | int | float | str
 C = TypeVar("C")
+LATER = "later"  # in an option's annotation: it came after records were written (see ``complete``)
 AS_TYPED = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)  # tasks = 10 is as good as "10"
 
 
@@ -57,6 +58,20 @@ def _chosen(hint: Any, value: Any) -> Any:
 
 
 def complete(component: type, section: str, options: Mapping[str, Any]) -> dict[str, Value]:
-    """Return every option of a component with its validated or default value."""
+    """Return every option of a component with its validated or default value.
+
+    An option annotated ``LATER`` is left out at its default, so that what was written before it came keeps
+    its id.
+    """
     instance: object = build(component, section, options)
-    return {name: getattr(instance, name) for name in option_types(component)}
+    defaults = {field.name: field.default for field in dataclasses.fields(component)}
+    values = {name: getattr(instance, name) for name in option_types(component)}
+    return {
+        name: value
+        for name, value in values.items()
+        if value != defaults[name] or not _came_later(component, name)
+    }
+
+
+def _came_later(component: type, name: str) -> bool:
+    return LATER in getattr(option_types(component)[name], "__metadata__", ())

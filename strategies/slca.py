@@ -68,9 +68,9 @@ class SLCA(Strategy):
 
     def trainable(self) -> list[dict[str, Any]]:
         """Return the newest task's head, and the module with its own learning rate."""
-        module = [parameter for parameter in self.model.module.parameters() if parameter.requires_grad]
-        slow = {"params": module, "lr": self.slowness * self.learning_rate}
-        return [{"params": list(self.model.head.tasks[-1].parameters())}, *([slow] if module else [])]
+        module = self.model.module.parameter_groups(self.slowness * self.learning_rate)
+        slow = [group for group in module if group["params"]]
+        return [{"params": list(self.model.head.tasks[-1].parameters())}, *slow]
 
     def begin_task(self, task: Task) -> None:
         """Append a head for the new classes."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from clbench import Strategy, Stream, backbones, evaluate, petl, strategies, streams
@@ -151,13 +152,18 @@ def test_the_readme_is_short(checkout: Path) -> None:
     assert len((checkout / "README.md").read_text("utf-8").splitlines()) < 120
 
 
-def test_the_two_lines_for_a_timm_model_attach_a_module(checkout: Path, tmp_path: Path) -> None:
-    (code,) = blocks(checkout / "docs/how-to/timm.md", "python")
+def test_what_is_shown_for_a_timm_model_runs(checkout: Path, tmp_path: Path) -> None:
+    code, *others = blocks(checkout / "docs/how-to/timm.md", "python")
     shown_here = loaded(code, tmp_path, "modules")
     # ViT-Ti, rank 16: 2 D r + 144 r + r^3
     assert shown_here["module"].num_parameters == 2 * 192 * 16 + 144 * 16 + 16**3
     shown_here["module"].save(tmp_path / "fact.safetensors")
     assert (tmp_path / "fact.safetensors").stat().st_size < 60_000
+    for code in others:
+        exec(compile(code, "timm", "exec"), shown_here)
+    assert list(shown_here["weights"]) == list(timm.create_model("vit_tiny_patch16_224").state_dict())
+    rates = [group["lr"] for group in shown_here["optimizer"].param_groups]
+    assert rates == [1e-3, 16e-3, 1e-3]
 
 
 def test_the_shown_metric_is_computed(

@@ -24,7 +24,7 @@ PUBLIC = {
         "resume",
     ],
     "clbench.backbones": ["BackboneOptions", "create", "get", "names", "register"],
-    "clbench.petl": ["Petl", "attach", "get", "load", "names", "register"],
+    "clbench.petl": ["Petl", "attach", "get", "load", "names", "plain_state_dict", "register"],
     "clbench.strategies": ["Strategy", "Task", "combinations", "get", "names", "register", "split"],
     "clbench.streams": [
         "DataNotFoundError",

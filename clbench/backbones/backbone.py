@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from clbench.backbones.carried import Carried, carried_by
 from clbench.backbones.sites import HALF, BlockSites, NoSuchSiteError, Site
 from clbench.registry import did_you_mean
 
@@ -60,8 +62,12 @@ class Backbone(nn.Module):
         preprocessing: Preprocessing,
         weights_source: str,
         weights_digest: str,
+        plain_names: Iterable[tuple[str, str]] = (),
     ) -> None:
-        """Take an opened timm model; ``sites`` are those outside blocks, such as "embed"."""
+        """Take an opened timm model; ``sites`` are those outside blocks, such as "embed".
+
+        ``plain_names`` pairs each tensor's name in the model before it was opened with its name now.
+        """
         super().__init__()
         self.name = name
         self.model = model
@@ -75,10 +81,16 @@ class Backbone(nn.Module):
         self.weights_digest = weights_digest  # SHA-256 over names and values
         self.notes: list[str] = []  # lines for a run's header
         self.attached: list[AttachedModule] = []  # the modules at its sites, on or off
+        self.plain_names = dict(plain_names)  # what timm called each tensor of the model, and its name now
         self.sites = {**sites, "pooled": self.pooled}
         for block in blocks:
             prefix = f"block[{block.index}]"
             self.sites |= {f"{prefix}.{name}" if name else prefix: site for name, site in block.sites.items()}
+
+    @property
+    def carried(self) -> Carried | None:
+        """The modules that the model carries, if it is a plain one that was opened in place."""
+        return carried_by(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -110,10 +122,19 @@ class Backbone(nn.Module):
         return " ".join(module.state_key() for module in self.attached if module.is_felt and module.is_frozen)
 
     def tensor_names(self) -> list[str]:
-        """Return the names of all parameters and saved buffers but a classifier's."""
-        layers = {id(layer) for layer in self.classifier}
-        classifier = tuple(f"{name}." for name, module in self.named_modules() if id(module) in layers)
-        return [name for name in self.state_dict() if not name.startswith(classifier)]
+        """Return the names of all parameters and saved buffers but a classifier's and carried modules'."""
+        layers = {id(layer) for layer in (*self.classifier, self.carried) if layer is not None}
+        others = tuple(f"{name}." for name, module in self.named_modules() if id(module) in layers)
+        return [name for name in self.state_dict() if not name.startswith(others)]
+
+    def own_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the names and parts of the network, without the modules that the model may carry."""
+        yield from self.named_modules(memo=set() if self.carried is None else set(self.carried.modules()))
+
+    def set_training(self, on: bool) -> None:
+        """Set the mode of the network alone, whatever the modules' is that it may carry."""
+        for _, module in self.own_modules():
+            module.training = on
 
     def site(self, name: str) -> Site:
         """Return a site by its full name, such as ``block[3].attn.qkv``."""

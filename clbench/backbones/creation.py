@@ -14,6 +14,7 @@ from torch import nn
 from clbench.backbones import BackboneOptions, convnext, mobilenet, registry, resnet, swin, vit
 from clbench.backbones.architecture import Architecture
 from clbench.backbones.backbone import Backbone, Preprocessing
+from clbench.backbones.carried import NAME, Carried
 from clbench.backbones.hub import TimmArchitecture, expected_images
 from clbench.backbones.opening import CannotOpenError, opened, resize
 from clbench.backbones.sites import Site
@@ -74,7 +75,8 @@ def _beside(folder: Path | None, chosen: Architecture) -> Path | None:
 def open_in_place(model: nn.Module) -> Backbone:
     """Return a backbone around a timm model with its classifier, which alone stays trainable.
 
-    Calling ``model`` gives its logits as before; calling the backbone gives features.
+    Calling ``model`` gives its logits as before; calling the backbone gives features. The model carries the
+    modules that are attached to it.
     """
     if any(isinstance(module, Site) for module in model.modules()):
         raise CannotOpenError("this model was opened before; attach to the backbone of its first module")
@@ -82,6 +84,7 @@ def open_in_place(model: nn.Module) -> Backbone:
     backbone = open_model(name, model, expected_images(model), source="given", digest="")
     for layer in backbone.classifier:
         layer.requires_grad_(True)
+    model.add_module(NAME, Carried(backbone))
     return backbone
 
 
@@ -90,7 +93,9 @@ def open_model(
 ) -> Backbone:
     """Return a frozen backbone around a timm model, which is opened in place."""
     model.requires_grad_(False).eval()
+    plain = model.state_dict(keep_vars=True)
     sites = opened(model)
+    names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
     backbone = Backbone(
         name,
         model,
@@ -102,6 +107,7 @@ def open_model(
         preprocessing=preprocessing,
         weights_source=source,
         weights_digest=digest,
+        plain_names=[(name, names[id(tensor)]) for name, tensor in plain.items()],
     )
     return backbone.eval()
 

@@ -8,6 +8,8 @@ several compose: each wraps the layer with the branches that were attached befor
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -24,8 +26,8 @@ class Branch(nn.Module):
     """What attaches to a site: subclasses implement one or more of the three hooks.
 
     ``before`` changes the layer's input, ``merged`` together with ``reweights`` the layer's weight, and
-    ``forward`` the layer's output. Parameters are float32; where the backbone computes in half precision
-    without autocast, the branch sees float32 copies.
+    ``forward`` the layer's output. They compute in float32 where the backbone computes in half precision
+    without autocast, and also where the parameters are held in half precision: with float32 copies of both.
     """
 
     reweights: ClassVar[bool] = False  # whether the layer is to compute with the weight that merged() gives
@@ -52,6 +54,7 @@ class Switch:
     def __init__(self) -> None:
         """Start switched on."""
         self.on = True
+        self.is_half = False  # whether the branches' tensors are held in half precision
 
 
 class Site(nn.Module):
@@ -71,6 +74,7 @@ class Site(nn.Module):
         self.channels_first = channels_first
         # Not submodules: a branch belongs to the module that it came with, not to the backbone.
         self.attached: list[tuple[Switch, Branch]] = []
+        self.merges: list[object] = []  # what was merged into the layer and is still in it, oldest first
 
     @property
     def is_active(self) -> bool:
@@ -82,6 +86,13 @@ class Site(nn.Module):
         if not self.is_active:
             return inputs if self.layer is None else self.layer(inputs, *args, **kwargs)
         branches = [branch for switch, branch in self.attached if switch.on]
+        if any(switch.is_half for switch, _ in self.attached if switch.on):
+            with in_single_precision(branches):
+                return self._inside(branches, inputs, *args, **kwargs)
+        return self._inside(branches, inputs, *args, **kwargs)
+
+    def _inside(self, branches: list[Branch], inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Apply the layer inside the branches."""
         seen = []  # each branch with the input that reaches it; the last one attached is the outermost
         for branch in reversed(branches):
             inputs = branch.before(_wide(inputs)).to(inputs.dtype)
@@ -103,6 +114,29 @@ class Site(nn.Module):
             if branch.reweights:
                 weight, bias = branch.merged(weight, bias)
         return F.linear(inputs, weight.to(inputs.dtype), None if bias is None else bias.to(inputs.dtype))
+
+
+@contextmanager
+def in_single_precision(branches: Iterable[Branch]) -> Iterator[None]:
+    """Let branches whose tensors are held in half precision compute with float32 copies of them.
+
+    Gradients go through the copies to the tensors.
+    """
+    parts = [part for branch in branches for root in (branch, *branch.shared) for part in root.modules()]
+    slots = [slots for part in parts for slots in (part._parameters, part._buffers)]
+    held = [
+        (place, name, tensor)
+        for place in slots
+        for name, tensor in place.items()
+        if tensor is not None and tensor.dtype in HALF
+    ]
+    for place, name, tensor in held:
+        cast("dict[str, Tensor]", place)[name] = tensor.float()
+    try:
+        yield
+    finally:
+        for place, name, tensor in held:
+            cast("dict[str, Tensor]", place)[name] = tensor
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ On a timm model, without the rest of clbench:
 
 Then ``module.parameters()`` and the classifier's are what an optimiser gets, ``module.train()`` turns its
 dropout on, ``model(images)`` feels it, ``module.save(file)`` keeps it alone and ``clbench.petl.load(model,
-file)`` attaches it again.
+file)`` attaches it again. The model carries it as ``model.petl[0]``: casts, moves, copies and states of the
+model are the module's too.
 """
 
 from __future__ import annotations
@@ -58,17 +59,23 @@ class Petl(ABC):
         """Return the names of the backbone's own tensors that are trained too; usually none."""
         return ()
 
+    def rate_ratio(self, tensor: str) -> float:
+        """Return what multiplies a tensor's learning rate, by its name in the attached module."""
+        return 1.0
+
     def start(
         self, attached: Attached, loss: Loss, batches: Iterable[Any], generator: torch.Generator
     ) -> None:
         """Get ready for the first training with the loss on some of its batches; usually there is no need."""
 
     def attach(self, backbone: Backbone, generator: torch.Generator) -> Attached:
-        """Attach to a backbone and return the attached module, switched on."""
+        """Attach to a backbone and return the attached module, switched on; what fails changes nothing."""
+        from clbench.backbones.restoring import unchanged_if_it_fails
         from clbench.petl.attached import Attached, trained_copies
 
-        branches = list(self.branches(backbone, generator))
-        return Attached(backbone, self, branches, trained_copies(backbone, self.tuned(backbone)))
+        with unchanged_if_it_fails(backbone):
+            branches = list(self.branches(backbone, generator))
+            return Attached(backbone, self, branches, trained_copies(backbone, self.tuned(backbone)))
 
 
 def attach(model: nn.Module | Backbone, name: str, *, seed: int = 0, **options: Any) -> Attached:
@@ -84,13 +91,28 @@ def attach(model: nn.Module | Backbone, name: str, *, seed: int = 0, **options: 
 
 
 def load(model: nn.Module | Backbone, file: str | Path) -> Attached:
-    """Attach the module that ``Attached.save`` wrote to a file; PetlFileError where it holds none."""
+    """Attach the module that ``Attached.save`` wrote to a file; PetlFileError where it holds none.
+
+    Of Hugging Face peft, the folder that ``save_pretrained`` wrote to; PeftFileError names what it holds that
+    no ``peft.<method>`` here computes. A classifier that was saved along is loaded into the model's own.
+    """
     from clbench.petl.loading import load_attached
 
     return load_attached(model, Path(file))
 
 
+def plain_state_dict(model: nn.Module | Backbone) -> dict[str, Tensor]:
+    """Return the state of a model, what is merged included, as timm names it: ``load_state_dict`` takes it.
+
+    NotPlainError while a module is felt that is not merged, and where merging added a bias to a layer that
+    has none in timm's model.
+    """
+    from clbench.petl.plain import plain_weights
+
+    return plain_weights(model)
+
+
 registry: Registry[Petl] = Registry("petl", __name__, Petl)
 register, get, names = registry.register, registry.get, registry.names
 
-__all__ = ["Petl", "attach", "get", "load", "names", "register"]
+__all__ = ["Petl", "attach", "get", "load", "names", "plain_state_dict", "register"]

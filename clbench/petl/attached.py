@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
-from clbench.backbones.sites import Branch, Site, Switch
+from clbench.backbones.sites import HALF, Branch, Site, Switch
 from clbench.kinds import HasKinds
 from clbench.petl import Petl
-from clbench.petl.merging import Merged
+from clbench.petl.merging import Merged, conform
+from clbench.petl.rates import StatesRates, by_rate_ratio
 from clbench.petl.saving import save_module
 
 
-class Attached(HasKinds):
+class Attached(HasKinds, StatesRates):
     """Branches at the sites of one backbone, and trained copies of some of its own tensors.
 
     ``parameters()`` and ``state_dict()`` are the module's alone; the backbone is never part of them. Several
@@ -42,9 +43,13 @@ class Attached(HasKinds):
         """Attach the branches; ``tuned`` maps names of backbone tensors to what takes their place."""
         super().__init__()
         self.petl = petl  # what this was made by
-        self.branches = nn.ModuleList([branch for _, branch in branches]).to(backbone.device)
+        self.branches = nn.ModuleList([branch for _, branch in branches])
         shared = {id(module): module for _, branch in branches for module in branch.shared}
-        self.shared = nn.ModuleList(shared.values()).to(backbone.device)
+        self.shared = nn.ModuleList(shared.values())
+        for parts in (self.branches, self.shared):
+            parts.to(backbone.device)
+            if backbone.dtype == torch.float64:  # beside half precision, branches compute in float32
+                parts.double()
         self._sites = [site for site, _ in branches]
         self._switch = Switch()
         self._switch.on = False  # until everything is in its place
@@ -52,19 +57,20 @@ class Attached(HasKinds):
         for site, branch in branches:
             site.attached.append((self._switch, branch))
         self._base: dict[str, Tensor] = {name: _tensor(backbone, name) for name in tuned}
-        self._own: dict[str, Tensor] = tuned
         for name, tensor in tuned.items():
-            key = name.replace(".", "/")  # a registered name must not hold a dot
             if isinstance(tensor, nn.Parameter):
-                self.register_parameter(key, tensor)
+                self.register_parameter(_key(name), tensor)
             else:
-                self.register_buffer(key, tensor)
+                self.register_buffer(_key(name), tensor)
         if petl.starts_from_loss:
             self.register_buffer("started", torch.zeros(()))  # in the state: a resumed run starts no more
         self._merged: Merged | None = None
         self._digest: tuple[list[tuple[int, int]], str] = ([], "")  # of the state that has these versions
         backbone.attached.append(self)
+        if backbone.carried is not None:
+            backbone.carried.append(self)
         super().train(False)  # as the backbone is, whose own mode stays what it was: dropout starts off
+        self._settle()
         self.enabled = True
 
     @property
@@ -85,7 +91,18 @@ class Attached(HasKinds):
         for name, tensor in (self._own if on else self._base).items():
             _install(self.backbone, name, tensor)
         if self.petl.trains_backbone:  # its batch norms are in the mode of whose statistics they use
-            self.backbone.train(on and self.training)
+            self.backbone.set_training(on and self.training)
+
+    @property
+    def _own(self) -> dict[str, Tensor]:
+        """What takes the place of the backbone's tensors, by their names."""
+        return {name: cast("Tensor", getattr(self, _key(name))) for name in self._base}
+
+    def installed(self) -> dict[str, Tensor]:
+        """Return the tensors, by their names here, that are in the backbone's own places now."""
+        if not self.enabled:
+            return {}
+        return {_key(name): _tensor(self.backbone, name) for name in self._base}
 
     @property
     def is_felt(self) -> bool:
@@ -106,6 +123,15 @@ class Attached(HasKinds):
         places = [block_index(site.name, num_blocks) for site in self._sites]
         return min([*places, 0] if self._own else places, default=num_blocks)
 
+    def rate_ratios(self) -> dict[nn.Parameter, float]:
+        """Return what multiplies the learning rate of each parameter."""
+        return {parameter: self.petl.rate_ratio(name) for name, parameter in self.named_parameters()}
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Return what learns in groups for an optimiser of torch's, each with its learning rate."""
+        groups = by_rate_ratio([self])
+        return [{"params": group, "lr": ratio * learning_rate} for ratio, group in groups.items()]
+
     def state_key(self) -> str:
         """Return a digest of the module's options and values."""
         state = self.state_dict()
@@ -123,12 +149,35 @@ class Attached(HasKinds):
         """Number of the module's own parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @property
+    def num_branches(self) -> int:
+        """Number of branches at sites of the backbone."""
+        return len(self._sites)
+
     def train(self, mode: bool = True) -> Attached:
         """Set training mode; a backbone follows if it is trained itself and the module is on."""
         super().train(mode)
         if self.petl.trains_backbone and self.enabled:
-            self.backbone.train(mode)
+            self.backbone.set_training(mode)
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Attached:
+        """Follow a cast or a move."""
+        super()._apply(fn, recurse)
+        self._settle()
+        return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Follow values that come in tensors of their own."""
+        super()._load_from_state_dict(*args)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Put the tensors that are here now where those before them were."""
+        for name, tensor in self._own.items() if self.enabled else ():
+            _install(self.backbone, name, tensor)
+        parts = [*self.branches.parameters(), *self.branches.buffers(), *self.shared.parameters()]
+        self._switch.is_half = any(tensor.dtype in HALF for tensor in parts)
 
     @property
     def waits_to_start(self) -> bool:
@@ -145,7 +194,8 @@ class Attached(HasKinds):
 
     def copy(self) -> Attached:
         """Return an independent copy on the same backbone, switched off."""
-        memo = {id(module): module for module in self.backbone.modules()}  # referred to, never copied
+        # referred to, never copied
+        memo: dict[int, Any] = {id(module): module for _, module in self.backbone.own_modules()}
         branches = [cast("Branch", branch) for branch in copy.deepcopy(self.branches, memo)]
         pairs = list(zip(self._sites, branches, strict=True))
         twin = Attached(self.backbone, self.petl, pairs, copy.deepcopy(self._own))
@@ -154,6 +204,14 @@ class Attached(HasKinds):
         if self.petl.starts_from_loss:
             twin.started.copy_(self.started)
         return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attached:
+        """Return a copy on a copy of the backbone, which comes first: branches refer to it."""
+        copy.deepcopy(self.backbone, memo)  # which may copy this module on the way
+        if id(self) not in memo:
+            twin = memo[id(self)] = type(self).__new__(type(self))
+            twin.__setstate__(copy.deepcopy(vars(self), memo))
+        return cast("Attached", memo[id(self)])
 
     def save(self, file: str | Path) -> None:
         """Write the module alone, with its name and options, as safetensors."""
@@ -168,6 +226,8 @@ class Attached(HasKinds):
                 (switch, branch) for switch, branch in site.attached if switch is not self._switch
             ]
         self.backbone.attached = [module for module in self.backbone.attached if module is not self]
+        if self.backbone.carried is not None:
+            self.backbone.carried.drop(self)
 
     def merge(self) -> None:
         """Fold the branches into the backbone's layers, so that they cost nothing; TypeError says why not.
@@ -226,4 +286,10 @@ def _install(backbone: Backbone, name: str, tensor: Tensor) -> None:
     path, _, attribute = name.rpartition(".")
     owner = backbone.get_submodule(path)
     slots = owner._parameters if attribute in owner._parameters else owner._buffers
+    conform(tensor, _tensor(backbone, name))  # the backbone may have been cast or moved meanwhile
     cast("dict[str, Tensor | None]", slots)[attribute] = tensor
+
+
+def _key(name: str) -> str:
+    """Return the name here of a backbone's tensor: a registered name must not hold a dot."""
+    return name.replace(".", "/")

@@ -27,8 +27,9 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import VTAB_RECIPE, Petl, register
+from clbench.petl import VTAB_RECIPE, register
 from clbench.petl.parts.low_bit import Bits, low_bit_pair
+from clbench.petl.parts.two_rates import TwoRates
 
 
 class QueryValueUpdate(Branch):
@@ -59,12 +60,13 @@ class QueryValueUpdate(Branch):
 
 @register("bi-lora")
 @dataclass(frozen=True)
-class BiLoRA(Petl):
+class BiLoRA(TwoRates):
     """LoRA of 1 to 8 bits a weight on queries and values: not the identity at the start, mergeable."""
 
     identity_at_start: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
     recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
+    faster: ClassVar[tuple[str, ...]] = ("query_up", "value_up")
 
     rank: Annotated[int, Field(ge=1)] = 32  # 1 is the paper's tiny form
     bits: Bits = 1  # a weight; 32: not quantised

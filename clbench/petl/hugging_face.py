@@ -27,6 +27,7 @@ from clbench.petl import Petl, register
 from clbench.petl.attached import Attached
 from clbench.petl.parts.peft_branch import PeftBranch, Place
 from clbench.petl.parts.peft_layers import PeftError, peft_layers
+from clbench.petl.parts.two_rates import TwoRates
 from clbench.registry import did_you_mean
 from clbench.seeds import forked
 from clbench.tables import make_class
@@ -103,6 +104,11 @@ class PeftMethod(Petl):
             yield place.site, PeftBranch(layer, place, shared, self.in_place, self.recomputes)
 
 
+@dataclass(frozen=True)
+class PeftLowRank(TwoRates, PeftMethod):
+    """A method of peft that trains both factors of an update B A."""
+
+
 def _place(block: BlockSites, name: str) -> Place:
     """Return the rows that a name stands for; PeftError where the layer is not linear."""
     site = block["attn.qkv" if name in SLICES else name]
@@ -117,7 +123,7 @@ def _place(block: BlockSites, name: str) -> Place:
 
 @register("peft.lora-ga")
 @dataclass(frozen=True)
-class LoRAGA(PeftMethod):
+class LoRAGA(PeftLowRank):
     """LoRA-GA: LoRA that starts from the singular vectors of the gradient of the loss.
 
     S. Wang, L. Yu, J. Li, NeurIPS 2024, arXiv 2407.05000. A run shows it the first batches of its first task;
@@ -130,6 +136,7 @@ class LoRAGA(PeftMethod):
     stored: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
     subtracts_start: ClassVar[bool] = True
     starts_from_loss: ClassVar[bool] = True
+    faster: ClassVar[tuple[str, ...]] = ("lora_B",)
 
     rank: Count = 8
     alpha: Positive = 8  # the update is scaled by alpha / r
@@ -144,6 +151,9 @@ class LoRAGA(PeftMethod):
         start_from_gradient(attached, loss, batches, rank=self.rank, gamma=self.gamma, generator=generator)
 
 
+BASES = {"PeftLowRank": PeftLowRank, "PeftMethod": PeftMethod}  # that a row of the table may name
+
 for _row in read_rows(Path(__file__)):
-    _made = make_class(_row, [PeftMethod], __name__, frozen=True)
+    _bases = [BASES[name] for name in _row.bases or ["PeftMethod"]]
+    _made = make_class(_row, _bases, __name__, frozen=True)
     globals()[_row.title] = register(_row.name, **_row.preset)(_made)  # there pickle looks for it

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import Petl, register
+from clbench.petl import register
 from clbench.petl.parts.initialise import first_blocks, kaiming_uniform
+from clbench.petl.parts.two_rates import TwoRates
 
 
 class KeyValueUpdate(Branch):
@@ -50,10 +51,11 @@ class KeyValueUpdate(Branch):
 
 @register("lora")
 @dataclass(frozen=True)
-class LoRA(Petl):
+class LoRA(TwoRates):
     """LoRA on keys and values: identity at the start, mergeable."""
 
     mergeable: ClassVar[bool] = True
+    faster: ClassVar[tuple[str, ...]] = ("key_up", "value_up")
 
     rank: Annotated[int, Field(ge=1)] = 5
     num_blocks: Annotated[int, Field(ge=0)] = 0  # the first blocks to adapt; 0: 5/12 of them, as in the paper

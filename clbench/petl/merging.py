@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from clbench.backbones.sites import Branch, Site, Switch
+from clbench.backbones.sites import HALF, Branch, Site, Switch, in_single_precision
 
 WITH_WEIGHTS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)  # the layers that can be merged into
 Weights = tuple[Tensor, Tensor | None]  # a layer's weight and bias
@@ -19,27 +19,36 @@ class Merged:
 
     def __init__(self, pairs: Sequence[tuple[Site, Branch]], switch: Switch) -> None:
         """Merge all branches, or none: TypeError says why one cannot be. ``switch`` is their own."""
-        layers: dict[int, nn.Module] = {}
+        sites: dict[int, Site] = {}
         merged: dict[int, Weights] = {}
-        for site, branch in pairs:
-            layer = mergeable_layer(site, branch, switch)
-            layers[id(layer)] = layer
-            weight, bias = merged.get(id(layer)) or _weights_of(layer)
-            with torch.no_grad():
+        with in_single_precision([branch for _, branch in pairs]), torch.no_grad():
+            for site, branch in pairs:
+                layer = mergeable_layer(site, branch, switch)
+                sites[id(layer)] = site
+                weight, bias = merged.get(id(layer)) or _weights_of(layer)
                 merged[id(layer)] = branch.merged(_single(weight), None if bias is None else _single(bias))
-        self._before = [(layer, *_weights_of(layer)) for layer in layers.values()]
-        for layer, dtype in [(layer, weight.dtype) for layer, weight, _ in self._before]:
-            weight, bias = merged[id(layer)]
-            _put(layer, _frozen(weight.to(dtype)), None if bias is None else _frozen(bias.to(dtype)))
-        self._after = [_weights_of(layer)[0] for layer in layers.values()]
+        self._before = [(site, *_weights_of(_layer(site))) for site in sites.values()]
+        for site, before, _ in self._before:
+            weight, bias = merged[id(site.layer)]
+            after = _frozen(weight.to(before.dtype)), None if bias is None else _frozen(bias.to(before.dtype))
+            _put(_layer(site), *after)
+            site.merges.append(self)
 
     def undo(self) -> None:
-        """Put the earlier weights back; TypeError if another module was merged since."""
-        for (layer, _, _), weight in zip(self._before, self._after, strict=True):
-            if layer.weight is not weight:
-                raise TypeError("another module was merged after this one: unmerge that first")
-        for layer, weight, bias in self._before:
+        """Put the earlier weights back; TypeError if another module was merged since.
+
+        They come back in the type and on the device that the merged ones have now.
+        """
+        if any(site.merges[-1] is not self for site, _, _ in self._before):
+            raise TypeError("another module was merged after this one: unmerge that first")
+        for site, weight, bias in self._before:
+            layer = _layer(site)
+            like = cast("Tensor", layer.weight)
+            conform(weight, like)
+            if bias is not None:
+                conform(bias, like)
             _put(layer, weight, bias)
+            site.merges.pop()
 
 
 def mergeable_layer(site: Site, branch: Branch, switch: Switch) -> nn.Module:
@@ -54,12 +63,22 @@ def mergeable_layer(site: Site, branch: Branch, switch: Switch) -> nn.Module:
     return site.layer
 
 
+def conform(tensor: Tensor, like: Tensor) -> None:
+    """Give a tensor, which stays the object that it is, the type and the device of another."""
+    if (tensor.dtype, tensor.device) != (like.dtype, like.device):
+        tensor.data = tensor.data.to(like.device, like.dtype)
+
+
+def _layer(site: Site) -> nn.Module:
+    return cast("nn.Module", site.layer)
+
+
 def _weights_of(layer: nn.Module) -> Weights:
     return cast("Tensor", layer.weight), cast("Tensor | None", layer.bias)
 
 
 def _single(tensor: Tensor) -> Tensor:
-    return tensor.detach().float()
+    return tensor.detach().float() if tensor.dtype in HALF else tensor.detach()
 
 
 def _frozen(tensor: Tensor) -> Tensor:

@@ -44,9 +44,10 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import BlockSites, Branch, NoSuchSiteError, Site
-from clbench.petl import Petl, register
+from clbench.petl import register
 from clbench.petl.parts.balanced_kmeans import balanced_kmeans
 from clbench.petl.parts.divisors import check_divides
+from clbench.petl.parts.two_rates import TwoRates
 from clbench.petl.scheduled import Scheduled
 
 STD = 0.02  # of the values drawn for A and R, and for B where it is drawn
@@ -133,12 +134,13 @@ class Router(Branch):
 
 @register("moe-lora")
 @dataclass(frozen=True)
-class MoELoRA(Petl):
+class MoELoRA(TwoRates):
     """Not the identity at the start; mergeable when a task's training has ended."""
 
     identity_at_start: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
     recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05}
+    faster: ClassVar[tuple[str, ...]] = ("up",)
 
     rank: Annotated[int, Field(ge=1)] = 4
     num_experts: Annotated[int, Field(ge=1)] = 16  # of each MLP, K; divides the number of its neurons

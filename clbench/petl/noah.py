@@ -5,19 +5,23 @@ super-net whose modules have the largest sizes, each step with an architecture d
 first p prompts, r ranks and h hidden units of a block; search the architecture that scores best under a limit
 of parameters (``clbench.petl.noah_search``); train that one anew, ``architecture="p=.../r=.../h=..."``.
 
-A block gets p prompts (inserted before it and dropped after it), W_q += B_q A_q and W_v += B_v A_v of rank r,
-and ``z + W2 quickgelu(W1 z + b1) + b2`` with h hidden units on the output z of its MLP.
+A block gets p prompts in the place of those of the block before it, W_q += B_q A_q and W_v += B_v A_v of
+rank r, and ``z + W2 quickgelu(W1 z + b1) + b2`` with h hidden units on the output z of its MLP. The last
+prompts stay to the end, and are left out of the features.
+
+Starts as the published code does: all matrices, B too, from N(0, 0.02^2), biases at zero, prompts from
+U(-b, b) with b = sqrt(6 / (D (p + 1))).
 
 Differs from the published code:
 - LoRA with an A of its own for q and for v, as its paper has it, instead of one A for q, k and v.
-- The prompts start like VPT's. Evaluated without a search, the super-net uses its largest architecture of
-  one size a module that keeps to ``max_parameters``.
+- The first block's prompts are drawn like the others'; there they are the sum of two tensors so drawn.
+- Evaluated without a search, the super-net uses its largest architecture of one size a module that keeps to
+  ``max_parameters``.
 - The recipe is that of a chosen architecture; a super-net has half its learning rate there, and 500 epochs.
   After few epochs a super-net may stay behind linear probing: every step trains another architecture.
 
-Not the identity at the start: prompts, and Xavier in both layers of the adapter. Parameters of a ViT of width
-D, summed over its blocks: p D + 4 r D + h (2 D + 1) + D, the last D only if h > 0; the super-net takes
-654,456 for ViT-B/16.
+Not the identity at the start. Parameters of a ViT of width D, summed over its blocks: p D + 4 r D +
+h (2 D + 1) + D, the last D only if h > 0; the super-net takes 654,456 for ViT-B/16.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -35,9 +40,10 @@ from torch.nn import functional as F
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
 from clbench.petl import VTAB_RECIPE, Petl, register
-from clbench.petl.parts.initialise import kaiming_uniform
 from clbench.petl.parts.noah_space import SIZES, ArchitectureError, Space, Subnet
-from clbench.petl.parts.prompts import TOKENS, drawn_prompts, with_prompts, without_prompts
+from clbench.petl.parts.prompts import TOKENS, require_sequence, with_prompts, without_prompts
+
+STD = 0.02  # of the values drawn for every matrix
 
 
 class Choice(nn.Module):
@@ -59,43 +65,66 @@ class Choice(nn.Module):
         """Return the number of prompts, the rank and the width at a block."""
         return (self.chosen if self.is_fixed or not self.training else self.sampled).at(index)
 
+    def num_prompts(self, index: int) -> int:
+        """Return the number of prompts of a block; 0 for the one before the first."""
+        return self.at(index)[0] if index >= 0 else 0
+
 
 class ChosenPrompts(Branch):
-    """The first p prompts, inserted before a block and dropped after it."""
+    """The first p prompts of a block, in the place of those of the block before it."""
 
     unmergeable = TOKENS
 
-    def __init__(self, choice: Choice, index: int, prompts: Tensor, num_prefix: int) -> None:
-        """Hold as many prompts as the block may get."""
+    def __init__(
+        self, choice: Choice, index: int, width: int, length: int, num_prefix: int, generator: torch.Generator
+    ) -> None:
+        """Draw as many prompts as the block may get, by Xavier's rule."""
         super().__init__()
         self.shared: tuple[Choice] = (choice,)
         self.index, self.num_prefix = index, num_prefix
-        self.prompts = nn.Parameter(prompts)
+        bound = math.sqrt(6 / (width * (length + 1)))
+        self.prompts = nn.Parameter(torch.empty(length, width).uniform_(-bound, bound, generator=generator))
 
     def before(self, inputs: Tensor) -> Tensor:
-        """Insert prompts; the first block draws the architecture for all."""
+        """Exchange the prompts; the first block draws the architecture for all."""
+        choice = self.shared[0]
         if self.index == 0:
-            self.shared[0].draw()
-        length = self.shared[0].at(self.index)[0]
-        return with_prompts(inputs, self.prompts[:length], self.num_prefix)
+            choice.draw()
+        length = choice.num_prompts(self.index)
+        if length == 0:
+            return inputs
+        rest = without_prompts(inputs, choice.num_prompts(self.index - 1), self.num_prefix)
+        return with_prompts(rest, self.prompts[:length], self.num_prefix)
+
+
+class LastPromptsDropped(Branch):
+    """What the last block gives, without the prompts that are still there."""
+
+    unmergeable = TOKENS
+
+    def __init__(self, choice: Choice, num_blocks: int, num_prefix: int) -> None:
+        """Count what ``num_blocks`` blocks have left."""
+        super().__init__()
+        self.shared: tuple[Choice] = (choice,)
+        self.num_blocks, self.num_prefix = num_blocks, num_prefix
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Take the prompts out."""
-        return without_prompts(output, self.shared[0].at(self.index)[0], self.num_prefix)
+        lengths = [self.shared[0].num_prompts(index) for index in range(self.num_blocks)]
+        exchanged = sum(before for before, after in pairwise(lengths) if after)
+        return without_prompts(output, sum(lengths) - exchanged, self.num_prefix)
 
 
 class ChosenUpdate(Branch):
     """The first r ranks of B A, added to the queries and to the values of a fused qkv layer (3 D, D)."""
 
     def __init__(self, choice: Choice, index: int, width: int, rank: int, generator: torch.Generator) -> None:
-        """Draw A (rank, width) of both; B (width, rank) starts at zero."""
+        """Draw A (rank, width) and B (width, rank) of both."""
         super().__init__()
         self.shared: tuple[Choice] = (choice,)
         self.index = index
-        self.query_down, self.value_down = (nn.Parameter(torch.empty(rank, width)) for _ in range(2))
-        self.query_up, self.value_up = (nn.Parameter(torch.zeros(width, rank)) for _ in range(2))
-        kaiming_uniform(self.query_down, generator)
-        kaiming_uniform(self.value_down, generator)
+        self.query_down, self.value_down = (drawn(rank, width, generator) for _ in range(2))
+        self.query_up, self.value_up = (drawn(width, rank, generator) for _ in range(2))
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Add the updates to the first and the last third of the output (B, N, 3 D)."""
@@ -112,13 +141,11 @@ class ChosenAdapter(Branch):
     def __init__(
         self, choice: Choice, index: int, width: int, hidden: int, generator: torch.Generator
     ) -> None:
-        """Draw both weights by Xavier's rule; the biases start at zero."""
+        """Draw both weights; the biases start at zero."""
         super().__init__()
         self.shared: tuple[Choice] = (choice,)
         self.index = index
-        bound = math.sqrt(6 / (width + hidden))
-        self.down = nn.Parameter(torch.empty(hidden, width).uniform_(-bound, bound, generator=generator))
-        self.up = nn.Parameter(torch.empty(width, hidden).uniform_(-bound, bound, generator=generator))
+        self.down, self.up = drawn(hidden, width, generator), drawn(width, hidden, generator)
         self.down_bias, self.up_bias = nn.Parameter(torch.zeros(hidden)), nn.Parameter(torch.zeros(width))
 
     def forward(self, inputs: Tensor, output: Tensor) -> Tensor:
@@ -128,6 +155,12 @@ class ChosenAdapter(Branch):
             return output
         hidden = F.linear(output, self.down[:width], self.down_bias[:width])
         return output + F.linear(quick_gelu(hidden), self.up[:, :width], self.up_bias)
+
+
+def drawn(outputs: int, inputs: int, generator: torch.Generator) -> nn.Parameter:
+    """Return a weight as the published code draws that of every linear layer."""
+    weight = torch.empty(outputs, inputs)
+    return nn.Parameter(nn.init.trunc_normal_(weight, std=STD, generator=generator))
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -156,17 +189,21 @@ class NOAH(Petl):
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Put as much as a block may get before it, at its qkv layer and after its MLP."""
+        require_sequence(backbone)
         choice = self._choice(backbone)
         for block in backbone.blocks:
             index, width = block.index, block.width
             num_prompts, rank, hidden = choice.chosen.at(index) if choice.is_fixed else [max(SIZES)] * 3
-            prompts = drawn_prompts(backbone, num_prompts, generator)
             if num_prompts:
-                yield block[""], ChosenPrompts(choice, index, prompts, block.num_prefix)
+                prefix = block.num_prefix
+                yield block[""], ChosenPrompts(choice, index, width, num_prompts, prefix, generator)
             if rank:
                 yield block["attn.qkv"], ChosenUpdate(choice, index, width, rank, generator)
             if hidden:
                 yield block["mlp"], ChosenAdapter(choice, index, width, hidden, generator)
+        if not choice.is_fixed or any(choice.chosen.prompts):
+            num_blocks = len(backbone.blocks)
+            yield backbone.blocks[-1][""], LastPromptsDropped(choice, num_blocks, block.num_prefix)
 
     def _choice(self, backbone: Backbone) -> Choice:
         """Return the given architecture, or the super-net's largest one under the limit."""

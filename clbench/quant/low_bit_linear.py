@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from clbench.quant.bits import pack, unpack
-from clbench.quant.gauss_median import codebook, decode, encode, quantise
+from clbench.quant.gauss_median import borders, codebook, decode, encode, quantise
 from clbench.quant.packed import Packs
 
 FULL = 32  # bits of a weight that is not quantised
@@ -25,6 +25,7 @@ class LowBitLinear(Packs):
     """
 
     codes: Tensor
+    borders: Tensor
 
     def __init__(self, in_features: int, out_features: int, bits: int) -> None:
         """Make a layer of 1, 2, 4 or 8 bits without values."""
@@ -32,18 +33,19 @@ class LowBitLinear(Packs):
         self.in_features, self.out_features, self.bits = in_features, out_features, bits
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.register_buffer("codes", torch.tensor(codebook(bits)), persistent=False)
+        self.register_buffer("borders", torch.tensor(borders(bits)), persistent=False)
         self.stored: dict[str, Tensor] = {}  # what the layer was unpacked from, if it was
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Multiply by the quantised weight."""
-        weight = self.weight if self.stored else quantise(self.weight, self.codes)
+        weight = self.weight if self.stored else quantise(self.weight, self.codes, self.borders)
         return F.linear(inputs, weight)
 
     def packed(self) -> dict[str, Tensor]:
         """Return the packed indices, and mean and deviation."""
         if self.stored:
             return self.stored
-        indices, statistics = encode(self.weight, self.codes)
+        indices, statistics = encode(self.weight, self.borders)
         return {"codes": pack(indices, self.bits), "statistics": statistics}
 
     def unpack(self, stored: Mapping[str, Tensor]) -> None:

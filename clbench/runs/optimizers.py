@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ FUSED = ("cpu", "cuda")  # devices whose fused kernels are one call a step
 
 def make_optimizer(strategy: Strategy, device: torch.device) -> torch.optim.Optimizer:
     """Return a fresh optimiser of everything that the strategy lets learn."""
-    groups = strategy.trainable()
+    groups = [_with_rate(strategy.learning_rate, **group) for group in strategy.trainable()]
     rate, decay, fused = strategy.learning_rate, strategy.weight_decay, device.type in FUSED
     if strategy.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, rate, strategy.momentum, weight_decay=decay, fused=fused)
@@ -22,6 +23,11 @@ def make_optimizer(strategy: Strategy, device: torch.device) -> torch.optim.Opti
     if strategy.optimizer == "adamw":
         return torch.optim.AdamW(groups, rate, weight_decay=decay, fused=fused)
     return torch.optim.Adam(groups, rate, weight_decay=decay, fused=fused)
+
+
+def _with_rate(rate: float, rate_ratio: float = 1.0, **group: Any) -> dict[str, Any]:
+    """Return a parameter group with its learning rate."""
+    return {**group, "lr": group.get("lr", rate) * rate_ratio}
 
 
 def _start_momenta(optimizer: torch.optim.SGD) -> None:

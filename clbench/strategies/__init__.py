@@ -124,9 +124,17 @@ class Strategy(ABC):
         return {}
 
     def trainable(self) -> list[dict[str, Any]]:
-        """Return the optimiser's parameter groups: everything in ``parts`` that requires a gradient."""
-        parameters = [p for part in self.parts().values() for p in part.parameters() if p.requires_grad]
-        return [{"params": parameters}]
+        """Return the optimiser's parameter groups: everything in ``parts`` that requires a gradient.
+
+        ``rate_ratio`` multiplies a group's learning rate, where a module has another for some tensors.
+        """
+        from clbench.petl.rates import by_rate_ratio
+
+        groups = by_rate_ratio(self.parts().values())
+        return [
+            {"params": group, **({} if ratio == 1 else {"rate_ratio": ratio})}
+            for ratio, group in groups.items()
+        ]
 
 
 registry: Registry[Strategy] = Registry("strategies", __name__, Strategy)

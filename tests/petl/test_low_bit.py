@@ -137,7 +137,7 @@ def test_bottleneck_is_the_formula_on_the_residual_stream() -> None:
     branch = LowBitBottleneck(block["mlp.residual"], 4, 2, scale=0.5, dropout=0.1, generator=generator())
     branch.eval()
     tokens = torch.randn(1, 5, backbone.width, generator=generator())
-    down, up = (quantise(layer.weight, layer.codes) for layer in (branch.down, branch.up))
+    down, up = (quantise(layer.weight, layer.codes, layer.borders) for layer in (branch.down, branch.up))
     expected = 0.5 * (tokens @ down.T).relu() @ up.T
     torch.testing.assert_close(branch(tokens, torch.zeros_like(tokens)), expected)
     attached = BiAdapter(rank=4, bits=2, scale=100).attach(backbone, generator())
@@ -152,7 +152,9 @@ def test_bottleneck_is_the_formula_on_the_residual_stream() -> None:
 def test_update_leaves_the_keys_alone_and_merges_the_quantised_weights() -> None:
     update = QueryValueUpdate(6, rank=2, bits=1, scale=10.0, dropout=0.1, generator=generator()).train()
     weight, bias = update.merged(torch.zeros(18, 6), torch.ones(18))
-    down, up = (quantise(layer.weight, layer.codes) for layer in (update.value_down, update.value_up))
+    down, up = (
+        quantise(layer.weight, layer.codes, layer.borders) for layer in (update.value_down, update.value_up)
+    )
     torch.testing.assert_close(weight[12:], 10 * up @ down)
     assert not weight[6:12].any()
     assert torch.equal(bias, torch.ones(18))

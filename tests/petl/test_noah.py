@@ -152,7 +152,6 @@ def test_update_and_adapter_are_their_formulas() -> None:
     qkv, mlp = block["attn.qkv"](tokens), block["mlp"](tokens)
     attached = NOAH("p=/r=3/h=2").attach(backbone, generator())
     update, adapter = attached.branches
-    assert not block["attn.qkv"](tokens).sub(qkv).any()  # B starts at zero
     with torch.no_grad():
         for parameter in attached.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator(4)))
@@ -162,6 +161,49 @@ def test_update_and_adapter_are_their_formulas() -> None:
     hidden = mlp @ adapter.down.T + adapter.down_bias
     added = (hidden / (1 + (-1.702 * hidden).exp())) @ adapter.up.T + adapter.up_bias
     torch.testing.assert_close(block["mlp"](tokens), mlp + added, atol=1e-4, rtol=1e-5)
+
+
+def test_prompts_replace_those_of_the_block_before_and_the_last_ones_stay_to_the_end() -> None:
+    backbone = vit_micro()
+    attached = NOAH("p=2,3/r=/h=").attach(backbone, generator())
+    features = backbone(images())
+    first, second = attached.branches[0].prompts, attached.branches[1].prompts
+    seen: list[int] = []
+    hooks = [
+        block["between"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+        for block in backbone.blocks
+    ]
+    backbone(images())
+    for hook in hooks:
+        hook.remove()
+    number = seen[0] - 2  # of the class token and the patches
+    assert seen == [number + 2, *[number + 3] * 5]
+    attached.enabled = False
+    model, embedded = backbone.model, []
+    hook = backbone.blocks[0][""].register_forward_pre_hook(lambda _, inputs: embedded.append(inputs[0]))
+    backbone(images())
+    hook.remove()
+    tokens = torch.cat((embedded[0][:, :1], first.expand(2, -1, -1), embedded[0][:, 1:]), dim=1)
+    tokens = backbone.blocks[0][""](tokens)
+    tokens = torch.cat((tokens[:, :1], second.expand(2, -1, -1), tokens[:, 3:]), dim=1)
+    for block in backbone.blocks[1:]:
+        tokens = block[""](tokens)
+    tokens = torch.cat((tokens[:, :1], tokens[:, 4:]), dim=1)
+    expected = model.forward_head(model.norm(tokens), pre_logits=True)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_every_matrix_starts_as_published_and_so_do_the_prompts() -> None:
+    attached = NOAH().attach(vit_micro(), generator())
+    for branch in attached.branches:
+        for name, parameter in branch.named_parameters():
+            if name == "prompts":
+                bound = (6 / (128 * 11)) ** 0.5
+                assert 0.9 * bound < parameter.abs().max() < bound
+            elif name.endswith("bias"):
+                assert not parameter.any()
+            else:
+                assert 0.017 < parameter.std() < 0.023
 
 
 def test_a_training_step_computes_with_one_architecture_drawn_from_torchs_generator() -> None:

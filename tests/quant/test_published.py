@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clbench.quant.bits import pack, unpack
-from clbench.quant.gauss_median import codebook, decode, encode, quantise
+from clbench.quant.gauss_median import borders, codebook, decode, encode, quantise
 from clbench.quant.low_bit_linear import LowBitLinear, bias_free
 from clbench.quant.packed import packed_bytes, packed_state
 from clbench.quant.packed import unpack as unpack_state
@@ -21,6 +22,10 @@ BITS = [1, 2, 4, 8]
 
 def codes(bits: int) -> Tensor:
     return torch.tensor(codebook(bits))
+
+
+def cells(bits: int) -> Tensor:
+    return torch.tensor(borders(bits))
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -62,8 +67,8 @@ def test_the_outermost_of_256_codes_is_where_500_iterations_leave_it() -> None:
     ],
 )
 def test_worked_example(bits: int, values: list[float], content: list[int]) -> None:
-    assert quantise(WEIGHT, codes(bits)).flatten().tolist() == pytest.approx(values, abs=6e-5)
-    indices, statistics = encode(WEIGHT, codes(bits))
+    assert quantise(WEIGHT, codes(bits), cells(bits)).flatten().tolist() == pytest.approx(values, abs=6e-5)
+    indices, statistics = encode(WEIGHT, cells(bits))
     assert pack(indices, bits).tolist() == content
     assert statistics.tolist() == pytest.approx([4.5, 6**0.5])
 
@@ -71,7 +76,7 @@ def test_worked_example(bits: int, values: list[float], content: list[int]) -> N
 def test_gradient_of_the_worked_example_keeps_what_mean_and_deviation_contribute() -> None:
     weight = WEIGHT.clone().requires_grad_()
     factors = torch.arange(8.0).view(2, 4)
-    (gradient,) = torch.autograd.grad((factors * quantise(weight, codes(1))).sum(), weight)
+    (gradient,) = torch.autograd.grad((factors * quantise(weight, codes(1), cells(1))).sum(), weight)
     expected = [[1.29711, 1.92651, 2.55590, 3.18530], [3.81470, 4.44409, 5.07349, 5.70289]]
     torch.testing.assert_close(gradient, torch.tensor(expected), atol=1e-4, rtol=0)
 
@@ -80,11 +85,11 @@ def test_gradient_of_the_worked_example_keeps_what_mean_and_deviation_contribute
 def test_gradient_is_the_closed_form(bits: int) -> None:
     weight, upstream = normal(6, 7).double(), normal(6, 7, seed=1).double()
     book, weight = codes(bits).double(), weight.requires_grad_()
-    (gradient,) = torch.autograd.grad((upstream * quantise(weight, book)).sum(), weight)
+    (gradient,) = torch.autograd.grad((upstream * quantise(weight, book, cells(bits))).sum(), weight)
     mu, sigma = weight.mean(), weight.std()
     share = sigma / (sigma + 1e-5)
     z = (weight - mu) / (sigma + 1e-5)
-    quantised = (quantise(weight, book) - mu) / sigma
+    quantised = (quantise(weight, book, cells(bits)) - mu) / sigma
     through_sigma = ((upstream * quantised).sum() - share * (upstream * z).sum()) * (weight - mu)
     expected = share * upstream + (1 - share) * upstream.mean() + through_sigma / (41 * sigma)
     torch.testing.assert_close(gradient, expected.detach(), atol=1e-10, rtol=1e-10)
@@ -93,27 +98,51 @@ def test_gradient_is_the_closed_form(bits: int) -> None:
 @pytest.mark.parametrize("bits", BITS)
 def test_decoded_values_are_those_of_training_bit_for_bit(bits: int) -> None:
     weight = normal(30, 11)
-    quantised = quantise(weight, codes(bits))
+    quantised = quantise(weight, codes(bits), cells(bits))
     assert len(quantised.unique()) <= 2**bits
-    assert torch.equal(decode(*encode(weight, codes(bits)), codes(bits)).view(30, 11), quantised)
+    assert torch.equal(decode(*encode(weight, cells(bits)), codes(bits)).view(30, 11), quantised)
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_quantising_follows_a_scale_and_a_shift(bits: int) -> None:
     weight = normal(20, 10)
-    moved = quantise(3 * weight + 2, codes(bits))
-    torch.testing.assert_close(moved, 3 * quantise(weight, codes(bits)) + 2, atol=1e-4, rtol=0)
+    moved = quantise(3 * weight + 2, codes(bits), cells(bits))
+    torch.testing.assert_close(moved, 3 * quantise(weight, codes(bits), cells(bits)) + 2, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_cells_are_those_that_the_published_sum_of_signs_tells_apart(bits: int) -> None:
+    code = torch.zeros(2**bits, dtype=torch.float64)
+    for _ in range(500):
+        border = (code[1:] + code[:-1]) / 2
+        share = F.pad(F.pad(torch.special.ndtr(border), (0, 1), value=1.0), (1, 0))
+        code = torch.special.ndtri((share[1:] + share[:-1]) / 2)
+    weight = normal(400, 500)
+    z = (weight - weight.mean()) / (weight.std() + 1e-5)
+    steps = (code[1:] - code[:-1]).float() / 2
+    summed = torch.zeros_like(z)
+    for at, step in zip(border.float(), steps, strict=True):
+        summed += (z - at).sign() * step
+    published = weight.std() * summed + weight.mean()
+    # 255 summands of float32 add rounding; a border half-way between the last codes is 1e-3 off
+    torch.testing.assert_close(quantise(weight, codes(bits), cells(bits)), published, atol=5e-6, rtol=0)
+
+
+def test_borders_of_256_codes_are_those_before_the_last_update() -> None:
+    book = torch.tensor(codebook(8), dtype=torch.float64)
+    gap = (torch.tensor(borders(8), dtype=torch.float64) - (book[1:] + book[:-1]) / 2).abs().max()
+    assert float(gap) == pytest.approx(9.6e-4, abs=2e-5)
 
 
 def test_the_error_on_normal_values_falls_with_every_bit() -> None:
     values = normal(20_000)
-    errors = [float((quantise(values, codes(bits)) - values).abs().mean()) for bits in BITS]
+    errors = [float((quantise(values, codes(bits), cells(bits)) - values).abs().mean()) for bits in BITS]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] == pytest.approx(0.4733, abs=0.01)  # E|Z - sign(Z) 0.6745| = 2 (2 phi(0.6745) - phi(0))
 
 
 def test_a_value_between_two_codes_belongs_to_the_upper_one() -> None:
-    indices, _ = encode(torch.tensor([-1.0, 0.0, 1.0]), codes(1))
+    indices, _ = encode(torch.tensor([-1.0, 0.0, 1.0]), cells(1))
     assert indices.tolist() == [0, 1, 1]
 
 

@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.backbones.sites import BlockSites, Branch, Site
-from clbench.petl import VTAB_RECIPE, Petl
+from clbench.petl import VTAB_RECIPE
 from clbench.petl.parts.initialise import kaiming_uniform
+from clbench.petl.parts.two_rates import TwoRates
 
 
 class LowRankUpdate(Branch):
@@ -62,11 +63,12 @@ class LowRankUpdate(Branch):
 
 
 @dataclass(frozen=True)
-class LowRankAdaptation(Petl, ABC):
+class LowRankAdaptation(TwoRates, ABC):
     """LoRA on the fused qkv layer, without the choice of its parts: identity at the start, mergeable."""
 
     mergeable: ClassVar[bool] = True
     recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
+    faster: ClassVar[tuple[str, ...]] = ("up",)
 
     rank: Annotated[int, Field(ge=1)] = 8  # r
     alpha: Annotated[float, Field(ge=0)] = 0.0  # numerator of the scale alpha / r; 0: r, a scale of 1

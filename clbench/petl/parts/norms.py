@@ -14,7 +14,7 @@ def norm_parameters(backbone: Backbone) -> list[str]:
     """Return the names of every norm's scale and shift; a batch norm's statistics are not among them."""
     return [
         f"{path}.{name}"
-        for path, module in backbone.named_modules()
+        for path, module in backbone.own_modules()
         if isinstance(module, NORMS)
         for name, _ in module.named_parameters(recurse=False)
     ]

@@ -45,12 +45,12 @@ class Place:
 
     def copied(self) -> nn.Linear:
         """Return the layer as one of its own, in main memory, for peft to change as it likes."""
-        weight = self.weight.detach()
+        weight = self.weight.detach().float()  # some of peft's decompositions take nothing wider
         return frozen_linear(weight if weight.is_meta else weight.cpu(), self.bias)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Place:
-        """Return the place itself: it is the backbone's."""
-        return self
+        """Return the place in the copy of the backbone, if that is what is copied; else the place itself."""
+        return Place(memo.get(id(self.site), self.site), self.rows, self.name)
 
 
 class StandIn(nn.Module):
@@ -78,8 +78,8 @@ class StandIn(nn.Module):
         return output if inputs is known else output + F.linear(inputs - known, self.weight)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StandIn:
-        """Return another one for the same layer of the backbone."""
-        return StandIn(self.place)
+        """Return another one, for the layer of the same backbone or of its copy."""
+        return StandIn(copy.deepcopy(self.place, memo))
 
 
 class PeftBranch(Branch):

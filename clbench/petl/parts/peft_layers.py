@@ -105,7 +105,7 @@ def _subtract_start(layer: Any) -> None:
 def _check_untouched(layer: Any, place: Place, method: str) -> None:
     """Raise PeftError if peft has changed the copy of a weight: the backbone's own has not changed."""
     weight = layer.get_base_layer().weight
-    if not weight.is_meta and not torch.equal(weight, place.weight.to(weight.device)):
+    if not weight.is_meta and not torch.equal(weight, place.weight.to(weight)):
         raise PeftError(f"this release of peft takes {method}'s start off the weight, which is not expected")
 
 

@@ -65,11 +65,16 @@ def without_prompts(tokens: Tensor, length: int, num_prefix: int) -> Tensor:
 
 def drawn_prompts(backbone: Backbone, length: int, generator: torch.Generator) -> Tensor:
     """Return new prompts for one block; NoSuchSiteError where blocks see no sequence of tokens."""
-    if any(block.grid is None for block in backbone.blocks):
-        raise NoSuchSiteError(
-            f"prompts need blocks that see a sequence of tokens; those of {backbone.name} see maps"
-        )
+    require_sequence(backbone)
     width = backbone.blocks[0].width
     patches = cast("nn.Conv2d", backbone.site("patches").layer)
     bound = math.sqrt(6 / (patches.weight[0].numel() + width))
     return torch.empty(length, width).uniform_(-bound, bound, generator=generator)
+
+
+def require_sequence(backbone: Backbone) -> None:
+    """Raise NoSuchSiteError where blocks see no sequence of tokens."""
+    if any(block.grid is None for block in backbone.blocks):
+        raise NoSuchSiteError(
+            f"prompts need blocks that see a sequence of tokens; those of {backbone.name} see maps"
+        )
