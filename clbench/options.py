@@ -14,6 +14,7 @@ from clbench.registry import did_you_mean
 
 Value = bool | int | float | str
 C = TypeVar("C")
+LATER = "later"  # in an option's annotation: it came after records were written (see ``complete``)
 AS_TYPED = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)  # tasks = 10 is as good as "10"
 
 
@@ -52,11 +53,32 @@ def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
 
 def _chosen(hint: Any, value: Any) -> Any:
     """Return the one of a fixed set of choices that is written so; pydantic reads no number for those."""
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
     choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
     return {str(choice): choice for choice in choices}.get(value, value) if isinstance(value, str) else value
 
 
 def complete(component: type, section: str, options: Mapping[str, Any]) -> dict[str, Value]:
-    """Return every option of a component with its validated or default value."""
+    """Return every option of a component with its validated or default value.
+
+    An option annotated ``LATER`` is left out at its default, so that what was written before it came keeps
+    its id.
+    """
     instance: object = build(component, section, options)
-    return {name: getattr(instance, name) for name in option_types(component)}
+    defaults = {field.name: field.default for field in dataclasses.fields(component)}
+    values = {name: getattr(instance, name) for name in option_types(component)}
+    return {
+        name: value
+        for name, value in values.items()
+        if value != defaults[name] or not _came_later(component, name)
+    }
+
+
+def is_whole(component: type, options: Mapping[str, Any]) -> bool:
+    """Tell whether options are all that ``complete`` may return: nothing is left for anybody to choose."""
+    return all(name in options or _came_later(component, name) for name in option_types(component))
+
+
+def _came_later(component: type, name: str) -> bool:
+    return LATER in getattr(option_types(component)[name], "__metadata__", ())

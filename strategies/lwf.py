@@ -38,7 +38,7 @@ from clbench.strategies import Strategy, Task, register
 class LwF(Strategy):
     """Cross-entropy among the task's classes, distillation of the earlier ones from the network before."""
 
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online+full": FROM_SCRATCH}
     needs: ClassVar[tuple[str, ...]] = ("boundaries",)
 
     strength: Annotated[float, Field(ge=0)] = 1.0  # weight of the distillation
