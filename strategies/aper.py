@@ -58,8 +58,8 @@ class APER(Strategy):
     }
     module_options: ClassVar[dict[str, dict[str, Any]]] = {
         "adaptformer": {"rank": 64},
-        "vpt-deep": {"length": 5, "start": "zeros"},
-        "vpt-shallow": {"length": 5, "start": "zeros"},
+        "vpt-deep": {"length": 5, "first_values": "zeros"},
+        "vpt-shallow": {"length": 5, "first_values": "zeros"},
     }
 
     epochs: Annotated[int, Field(ge=1)] = 20  # on the first task

@@ -86,6 +86,10 @@ class Live(Progress):
         names = [part.name for part in (spec.stream, spec.strategy, spec.backbone, spec.petl)]
         self._say(f"{' · '.join(names)} · seed {spec.run.seed} · {spec.run.device} -> {folder}")
 
+    def cautioned(self, caution: str) -> None:
+        """Say what should be known of the run."""
+        self._say(f"caution: {caution}")
+
     def task_started(self, task: int, classes: list[str], num_images: int) -> None:
         """Remember the task; its bars come with its epochs."""
         self.task = task

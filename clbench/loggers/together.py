@@ -26,6 +26,11 @@ class Together(Progress):
         for each in self.members:
             each.run_started(spec, folder, num_tasks)
 
+    def cautioned(self, caution: str) -> None:
+        """Pass it on."""
+        for each in self.members:
+            each.cautioned(caution)
+
     def run_resumed(self, num_steps: int) -> None:
         """Pass it on."""
         for each in self.members:

@@ -37,11 +37,11 @@ class DeepPrompts(Petl):
     recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     length: Annotated[int, Field(ge=1)] = 10  # prompts a block, p; 1 to 200 in the paper
-    start: Annotated[Literal["drawn", "zeros"], LATER] = "drawn"  # the prompts' first values
+    first_values: Annotated[Literal["drawn", "zeros"], LATER] = "drawn"  # of the prompts
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Insert prompts before every block and take them out after it."""
         for block in backbone.blocks:
-            prompts = drawn_prompts(backbone, self.length, generator, self.start)
+            prompts = drawn_prompts(backbone, self.length, generator, self.first_values)
             yield block[""], Insertion(prompts, block.num_prefix)
             yield block[""], Removal(self.length, block.num_prefix)

@@ -17,6 +17,9 @@ class Progress:
     def run_started(self, spec: RunSpec, folder: Path, num_tasks: int) -> None:
         """Hear that a run begins, or goes on, and where its record lies."""
 
+    def cautioned(self, caution: str) -> None:
+        """Hear, in one line, what a user should know of the run before its numbers are trusted."""
+
     def run_resumed(self, num_steps: int) -> None:
         """Hear that the run goes on after so many training steps."""
 

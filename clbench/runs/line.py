@@ -30,7 +30,7 @@ from clbench.report import write_figures
 from clbench.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clbench.runs.evaluator import Columns
 from clbench.runs.loop import BEFORE, Loop
-from clbench.runs.needs import refuse_impossible, refuse_unknown_classes, refuse_waiting
+from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.runs.probe import Probe, ProbeSet
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
@@ -98,6 +98,8 @@ def execute(
     record.write_json("environment.json", environment())
     record.write_json("hashes.json", parts.hashes())
     record.event("started")
+    for caution in cautions(spec.strategy.name, parts.strategy, parts.stream):
+        record.event("caution", told=caution)
     _finish(record, parts, progress or Progress(), places, checkpoint=None)
     return record
 
@@ -155,6 +157,8 @@ def _finish(
     images = ProbeSet.draw(loop.evaluator, parts.seeds, run.probe_images) if run.probe_images else None
     probe = Probe(parts.backbone, loop.evaluator, images) if images else None
     progress.run_started(record.spec, record.path, len(stream.tasks))
+    for caution in cautions(record.spec.strategy.name, parts.strategy, stream):
+        progress.cautioned(caution)
     loop.run(checkpoint)
     record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
     write_figures(record)

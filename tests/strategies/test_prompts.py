@@ -136,7 +136,7 @@ def test_a_query_does_not_feel_the_module_beside_the_prompts(name: str) -> None:
     [
         # many prompts, and keys that stay where they were drawn: random features differ little
         ("l2p", {"pool_size": 20, "prompt_length": 1, "key_weight": 0.0}),
-        ("dualprompt", {"key_weight": 1.0}),
+        ("dualprompt", {"start": "wide"}),  # near keys are found by all images alike
     ],
 )
 def test_selection_by_batch_fails_the_contract_as_it_leaks(name: str, options: dict[str, object]) -> None:

@@ -64,7 +64,10 @@ def without_prompts(tokens: Tensor, length: int, num_prefix: int) -> Tensor:
 
 
 def drawn_prompts(
-    backbone: Backbone, length: int, generator: torch.Generator, start: Literal["drawn", "zeros"] = "drawn"
+    backbone: Backbone,
+    length: int,
+    generator: torch.Generator,
+    first_values: Literal["drawn", "zeros"] = "drawn",
 ) -> Tensor:
     """Return new prompts for one block; NoSuchSiteError where blocks see no sequence of tokens."""
     if any(block.grid is None for block in backbone.blocks):
@@ -72,7 +75,7 @@ def drawn_prompts(
             f"prompts need blocks that see a sequence of tokens; those of {backbone.name} see maps"
         )
     width = backbone.blocks[0].width
-    if start == "zeros":
+    if first_values == "zeros":
         return torch.zeros(length, width)
     patches = cast("nn.Conv2d", backbone.site("patches").layer)
     bound = math.sqrt(6 / (patches.weight[0].numel() + width))
