@@ -50,7 +50,11 @@ class SLDA(ClosedForm):
     def end_task(self, task: Task, images: Feed) -> None:
         """Add the task's images to the statistics; shrink the covariance of the first."""
         super().end_task(task, images)
-        if task.index == 0 and self.first_covariance == "oas":
+        self.shrink_first(task.index)
+
+    def shrink_first(self, task: int) -> None:
+        """Shrink the covariance if it is that of the first task, as much as its images are too few."""
+        if task == 0 and self.first_covariance == "oas":
             (scatter_DD,), num_images = self.gaussians.scatters, int(self.gaussians.counts.sum())
             scatter_DD.copy_(num_images * oracle_approximating(scatter_DD / num_images, num_images))
 
