@@ -64,8 +64,9 @@ class EASE(Strategy):
     learning_rate: Annotated[float, Field(gt=0)] = 0.025
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Schedule = "cosine"
-    # of old classes in a newer subspace: mixed of the next task's, or after each task of all that came since
-    old_prototypes: Annotated[Literal["complemented", "recomputed"], LATER] = "complemented"
+    old_prototypes: Annotated[Literal["complemented", "recomputed"], LATER] = (
+        "complemented"  # in a newer subspace, by its own classes; or after each task by all that came since
+    )
     other_weight: Annotated[float, Field(ge=0)] = 0.1  # alpha: of all subspaces but a class's own, together
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:

@@ -44,8 +44,9 @@ class SLDA(ClosedForm):
 
     shrinkage: Annotated[float, Field(gt=0, le=1)] = 1e-4  # e: share of the identity in the covariance
 
-    # of the first task: shrunk by as much as its images are too few, or as it is
-    first_covariance: Annotated[Literal["oas", "empirical"], LATER] = "oas"
+    first_covariance: Annotated[Literal["oas", "empirical"], LATER] = (
+        "oas"  # of the first task: shrunk by as much as its images are too few, or as it is
+    )
 
     def end_task(self, task: Task, images: Feed) -> None:
         """Add the task's images to the statistics; shrink the covariance of the first."""

@@ -173,4 +173,4 @@ def get(name: str) -> type[Strategy]:
     return registry.get(strategy)
 
 
-__all__ = ["Schedule", "Strategy", "Task", "combinations", "get", "names", "register", "split"]
+__all__ = ["Strategy", "Task", "combinations", "get", "names", "register", "split"]

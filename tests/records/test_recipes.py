@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from clbench import petl, strategies, streams
+from clbench.cli.describing import describe
 from clbench.options import SpecError, build, is_whole, option_types
 from clbench.records.recipes import BACKBONES, ORIGINS, Setting, place, with_recipes
 from clbench.records.spec import RunSpec, resolve
@@ -230,3 +231,15 @@ def test_a_strategys_words_say_whose_its_defaults_are(name: str):
 
 def test_every_strategy_with_a_named_recipe_is_among_those():
     assert {name for name in strategies.names() if strategies.get(name).named_recipes} <= set(PRE_TRAINED)
+
+
+def test_what_is_shown_of_a_strategy_lists_its_recipes_by_place_and_whose_they_are():
+    notes = [str(note) for note in describe("dualprompt")[0].notes]
+    assert f"recipe authors, the default: {ORIGINS['authors']}" in notes
+    assert f"on {R} the defaults are: epochs=50, base_rate=0.005, expert_length=20" in notes
+    assert any(note.startswith("recipe pilot: LAMDA-PILOT") for note in notes)
+    assert f"in recipe pilot on {R} the defaults are: epochs=10" in notes
+    fecam = [str(note) for note in describe("fecam")[0].notes]
+    assert any(note.startswith("on a convnet the defaults are: power=0.5") for note in fecam)
+    aper = [str(note) for note in describe("aper")[0].notes]
+    assert "with full the defaults are: epochs=5, batch_size=128" in aper
