@@ -139,7 +139,7 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
             name=strategy_name, options=complete(strategy, "strategy", {**defaults, **tables["strategy"]})
         ),
         backbone=Part(name=backbone_name, options=backbone),
-        petl=Part(name=petl_name, options=_module(strategy, petl_name, tables["petl"])),
+        petl=Part(name=petl_name, options=_module(strategy, petl_name, tables)),
         run=_run_options(tables["run"]),
     )
 
@@ -163,13 +163,14 @@ def _defaults(
     }
 
 
-def _module(strategy: type[Strategy], name: str, chosen: Mapping[str, Any]) -> dict[str, Value]:
+def _module(strategy: type[Strategy], name: str, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]:
     """Return all options of a module, its defaults being those that a strategy has for it."""
     from clbench import petl
 
     module = petl.get(name)
-    defaults = {} if is_whole(module, chosen) else strategy.module_options.get(name, {})
-    return complete(module, "petl", {**defaults, **chosen})
+    is_written = is_whole(strategy, tables["strategy"]) and is_whole(module, tables["petl"])
+    defaults = {} if is_written else strategy.module_options.get(name, {})
+    return complete(module, "petl", {**defaults, **tables["petl"]})
 
 
 def _backbone(table: dict[str, Any]) -> tuple[str, dict[str, Value]]:

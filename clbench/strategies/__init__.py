@@ -47,7 +47,7 @@ class Strategy(ABC):
     named_recipes: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {}  # of other code bases, likewise
     module_options: ClassVar[dict[str, dict[str, Any]]] = {}  # a module's other defaults, by its name
     needs: ClassVar[tuple[str, ...]] = ()  # of stream and backbone: names in clbench.runs.needs.NEEDS
-    rereads: ClassVar[str] = ""  # for what it looks at the images of a task again that it has trained on
+    rereads: ClassVar[str] = ""  # for what it reads images again that it trains on, in words
     resumable: ClassVar[bool] = True  # whether parts() is its whole state; if not, a stopped run begins anew
 
     epochs: Annotated[int, Field(ge=1)] = 5  # passes over the training data of a task
@@ -57,7 +57,7 @@ class Strategy(ABC):
     learning_rate: Annotated[float, Field(gt=0)] = 0.0028125
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of sgd
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Schedule = "constant"  # of the learning rate over a task; cosine: to 0, from step to step
+    schedule: Schedule = "constant"  # of the rate; cosine: to 0, by step; quarter-cosine: to 0.016, by epoch
     milestone: Annotated[float, Field(gt=0, le=1), LATER] = (
         0.9  # step: share of the epochs before a tenth of it
     )

@@ -150,6 +150,11 @@ def test_what_is_given_wins_over_a_named_recipe():
     assert resolve(named).petl.name == "lora"
 
 
+def test_a_modules_option_leaves_its_others_as_the_strategy_has_them():
+    options = resolve({"strategy": {"name": "aper-vpt-deep"}, "petl": {"length": 30}}).petl.options
+    assert options == {"length": 30, "first_values": "zeros"}
+
+
 # ids
 
 
