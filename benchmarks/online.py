@@ -97,7 +97,7 @@ def has_memory(name: str) -> bool:
 
 def from_scratch(name: str) -> dict[str, object]:
     """Return the optimiser of this table, for a strategy without one of its own for it."""
-    own = strategies.get(name).recipes.get("online-full", {})
+    own = strategies.get(name).recipes.get("online+full", {})
     return {} if own else {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0}
 
 

@@ -53,6 +53,8 @@ def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
 
 def _chosen(hint: Any, value: Any) -> Any:
     """Return the one of a fixed set of choices that is written so; pydantic reads no number for those."""
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
     choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
     return {str(choice): choice for choice in choices}.get(value, value) if isinstance(value, str) else value
 
@@ -65,13 +67,19 @@ def complete(component: type, section: str, options: Mapping[str, Any]) -> dict[
     """
     instance: object = build(component, section, options)
     defaults = {field.name: field.default for field in dataclasses.fields(component)}
-    values = {name: getattr(instance, name) for name in option_types(component)}
+    came_later = _came_later(component)
     return {
-        name: value
-        for name, value in values.items()
-        if value != defaults[name] or not _came_later(component, name)
+        name: getattr(instance, name)
+        for name in option_types(component)
+        if name not in came_later or getattr(instance, name) != defaults[name]
     }
 
 
-def _came_later(component: type, name: str) -> bool:
-    return LATER in getattr(option_types(component)[name], "__metadata__", ())
+def is_whole(component: type, options: Mapping[str, Any]) -> bool:
+    """Tell whether options are all that ``complete`` may return: nothing is left for anybody to choose."""
+    return set(option_types(component)) <= {*options, *_came_later(component)}
+
+
+def _came_later(component: type) -> set[str]:
+    hints = option_types(component)
+    return {name for name, hint in hints.items() if LATER in getattr(hint, "__metadata__", ())}

@@ -29,7 +29,8 @@ from clbench.strategies import Task, register
 class AGEM(Rehearsal):
     """Cross-entropy over all classes seen so far, its gradient projected where it would harm the memory."""
 
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online+full": FROM_SCRATCH}
+    rereads: ClassVar[str] = "the memory, when the task ends"
     needs: ClassVar[tuple[str, ...]] = ("boundaries",)
 
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images

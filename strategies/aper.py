@@ -6,7 +6,15 @@ the first task with a cosine classifier, and is kept. A class's prototype is the
 features without the module and with it, one behind the other; the score is a cosine.
 
 The paper's variants are ``aper-adaptformer``, ``aper-ssf``, ``aper-vpt-deep``, ``aper-vpt-shallow`` and
-``aper-full``.
+``aper-full``, each with the defaults of the authors' own code on CIFAR-100 and ImageNet-R.
+``strategy.recipe=pilot`` takes LAMDA-PILOT's (but for the number of prompts, 30 on ImageNet-R:
+``petl.length``).
+
+Differs from the paper:
+- A tenth of the training images is held out for tuning: ``--set stream.validation_rate=0`` trains on all.
+- Crops cover 8 to 100 % of an image, theirs 5 to 100 %; their class order is that of ``--set
+  stream.order=1993``. The cosine of the learning rate goes from step to step, theirs from epoch to epoch.
+  Their classifier starts as ours.
 """
 
 from __future__ import annotations
@@ -20,11 +28,11 @@ from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.data.inputs import Batch, Feed, Inputs
-from clbench.learning.first_session import IMAGENET_R, FirstSession
+from clbench.learning.first_session import FirstSession
 from clbench.learning.prototypes import Prototypes
 from clbench.petl import Petl
 from clbench.seeds import Seeds
-from clbench.strategies import Strategy, Task, register
+from clbench.strategies import Schedule, Strategy, Task, register
 
 
 @register("aper", petl="adaptformer")
@@ -33,11 +41,25 @@ class APER(Strategy):
     """Cosine to class means of concatenated features; only the first task is trained on."""
 
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "many-passes")
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"split-imagenet-r": IMAGENET_R}
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {
+        "full": {"epochs": 5, "batch_size": 128},
+        "vpt-deep": {"epochs": 5, "batch_size": 16, "learning_rate": 0.05},
+        "adaptformer+split-imagenet-r": {"batch_size": 24, "learning_rate": 0.05, "weight_decay": 5e-3},
+    }
+    named_recipes: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {
+        "pilot": {
+            "full": {"epochs": 6, "weight_decay": 0.05},
+            "full+split-imagenet-r": {"epochs": 5, "batch_size": 144, "weight_decay": 5e-3},
+            "vpt-deep": {"epochs": 20, "batch_size": 48, "learning_rate": 0.01},
+            "vpt-deep+split-imagenet-r": {"batch_size": 24, "learning_rate": 0.05},
+            "vpt-shallow+split-imagenet-r": {"batch_size": 24, "learning_rate": 0.03, "weight_decay": 5e-3},
+            "adaptformer+split-imagenet-r": {"epochs": 10, "batch_size": 16},
+        }
+    }
     module_options: ClassVar[dict[str, dict[str, Any]]] = {
         "adaptformer": {"rank": 64},
-        "vpt-deep": {"length": 5},
-        "vpt-shallow": {"length": 5},
+        "vpt-deep": {"length": 5, "first_values": "zeros"},
+        "vpt-shallow": {"length": 5, "first_values": "zeros"},
     }
 
     epochs: Annotated[int, Field(ge=1)] = 20  # on the first task
@@ -45,7 +67,7 @@ class APER(Strategy):
     optimizer: Literal["adam", "adamw", "sgd"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Schedule = "cosine"
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the module, and start without prototypes."""

@@ -16,7 +16,7 @@ Differs from the paper: F is taken at the true labels (the empirical Fisher info
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -30,6 +30,8 @@ from clbench.strategies import Task, register
 @dataclass
 class EWC(Anchored):
     """Cross-entropy over all classes seen so far, and the pull towards earlier parameters."""
+
+    rereads: ClassVar[str] = "the Fisher information, when the task ends"
 
     strength: Annotated[float, Field(ge=0)] = 1000.0  # lambda / 2
     mode: Literal["separate", "online"] = "separate"  # a penalty of each task, or one that is renewed

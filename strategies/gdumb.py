@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from clbench.data.batches import in_order
 from clbench.data.samples import Samples
 from clbench.data.stored import Stored
 from clbench.learning.rehearsal import Rehearsal
-from clbench.strategies import Task, register
+from clbench.strategies import Schedule, Task, register
 
 PIECE = 256  # images offered to the memory at a time
 
@@ -35,10 +35,10 @@ class GDumb(Rehearsal):
 
     recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "online": {"memory_epochs": 30},
-        "online-full": {"optimizer": "sgd", "learning_rate": 0.05},
+        "online+full": {"optimizer": "sgd", "learning_rate": 0.05},
     }
 
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Schedule = "cosine"
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images
     memory_epochs: Annotated[int, Field(ge=0)] = 0  # passes over the memory; 0: ``epochs``
 

@@ -44,7 +44,7 @@ MINING_MARGIN = 0.1  # of the Multi-Similarity paper
 class Generative(Strategy):
     """A metric loss on new and replayed images; class means of the memory, as the encoder sees it now."""
 
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online+full": FROM_SCRATCH}
 
     epochs: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] = 16

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +27,7 @@ from clbench.data.inputs import Batch, Inputs
 from clbench.data.samples import Samples, join
 from clbench.learning.classifier import Classifier
 from clbench.learning.losses.quality_retaining import QualityRetaining
+from clbench.options import LATER
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task, register
@@ -41,7 +42,7 @@ class Joint(Strategy):
     needs: ClassVar[tuple[str, ...]] = ("many-passes",)
 
     when: Literal["last", "every"] = "last"  # train after the last task only, or after every task
-    quality_retaining: Literal["off", "two_sample", "ema"] = (
+    quality_retaining: Annotated[Literal["off", "two_sample", "ema"], LATER] = (
         "off"  # hold a class near its earlier logits: the last two, or their moving average
     )
 

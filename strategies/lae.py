@@ -3,11 +3,18 @@
 Q. Gao, C. Zhao, Y. Sun, T. Xi, G. Zhang, B. Ghanem, J. Zhang, "A Unified Continual Learning Framework with
 General Parameter-Efficient Tuning", ICCV 2023, arXiv 2303.10070.
 
+The defaults are those of the authors' own code on CIFAR-100, ImageNet-R and DomainNet;
+``strategy.recipe=pilot`` takes LAMDA-PILOT's numbers (not its other schedule, in which the first task
+freezes, too). Where an image comes only once there is no epoch in which the head learns alone: the module
+would never learn after the first task.
+
 Differs from the paper:
 - Images are cropped and normalised as the backbone was pre-trained. The official script feeds [0, 1] and
   keeps 7/8 of the test image: ``--set backbone.normalise=unit --set backbone.crop=0.875 --set
   backbone.interpolation=bilinear``.
 - A tenth of the training images is held out for tuning: ``--set stream.validation_rate=0`` trains on all.
+- Heads start from N(0, 0.001^2), crops cover 8 to 100 % of an image and the classes come in their natural
+  order, as the authors' do; their other orders are ``--set stream.order=lae-2`` and ``lae-3``.
 - On streams without a recipe of their own, CIFAR-100's is used.
 - The adapted blocks are the first 5/12 of any backbone, which is what the paper adapts in each of its three.
 
@@ -49,6 +56,10 @@ class LAE(Strategy):
         "split-digits": {"frozen_epochs": 12},  # three fifths of the epochs, as in the paper
         "split-imagenet-r": LONG_RECIPE,
         "domainnet": LONG_RECIPE,
+        "online": {"frozen_epochs": 0},
+    }
+    named_recipes: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {
+        "pilot": {"any": {"petl": "prefix", "batch_size": 128}}
     }
 
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "new-classes", "disjoint-classes")
@@ -122,6 +133,15 @@ class LAE(Strategy):
             return self._opinion([online])
         with swapped(off=self.online, on=self.offline):
             return self._opinion([online, self._logits(inputs)])
+
+    def cautions(self) -> list[str]:
+        """Tell of a schedule in which the module stays as the first task left it."""
+        if self.frozen_epochs < self.epochs:
+            return []
+        return [
+            f"strategy.frozen_epochs={self.frozen_epochs} of strategy.epochs={self.epochs}: after the first"
+            " task the module does not learn, only the head does"
+        ]
 
     def notes(self) -> dict[str, float]:
         """Tell the mean conflict of the two modules on the images predicted last."""

@@ -39,7 +39,7 @@ class LwF(Strategy):
     """Cross-entropy among the task's classes, distillation of the earlier ones from the network before."""
 
     gives_probabilities: ClassVar[bool] = True
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online+full": FROM_SCRATCH}
     needs: ClassVar[tuple[str, ...]] = ("boundaries",)
 
     strength: Annotated[float, Field(ge=0)] = 1.0  # weight of the distillation

@@ -13,7 +13,7 @@ Differs from the paper: the importances are estimated from some of the images.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -28,6 +28,8 @@ from clbench.strategies import Task, register
 @dataclass
 class MAS(Anchored):
     """Cross-entropy over all classes seen so far, and the pull towards the last task's parameters."""
+
+    rereads: ClassVar[str] = "the importances, when the task ends"
 
     strength: Annotated[float, Field(ge=0)] = 1.0  # lambda
     importance_images: Annotated[int, Field(ge=0)] = 500  # that Omega is estimated from; 0: all of the task

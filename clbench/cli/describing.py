@@ -9,11 +9,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from clbench import backbones, petl, strategies, streams
 from clbench.cards import RegistryError
 from clbench.cli.listing import KINDS, REGISTRIES, SECTION_OF, metric_summaries
-from clbench.cli.options import Option, options
+from clbench.cli.options import Option, options, value_in_words
+from clbench.records.recipes import AUTHORS, ORIGINS, place
 from clbench.registry import UnknownNameError, did_you_mean
 from clbench.runs.needs import NEEDS
 from clbench.strategies import Strategy
@@ -187,9 +189,12 @@ def _of_strategy(name: str) -> Iterator[Note]:
     yield _of_scores(strategy)
     for need in strategy.needs:
         yield Note(f"needs {NEEDS[need].words}: {NEEDS[need].remedy}")
-    for stream, recipe in sorted(strategy.recipes.items()):
-        values = tuple(f"{option}={value}" for option, value in recipe.items())
-        yield Note(f"{_place(stream)} the defaults are", values)
+    if strategy.rereads:
+        yield Note(
+            f"reads the images of a task again ({strategy.rereads}): where stream.online shows each once, it"
+            " keeps them until the task ends, which the run says and a strict online learner may not do"
+        )
+    yield from _of_recipes(name, strategy)
     default = strategies.registry.card(name).preset.get("petl", "linear")
     yield Note(
         f"combines with every stream and backbone that meet its needs, and every module, as in {name}-lora"
@@ -207,12 +212,21 @@ def _of_scores(strategy: type[Strategy]) -> Note:
     return Note(f"its scores are probabilities if {condition}")
 
 
-def _place(recipe: str) -> str:
-    """Say where a recipe of a strategy holds: on a stream, or in a single pass, perhaps with one module."""
-    if recipe.partition("-")[0] != "online":
-        return f"on {recipe}"
-    module = recipe.removeprefix("online").lstrip("-")
-    return f"in a single pass{f' with {module}' if module else ''} (stream.online)"
+def _of_recipes(name: str, strategy: type[Strategy]) -> Iterator[Note]:
+    """Tell the defaults by place, and those of other code bases, whose they are, and how to take them."""
+    if strategy.named_recipes:
+        yield Note(f"recipe {AUTHORS}, the default: {ORIGINS[AUTHORS]}")
+    for key, recipe in sorted(strategy.recipes.items()):
+        yield Note(f"{place(key)} the defaults are", _written(recipe))
+    for other, recipes in sorted(strategy.named_recipes.items()):
+        whose = f": {ORIGINS[other]}" if other in ORIGINS else ""
+        yield Note(f"recipe {other}{whose}; clbench run --strategy {name} --set strategy.recipe={other}")
+        for key, recipe in sorted(recipes.items()):
+            yield Note(f"in recipe {other} {place(key)} the defaults are", _written(recipe))
+
+
+def _written(recipe: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{option}={value_in_words(value)}" for option, value in recipe.items())
 
 
 def _of_stream(name: str) -> Iterator[Note]:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.data.inputs import Feed, Inputs
-from clbench.learning.gaussians import Gaussians
+from clbench.learning.gaussians import Gaussians, PoweredGaussians
 from clbench.learning.prototypes import Prototypes
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task
 
-Statistics = Gaussians | Prototypes
+Statistics = Gaussians | PoweredGaussians | Prototypes
 Rule = Callable[[Tensor], Tensor]  # features (B, D) to scores (B, C)
 
 

@@ -15,9 +15,6 @@ from clbench.learning.heads import CosineHead
 from clbench.petl import Petl
 from clbench.seeds import Seeds
 
-# What the authors of APER and RanPAC set for ImageNet-R; for CIFAR-100 it is the strategies' defaults.
-IMAGENET_R = {"epochs": 10, "batch_size": 16, "learning_rate": 0.05, "weight_decay": 5e-3}
-
 
 class FirstSession:
     """A module on a backbone, and the classifier that it learns with in the first task."""

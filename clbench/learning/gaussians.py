@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clbench.finite import refuse_any_not_finite
 from clbench.kinds import HasKinds
+from clbench.learning.prototypes import Prototypes
 
 
 class Gaussians(HasKinds):
@@ -75,3 +76,38 @@ class Gaussians(HasKinds):
         for number in met.tolist():
             own_RD = deviation_RD[classes == number]
             self.scatters[number] += (own_RD.T @ own_RD).to(self.scatters.dtype)
+
+
+class PoweredGaussians(HasKinds):
+    """Means of features as they are, and covariances of their powers."""
+
+    def __init__(self, width: int, *, power: float, is_shared: bool) -> None:
+        """Start without classes; ``is_shared`` keeps one covariance within all classes together."""
+        super().__init__()
+        self.power = power
+        self.prototypes = Prototypes(width)
+        self.gaussians = Gaussians(width, is_shared=is_shared)
+
+    @property
+    def means(self) -> Tensor:
+        """The mean features (C, D), float32."""
+        return self.prototypes.means
+
+    def grow(self, num_classes: int, device: torch.device) -> None:
+        """Make room for new classes."""
+        self.prototypes.grow(num_classes, device)
+        self.gaussians.grow(num_classes, device)
+
+    def add(self, feature_BD: Tensor, labels: Tensor) -> None:
+        """Learn from features and their labels (B,)."""
+        self.prototypes.add(feature_BD, labels)
+        self.gaussians.add(powered(feature_BD, self.power), labels)
+
+    def covariances(self) -> Tensor:
+        """Return the covariances (C, D, D) of the powers, or the shared one (1, D, D)."""
+        return self.gaussians.covariances()
+
+
+def powered(feature_BD: Tensor, power: float) -> Tensor:
+    """Return the power of each feature's size, with its sign."""
+    return feature_BD.sign() * feature_BD.abs() ** power

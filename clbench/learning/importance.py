@@ -61,7 +61,7 @@ class Anchored(Strategy):
     """Cross-entropy over all classes seen so far, on the current data, and the pull; a subclass weighs it."""
 
     gives_probabilities: ClassVar[bool] = True
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online+full": FROM_SCRATCH}
     needs: ClassVar[tuple[str, ...]] = ("boundaries",)
     keeps_path: ClassVar[bool] = False  # whether each step's contribution is summed up
 

@@ -6,7 +6,7 @@ An image's query is its feature without prompts. It does not change, so that it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,18 @@ from clbench.learning.classifier import Classifier
 from clbench.petl import Petl
 from clbench.petl.parts.prompted import GivenPrefixes, GivenTokens
 from clbench.seeds import Seeds
+
+Start = Literal["small", "wide"]  # where prompts and keys are drawn from: U[0, 0.01) or U(-1, 1)
+
+
+def drawn(start: Start, generator: torch.Generator, *shape: int) -> Tensor:
+    """Return the first values of prompts or keys.
+
+    A step of Adam moves each by the learning rate at most: from U(-1, 1) a key needs thousands of steps to
+    turn to its queries, from U[0, 0.01) a few.
+    """
+    low, high = {"small": (0.0, 0.01), "wide": (-1.0, 1.0)}[start]
+    return torch.empty(shape).uniform_(low, high, generator=generator)
 
 
 class Prompts(HasKinds, nn.ParameterList):

@@ -33,7 +33,7 @@ class Replay(Strategy):
     """A head over all classes seen, and a reservoir of the images met; a subclass says what is learnt."""
 
     gives_probabilities: ClassVar[bool] = True
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online-full": FROM_SCRATCH}
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {"online+full": FROM_SCRATCH}
     keeps_logits: ClassVar[bool] = False  # whether the memory keeps the logits that an image had
     draws: ClassVar[tuple[str, ...]] = ("replay",)  # generators, each of which draws images for a step
 

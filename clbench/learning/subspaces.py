@@ -40,16 +40,23 @@ class Subspaces(HasKinds):
         self.prototypes = F.pad(self.prototypes, (0, 0, 0, num_classes, 0, 1))
 
     @torch.no_grad()
-    def fill(self, prototype_SJD: Tensor) -> None:
-        """Set the newest classes' prototypes, and the old classes' in the newest subspace."""
+    def fill(self, prototype_SJD: Tensor, *, recomputes: bool = False) -> None:
+        """Set the newest classes' prototypes, and those of old classes whose images were never seen there.
+
+        Args:
+            prototype_SJD: The newest classes' prototypes in all subspaces.
+            recomputes: Whether to work out anew, from all classes that came since a subspace was made, what
+                is there of the classes before it; else the newest subspace alone is filled.
+        """
         newest = len(self.prototypes) - 1
-        is_new = self.own == newest
-        self.prototypes[:, is_new] = prototype_SJD
-        for task in range(newest):
-            old_ID = self.prototypes[task, self.own == task]
-            self.prototypes[newest, self.own == task] = synthesised(
-                old_ID, prototype_SJD[task], prototype_SJD[newest]
-            )
+        self.prototypes[:, self.own == newest] = prototype_SJD
+        for subspace in range(1 if recomputes else newest, newest + 1):
+            is_known = self.own >= subspace
+            for task in range(subspace):
+                own_CD = self.prototypes[task]
+                self.prototypes[subspace, self.own == task] = synthesised(
+                    own_CD[self.own == task], own_CD[is_known], self.prototypes[subspace, is_known]
+                )
 
     def scores(self, feature_SBD: Tensor, other_weight: float) -> Tensor:
         """Return the weighted sums (B, C) of the cosines in all subspaces."""

@@ -84,5 +84,10 @@ def _read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _name_and_options(file: Path, about: dict[str, str]) -> tuple[str, dict[str, Any]]:
     try:
         return about["petl"], dict(json.loads(about["options"]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:  # the last: nested too deep to be options
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # the last: nested too deep to be options
         raise PetlFileError(f"{file} does not say which module it holds, with which options") from error

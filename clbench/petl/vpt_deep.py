@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
+from clbench.options import LATER
 from clbench.petl import VTAB_RECIPE, Petl, register
 from clbench.petl.parts.prompts import Insertion, Removal, drawn_prompts
 
@@ -36,10 +37,11 @@ class DeepPrompts(Petl):
     recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     length: Annotated[int, Field(ge=1)] = 10  # prompts a block, p; 1 to 200 in the paper
+    first_values: Annotated[Literal["drawn", "zeros"], LATER] = "drawn"  # of the prompts
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Insert prompts before every block and take them out after it."""
         for block in backbone.blocks:
-            prompts = drawn_prompts(backbone, self.length, generator)
+            prompts = drawn_prompts(backbone, self.length, generator, self.first_values)
             yield block[""], Insertion(prompts, block.num_prefix)
             yield block[""], Removal(self.length, block.num_prefix)

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
+from clbench.options import LATER
 from clbench.petl import Petl, register
 from clbench.petl.parts.prompts import Insertion, Removal, drawn_prompts
 
@@ -34,10 +35,11 @@ class ShallowPrompts(Petl):
     recipe: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "learning_rate": 0.0125, "momentum": 0.9}
 
     length: Annotated[int, Field(ge=1)] = 10  # prompts, p; 1 to 200 in the paper
+    first_values: Annotated[Literal["drawn", "zeros"], LATER] = "drawn"  # of the prompts
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:
         """Insert the prompts before the first block and take them out after the last one."""
-        prompts = drawn_prompts(backbone, self.length, generator)
+        prompts = drawn_prompts(backbone, self.length, generator, self.first_values)
         first, last = backbone.blocks[0], backbone.blocks[-1]
         yield first[""], Insertion(prompts, first.num_prefix)
         yield last[""], Removal(self.length, last.num_prefix)

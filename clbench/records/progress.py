@@ -18,7 +18,7 @@ class Progress:
         """Hear that a run begins, or goes on, and where its record lies."""
 
     def noted(self, line: str) -> None:
-        """Hear what a user should know of the data or the weights before the first task."""
+        """Hear what a user should know of data, weights or strategy before the first task."""
 
     def run_resumed(self, num_steps: int) -> None:
         """Hear that the run goes on after so many training steps."""

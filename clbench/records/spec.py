@@ -11,12 +11,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clbench.options import SpecError, Value, complete
+from clbench.options import SpecError, Value, complete, is_whole
+from clbench.records.recipes import AUTHORS, Setting, with_recipes, without_module
 from clbench.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def read_toml(text: str) -> dict[str, Any]:
 
 def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     """Fill every default in; ``sections`` may name only what differs from the embedded default run."""
-    from clbench import petl, strategies, streams
+    from clbench import strategies, streams
 
     tables = {kind: dict(sections.get(kind, {})) for kind in SECTIONS}
     stream_name = str(tables["stream"].pop("name", "split-digits"))
@@ -123,30 +125,55 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     named = tables["petl"].pop("name", None)
     if module and named and module != named:
         raise SpecError(f"--strategy {strategy_name}-{module} and --petl {named} contradict each other")
-    preset = strategies.registry.card(strategy_name).preset
-    petl_name = str(named or module or preset.get("petl", "linear"))
     stream_name, stream_options = streams.split(stream_name)
     stream = complete(streams.get(stream_name), "stream", {**stream_options, **tables["stream"]})
     backbone_name, backbone = _backbone(tables["backbone"])
-    recipe = {
-        **_fine_tuning(strategy, petl.get(petl_name), backbone["weights"]),
-        **streams.get(stream_name).recipe,
-        **strategy.recipes.get(stream_name, {}),
-    }
+    setting = Setting(stream_name, backbone_name, is_online=bool(stream.get("online")))
+    own_module = with_recipes(strategy, _recipe(tables["strategy"]), setting).get("petl")
+    preset = strategies.registry.card(strategy_name).preset
+    petl_name = str(named or module or own_module or preset.get("petl", "linear"))
+    setting = replace(setting, module=petl_name)
+    defaults = _defaults(strategy, setting, tables["strategy"], backbone["weights"])
     if stream.get("online"):
-        for each in ("online", f"online-{petl_name}"):
-            recipe |= strategy.recipes.get(each, {})
-        recipe |= _single_pass(stream["online"], tables["strategy"])
-    options = {**strategy.module_options.get(petl_name, {}), **tables["petl"]}
+        defaults |= _single_pass(stream["online"], tables["strategy"])
     return RunSpec(
         stream=Part(name=stream_name, options=stream),
         strategy=Part(
-            name=strategy_name, options=complete(strategy, "strategy", {**recipe, **tables["strategy"]})
+            name=strategy_name, options=complete(strategy, "strategy", {**defaults, **tables["strategy"]})
         ),
         backbone=Part(name=backbone_name, options=backbone),
-        petl=Part(name=petl_name, options=complete(petl.get(petl_name), "petl", options)),
+        petl=Part(name=petl_name, options=_module(strategy, petl_name, tables)),
         run=_run_options(tables["run"]),
     )
+
+
+def _recipe(chosen: Mapping[str, Any]) -> str:
+    return str(chosen.get("recipe", AUTHORS))
+
+
+def _defaults(
+    strategy: type[Strategy], setting: Setting, chosen: Mapping[str, Any], weights: Value
+) -> dict[str, Any]:
+    """Return what a strategy's options are where a user chose none; nothing where all were chosen."""
+    from clbench import petl, streams
+
+    if is_whole(strategy, chosen):  # written down by an older version, perhaps, without what came later
+        return {}
+    return {
+        **_fine_tuning(strategy, petl.get(setting.module), weights),
+        **streams.get(setting.stream).recipe,
+        **without_module(with_recipes(strategy, _recipe(chosen), setting)),
+    }
+
+
+def _module(strategy: type[Strategy], name: str, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]:
+    """Return all options of a module, its defaults being those that a strategy has for it."""
+    from clbench import petl
+
+    module = petl.get(name)
+    is_written = is_whole(strategy, tables["strategy"]) and is_whole(module, tables["petl"])
+    defaults = {} if is_written else strategy.module_options.get(name, {})
+    return complete(module, "petl", {**defaults, **tables["petl"]})
 
 
 def _backbone(table: dict[str, Any]) -> tuple[str, dict[str, Value]]:

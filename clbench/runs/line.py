@@ -30,7 +30,7 @@ from clbench.report import write_figures
 from clbench.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from clbench.runs.evaluator import Columns
 from clbench.runs.loop import BEFORE, Loop
-from clbench.runs.needs import refuse_impossible, refuse_unknown_classes, refuse_waiting
+from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.runs.probe import Probe, ProbeSet
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
@@ -99,6 +99,8 @@ def execute(
     record.write_json("environment.json", environment())
     record.write_json("hashes.json", parts.hashes())
     record.event("started")
+    for line in _notes(spec, parts):
+        record.event("noted", line=line)
     _finish(record, parts, progress or Progress(), places, checkpoint=None)
     return record
 
@@ -156,9 +158,8 @@ def _finish(
     images = ProbeSet.draw(loop.evaluator, parts.seeds, run.probe_images) if run.probe_images else None
     probe = Probe(parts.backbone, loop.evaluator, images) if images else None
     progress.run_started(record.spec, record.path, len(stream.tasks))
-    for line in (*stream.notes, *parts.backbone.notes):
+    for line in _notes(record.spec, parts):
         progress.noted(line)
-        record.event("noted", line=line)
     loop.run(checkpoint)
     record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
     write_figures(record)
@@ -166,6 +167,12 @@ def _finish(
     record.write_json("metrics.json", metrics)  # the last file: it means "finished"
     record.event("finished")
     progress.run_finished(record.path)
+
+
+def _notes(spec: RunSpec, parts: Parts) -> list[str]:
+    """Return what a user should know of the data, the weights and the strategy before the first task."""
+    told = [f"caution: {each}" for each in cautions(spec.strategy.name, parts.strategy, parts.stream)]
+    return [*parts.stream.notes, *parts.backbone.notes, *told]
 
 
 def _held(parts: Parts, meter: Meter) -> dict[str, dict[str, int]]:

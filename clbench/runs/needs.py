@@ -78,6 +78,17 @@ def refuse_impossible(name: str, strategy: Strategy, stream: TaskStream, backbon
             )
 
 
+def cautions(name: str, strategy: Strategy, stream: TaskStream) -> list[str]:
+    """Return what a user should know before a run that is possible, but may not be what it seems."""
+    found = strategy.cautions()
+    if strategy.rereads and stream.micro_batch:
+        found.append(
+            f"{name} reads the images of a task again ({strategy.rereads}), though stream.online="
+            f"{stream.micro_batch} shows each once: it keeps them until the task ends"
+        )
+    return found
+
+
 def refuse_unknown_classes(stream: TaskStream) -> None:
     """Raise NeedError in one line if a later task has classes that no head knows before it is learnt."""
     for task in stream.tasks[1:]:

@@ -9,6 +9,7 @@ import torch
 
 from clbench.strategies import Strategy
 
+STEP = 0.1  # of the learning rate, from the milestone on
 FUSED = ("cpu", "cuda")  # devices whose fused kernels are one call a step
 
 
@@ -46,8 +47,25 @@ def carry_over(before: torch.optim.Optimizer | None, after: torch.optim.Optimize
                 after.state[parameter] = state
 
 
-def set_rates(optimizer: torch.optim.Optimizer, strategy: Strategy, done: float) -> None:
-    """Set the learning rates for the step that comes after the share ``done`` of the task's steps."""
-    factor = (1 + math.cos(math.pi * done)) / 2 if strategy.schedule == "cosine" else 1.0
+def rate_factor(strategy: Strategy, done: float, epoch: int, num_epochs: int) -> float:
+    """Return the share of its learning rate that a step of a task gets by the strategy's schedule.
+
+    Args:
+        strategy: Whose schedule it is.
+        done: The share of the task's steps that is behind, in [0, 1).
+        epoch: The epoch (0-based) of the task that the step is in.
+        num_epochs: How many the task has.
+    """
+    if strategy.schedule == "cosine":
+        return (1 + math.cos(math.pi * done)) / 2
+    if strategy.schedule == "quarter-cosine":  # the published one: 99 % of the way to 0 in the last epoch
+        return math.cos(0.99 * math.pi / 2 * epoch / max(1, num_epochs - 1))
+    if strategy.schedule == "step":
+        return STEP if epoch >= round(strategy.milestone * num_epochs, 6) else 1.0
+    return 1.0
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set each learning rate to this share of what it was at first."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

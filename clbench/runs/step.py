@@ -10,7 +10,7 @@ from torch import Tensor
 from clbench.data.inputs import Batch
 from clbench.evaluate.meter import Meter
 from clbench.runs.modes import evaluation_mode, training_mode
-from clbench.runs.optimizers import set_rates
+from clbench.runs.optimizers import rate_factor, set_rates
 from clbench.runs.soundness import refuse_first_loss
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
@@ -72,7 +72,8 @@ class Step:
     def _update(self, batch: Batch, optimizer: torch.optim.Optimizer, done: float) -> Tensor:
         training_mode(self.strategy)
         self.seeds.seed_torch(*batch.position)
-        set_rates(optimizer, self.strategy, done)
+        num_epochs = self.strategy.num_epochs(batch.task)
+        set_rates(optimizer, rate_factor(self.strategy, done, batch.position[1], num_epochs))
         batch = self.composed(batch)
         loss = self._loss(batch)
         optimizer.zero_grad()

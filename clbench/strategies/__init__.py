@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from clbench.data.tasks import Task
+from clbench.options import LATER
 from clbench.registry import Registry, UnknownNameError, did_you_mean, plugin_path
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 __path__ = plugin_path(__file__)
 
+# Of a learning rate: as it is; half a period of a cosine, from step to step; a quarter of one, from epoch to
+# epoch; a tenth from a milestone on.
+Schedule = Literal["constant", "cosine", "quarter-cosine", "step"]
+
 
 @dataclass
 class Strategy(ABC):
@@ -37,9 +42,12 @@ class Strategy(ABC):
     computed once where it cannot change.
     """
 
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {}  # defaults on a stream; "online": in one pass
+    # other defaults, and their module as "petl", where all words of a key hold: see clbench.records.recipes
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {}
+    named_recipes: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {}  # of other code bases, likewise
     module_options: ClassVar[dict[str, dict[str, Any]]] = {}  # a module's other defaults, by its name
     needs: ClassVar[tuple[str, ...]] = ()  # of stream and backbone: names in clbench.runs.needs.NEEDS
+    rereads: ClassVar[str] = ""  # for what it reads images again that it trains on, in words
     resumable: ClassVar[bool] = True  # whether parts() is its whole state; if not, a stopped run begins anew
     gives_probabilities: ClassVar[bool] = False  # whether each row of predict() is >= 0 and sums to 1
 
@@ -50,8 +58,12 @@ class Strategy(ABC):
     learning_rate: Annotated[float, Field(gt=0)] = 0.0028125
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of sgd
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate over a task; cosine: to 0
+    schedule: Schedule = "constant"  # of the rate; cosine: to 0, by step; quarter-cosine: to 0.016, by epoch
+    milestone: Annotated[float, Field(gt=0, le=1), LATER] = (
+        0.9  # step: share of the epochs before a tenth of it
+    )
     head_bits: Literal[1, 2, 4, 8, 32] = 32  # a weight of the head; below 32 quantised, without bias
+    recipe: Annotated[str, LATER] = "authors"  # whose defaults; or the name of another recipe
 
     @abstractmethod
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
@@ -118,6 +130,10 @@ class Strategy(ABC):
         Once a task is learnt, rows that are all the same stop a run. ``inputs.task`` is None unless the
         scenario tells it.
         """
+
+    def cautions(self) -> list[str]:
+        """Return what a user should know of these options before a run, one line each."""
+        return []
 
     def notes(self) -> dict[str, float]:
         """Return what the strategy has to say after an evaluation; it goes to the record's events."""

@@ -8,7 +8,12 @@ import pytest
 
 from clbench import strategies
 from clbench.cli.app import main
+from clbench.loggers.together import Together
+from clbench.records.progress import Progress
+from clbench.records.spec import resolve
+from clbench.runs.line import execute
 from clbench.runs.needs import NEEDS, NeedError, refuse_impossible
+from clbench.streams import Places
 from clbench.testing import small_backbone
 from clbench.testing.trial import generated_stream
 
@@ -44,3 +49,25 @@ def test_the_command_line_tells_it_in_one_line(capsys: pytest.CaptureFixture[str
     told = capsys.readouterr().err.strip().splitlines()
     assert told[-1].startswith("error: strategy lae needs to be told where a task ends")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_tells_what_should_be_known_of_it_and_keeps_it(tmp_path):
+    told: list[str] = []
+
+    class Hearing(Progress):
+        def noted(self, line: str) -> None:
+            told.append(line)
+
+    spec = resolve(
+        {
+            "stream": {"tasks": "2", "train_per_class": 4, "test_per_class": 2},
+            "strategy": {"name": "lae", "epochs": 1, "frozen_epochs": 1},
+            "backbone": {"weights": "none"},
+        }
+    )
+    places = Places(None, tmp_path)
+    record = execute(spec, out=tmp_path / "runs", places=places, progress=Together([Hearing(), Progress()]))
+    cautions = strategies.get("lae")(epochs=1, frozen_epochs=1).cautions()
+    assert told == [f"caution: {each}" for each in cautions]
+    events = (record.path / "events.jsonl").read_text("utf-8")
+    assert "after the first task the module does not learn" in events

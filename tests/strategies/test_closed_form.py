@@ -32,7 +32,7 @@ from clbench.testing.trial import Trial, generated_stream
 CPU = torch.device("cpu")
 FROZEN: dict[str, Callable[[], Strategy]] = {
     "simplecil": strategies.get("simplecil"),
-    "slda": strategies.get("slda"),
+    "slda": lambda: strategies.get("slda")(first_covariance="empirical"),
     "fecam": strategies.get("fecam"),
     "fecam, one covariance": lambda: strategies.get("fecam")(shared=True),
     "ranpac": lambda: strategies.get("ranpac")(phase1=False, projection=48, ridge=1.0),

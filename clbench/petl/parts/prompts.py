@@ -10,7 +10,7 @@ Shape letters: B batch, N tokens, D width, K prompts, P pixels a side of a patch
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,10 +63,17 @@ def without_prompts(tokens: Tensor, length: int, num_prefix: int) -> Tensor:
     return torch.cat((tokens[:, :num_prefix], tokens[:, num_prefix + length :]), dim=1)
 
 
-def drawn_prompts(backbone: Backbone, length: int, generator: torch.Generator) -> Tensor:
+def drawn_prompts(
+    backbone: Backbone,
+    length: int,
+    generator: torch.Generator,
+    first_values: Literal["drawn", "zeros"] = "drawn",
+) -> Tensor:
     """Return new prompts for one block; NoSuchSiteError where blocks see no sequence of tokens."""
     require_sequence(backbone)
     width = backbone.blocks[0].width
+    if first_values == "zeros":
+        return torch.zeros(length, width)
     patches = cast("nn.Conv2d", backbone.site("patches").layer)
     bound = math.sqrt(6 / (patches.weight[0].numel() + width))
     return torch.empty(length, width).uniform_(-bound, bound, generator=generator)
