@@ -163,7 +163,7 @@ class Attached(HasKinds, StatesRates):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Attached:
         """Follow a cast or a move."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch declares no types for it
         self._settle()
         return self
 
@@ -210,7 +210,7 @@ class Attached(HasKinds, StatesRates):
         copy.deepcopy(self.backbone, memo)  # which may copy this module on the way
         if id(self) not in memo:
             twin = memo[id(self)] = type(self).__new__(type(self))
-            twin.__setstate__(copy.deepcopy(vars(self), memo))
+            twin.__setstate__(copy.deepcopy(vars(self), memo))  # type: ignore[no-untyped-call]  # nor for this
         return cast("Attached", memo[id(self)])
 
     def save(self, file: str | Path) -> None:

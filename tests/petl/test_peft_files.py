@@ -25,7 +25,7 @@ NOT_READ = {
     "peft.lora-ga",  # peft takes the start off the weights themselves
     "peft.unilora",  # nothing in the file tells the layers
 }
-QUICK = {"peft.lora", "peft.dora", "peft.vera", "peft.loha", "peft.ia3", "peft.pissa"}
+QUICK = {"peft.dora", "peft.ia3"}
 NAMES = [name for name in petl.names() if name.startswith("peft.")]
 MARKED = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in NAMES]
 

@@ -19,8 +19,7 @@ from clbench.petl.attached import Attached
 from clbench.petl.scheduled import scheduled
 
 # One of each way to hold, share and place tensors; the others are slow tests.
-QUICK = {"bi-lora", "bitfit", "fact-tk", "full", "moe-lora", "noah", "repadapter", "vpt-deep", "linear"}
-QUICK |= {"peft.dora", "peft.hira", "peft.vera"}
+QUICK = {"fact-tk", "full", "noah", "peft.dora"}
 NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in petl.names()]
 MERGEABLE = [each for each in NAMES if petl.get(str(each.values[0])).mergeable]
 HALF_CLOSE = 0.1  # what the 11 bits of float16 may add up to in two layers of random weights
