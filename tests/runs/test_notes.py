@@ -35,10 +35,12 @@ class Heard(Progress):
 
 def test_what_is_not_read_and_which_weights_are_found_is_said_and_kept(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    for name, mode in (("ant", "RGB"), ("bee", "RGBA"), ("cow", "I;16")):
+    colours = {"ant": ("RGB", (40, 0, 9)), "bee": ("RGBA", (9, 40, 0, 50)), "cow": ("I;16", 10_000)}
+    for name, (mode, colour) in colours.items():
         (data / "tree" / name).mkdir(parents=True)
         for number in range(5):
-            Image.new(mode, (8, 8)).save(data / "tree" / name / f"{number}.png")
+            several = tuple(value * (number + 1) for value in colour) if isinstance(colour, tuple) else colour
+            Image.new(mode, (8, 8), several).save(data / "tree" / name / f"{number}.png")
     (data / "tree" / "ant" / "notes.txt").write_text("")
     torch.manual_seed(0)
     save_file(ResNet20().build().state_dict(), data / "resnet20.safetensors")

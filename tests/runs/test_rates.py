@@ -52,12 +52,11 @@ def test_without_a_ratio_a_spec_is_what_it_was() -> None:
 
 def test_the_optimiser_multiplies_the_rate_and_a_schedule_acts_on_every_group() -> None:
     strategy = begun("naive", b_rate_ratio=16.0)
-    strategy.schedule = "cosine"
     optimizer = make_optimizer(strategy, torch.device("cpu"))
     rates = [group["lr"] for group in optimizer.param_groups]
     assert rates == [strategy.learning_rate, 16 * strategy.learning_rate]
     assert all("rate_ratio" not in group for group in optimizer.param_groups)
-    set_rates(optimizer, strategy, 0.5)
+    set_rates(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate / 2 for rate in rates])
 
 
