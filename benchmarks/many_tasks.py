@@ -2,10 +2,11 @@
 
     python benchmarks/many_tasks.py [--tasks 10 100 1000] [--out DIR]
 
-Each task brings one class: three training images and one test image of random pixels, which ``simplecil`` learns on
-cached features of the embedded network. What is not spent on training, encoding or predicting is bookkeeping: the record,
-checkpoints, the accuracy matrix, counting operations, figures. It is given in milliseconds a task of CPU time, which
-other work on the machine does not change. The share of the time on the clock that costs.json accounts for stands beside.
+Each task brings one class: three training images and one test image of random pixels, which ``simplecil``
+learns on cached features of the embedded network. What is not spent on training, encoding or predicting is
+bookkeeping: the record, checkpoints, the accuracy matrix, counting operations, figures. It is given in
+milliseconds a task of CPU time, which other work on the machine changes least. The share of the time on the
+clock that costs.json accounts for stands beside.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ SIDE = 8  # pixels
 
 def main() -> None:
     """Print a row for each number of tasks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--out", type=Path, help="where the records are to stay; by default they do not")
     options = parser.parse_args()

@@ -25,7 +25,7 @@ class HasKinds(nn.Module):
 
 
 def filled(part: nn.Module) -> dict[str, Tensor]:
-    """Return the rows that hold something, of those tensors of ``part.state_dict()`` that have others, too."""
+    """Return the rows that hold something, of those tensors of ``state_dict()`` that have others, too."""
     return {
         f"{path}.{name}" if path else name: inside.get_buffer(name).detach()[:number]
         for path, inside in part.named_modules()

@@ -162,7 +162,7 @@ class Live(Progress):
 
 
 def accuracy_row(accuracies: list[float]) -> str:
-    """Return the mean of the known accuracies and each of them, in percent; of many, the first and the last."""
+    """Return the mean of the known accuracies and each in percent; of many, the first and the last."""
     known = [value for value in accuracies if not math.isnan(value)]
     if not known:
         return "not evaluated: nothing learnt yet"

@@ -40,9 +40,7 @@ Compute = Callable[[], Tensor]
 class Account(Protocol):
     """What counts the operations that features take."""
 
-    def encoded(
-        self, num_images: int, compute: Compute, *, is_known: bool
-    ) -> tuple[Tensor, float | None]:
+    def encoded(self, num_images: int, compute: Compute, *, is_known: bool) -> tuple[Tensor, float | None]:
         """Call what computes the features of so many images; return them and, if counted, their FLOPs."""
 
     def charge(self, flops: float) -> None:
@@ -52,9 +50,7 @@ class Account(Protocol):
 class Unaccounted:
     """Counts nothing."""
 
-    def encoded(
-        self, num_images: int, compute: Compute, *, is_known: bool
-    ) -> tuple[Tensor, float | None]:
+    def encoded(self, num_images: int, compute: Compute, *, is_known: bool) -> tuple[Tensor, float | None]:
         """Compute the features."""
         return compute(), 0.0
 
@@ -177,9 +173,7 @@ class FeatureCache:
             self.account.charge(num_owed * self._flops_per_image(table, inputs, compute))
         return table.at(inputs.rows).to(self.batcher.device)
 
-    def _groups(
-        self, table: Table, rows: NDArray[np.int64], view: str | None
-    ) -> list[NDArray[np.int64]]:
+    def _groups(self, table: Table, rows: NDArray[np.int64], view: str | None) -> list[NDArray[np.int64]]:
         """Return the groups in which these rows are computed, where they are among what was expected.
 
         What is kept between runs is computed part by part of the stream, also in a run that goes on.
@@ -194,9 +188,7 @@ class FeatureCache:
             groups.append(expected)
         return groups
 
-    def _flops_per_image(
-        self, table: Table, inputs: Inputs, compute: Callable[[Tensor], Tensor]
-    ) -> float:
+    def _flops_per_image(self, table: Table, inputs: Inputs, compute: Callable[[Tensor], Tensor]) -> float:
         """Return the FLOPs of a value, counted on one image where none was computed while it was counted."""
         if table.flops_per_image is None:
             one = partial(self._compute, inputs.rows[:1], inputs, compute)

@@ -85,7 +85,7 @@ class Batch(Inputs):
     replayed: tuple[Stored, ...] = ()  # what a memory gave, in the order in which it stands behind the new
     given: Tensor | None = None  # (B, 3, H, W) uint8, where the images are not read off the stream's array
     is_last_update: bool = True  # whether the next step is on the next batch
-    # how many images a memory gave at each time that it was asked in this step: every view of the batch notes it
+    # how many images a memory gave each time it was asked in this step; all views of a batch note it here
     num_drawn: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ class Meter:
 
     @contextmanager
     def counting(self) -> Iterator[Counted]:
-        """Count the operations of the block, but for what is computed for the cache: it has its own account."""
+        """Count the operations of the block, but for what is computed for the cache, see ``charge``."""
         counted, before, counter = Counted(), self._encoded, Counter()
         self._num_counting += 1
         try:

@@ -220,7 +220,7 @@ def _plain(value: Any) -> Any:
     if value.dtype.kind == "f":  # a wide matrix at once
         import numpy as np
 
-        return np.where(np.isfinite(value), value, None).tolist()
+        return np.where(np.isfinite(value), value, np.array(None)).tolist()
     return _plain(value.tolist())
 
 

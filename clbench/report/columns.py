@@ -63,7 +63,11 @@ def costs_shown(values: Iterable[Mapping[str, float]]) -> list[Column]:
     """Return the costs that a table of some runs shows: with the capacity where a memory is not full."""
     stored = COST[1].key
     has_room = any(each.get(CAPACITY.key, 0.0) > each.get(stored, math.nan) for each in values)
-    return [column for each in COST for column in ([each, CAPACITY] if has_room and each.key == stored else [each])]
+    return [
+        column
+        for each in COST
+        for column in ([each, CAPACITY] if has_room and each.key == stored else [each])
+    ]
 
 
 def values_of(record: Record) -> dict[str, float]:

@@ -75,7 +75,7 @@ class Evaluator:
     def hits(
         self, inputs: Inputs, labels: Tensor, known: Tensor | None, seen: Sequence[Task], *, is_changed: bool
     ) -> int:
-        """Return how many images about to be learnt are predicted right, choosing among the ``known`` classes.
+        """Return how many images about to be learnt are predicted right, among the ``known`` classes.
 
         What it takes is on the account of "watch"; ``is_changed`` says whether anything was learnt since the
         last prediction.

@@ -272,7 +272,7 @@ class RunLog:
 
 
 def is_landmark(number: int) -> bool:
-    """Tell whether a number of tasks has at most three digits in base two that matter: 1 to 8, 10, 12, 14, 16, 20.
+    """Tell whether at most the first three digits of a number in base two are not 0: 1 to 8, 10, 12, 14, 16.
 
     What grows with the tasks and is written anew at these numbers alone costs a task no more as they grow.
     """

@@ -32,9 +32,7 @@ class Step:
         is detached and still on the device.
         """
         for update in range(self.strategy.steps_per_batch() - 1):
-            once_more = replace(
-                batch, position=(*batch.position, update), is_last_update=False, num_drawn=[]
-            )
+            once_more = replace(batch, position=(*batch.position, update), is_last_update=False, num_drawn=[])
             self._update(once_more, optimizer, done)
         return self._update(batch, optimizer, done)
 

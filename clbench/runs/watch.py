@@ -81,7 +81,7 @@ class Watch:
         self._note(seen[-1].index, columns, exact=False)
 
     def look_again(self, seen: Sequence[Task]) -> None:
-        """Let the learner of a resumed run work out what it had worked out for a look just before it stopped."""
+        """Let the learner of a resumed run work out what it had, if it stopped just after a look."""
         if self.predicted_at != [self.num_steps, seen[-1].index]:
             return
         shown = next(samples for task in reversed(seen) if len(samples := self._shown(task)))
@@ -142,7 +142,8 @@ class Watch:
         num_rows = max(num_rows, 1 + int(columns["row"].max(initial=0)))
         tasks = np.unique(columns["task"]).tolist()
         wanted = np.concatenate([task * num_rows + self.subsets[task].rows for task in tasks])
-        return np.isin(columns["task"].astype(np.int64) * num_rows + columns["row"], wanted)
+        task, row = (columns[name].astype(np.int64) for name in ("task", "row"))
+        return np.isin(task * num_rows + row, wanted)
 
     def _known(self) -> torch.Tensor | None:
         """Return which classes have been met, where a stream has no boundaries that would tell."""

@@ -83,7 +83,13 @@ def test_a_run_stopped_in_and_between_tasks_has_the_costs_of_an_undisturbed_one(
     spec = spec_of(name)
     whole = execute(spec, out=tmp_path / "whole", places=clbench.Places(None, tmp_path / "one"))
     places = clbench.Places(None, tmp_path / "other")
-    stops = [Stopped(step=4), Stopped(evaluation=0), Stopped(beginning=1), Stopped(step=5), Stopped(evaluation=1)]
+    stops = [
+        Stopped(step=4),
+        Stopped(evaluation=0),
+        Stopped(beginning=1),
+        Stopped(step=5),
+        Stopped(evaluation=1),
+    ]
     folder: Path | None = None
     for stop in stops:
         try:

@@ -22,7 +22,9 @@ from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 
 AS_STORED = Preprocessing(1, mean=(0.0,) * 3, std=(1 / 255,) * 3, crop=1.0, interpolation="bilinear")
-PASS = 2 * 3 * 2  # FLOPs of an image of three numbers through a layer of two: forward, or the weights' gradient
+PASS = (
+    2 * 3 * 2
+)  # FLOPs of an image of three numbers through a layer of two: forward, or the weights' gradient
 
 
 class Linear:
@@ -99,7 +101,10 @@ def test_a_batch_of_another_size_is_counted_as_what_it_is():
 def test_the_virtual_step_and_its_candidates_count():
     trial = Trial("mir", replay_batch=2, subsample=4)
     found = [trial.learn(2) for _ in range(5)]
-    step, virtual = 2 * PASS * (2 + 2), 2 * PASS * 2  # forward and backward of new and replayed, of the new alone
+    step, virtual = (
+        2 * PASS * (2 + 2),
+        2 * PASS * 2,
+    )  # forward and backward of new and replayed, of the new alone
     looked_at = [2 * PASS * candidates for candidates in (4, 4, 4)]  # before and after it
     assert found == [2 * PASS * 2, step, *(step + virtual + each for each in looked_at)]
 

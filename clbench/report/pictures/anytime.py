@@ -119,8 +119,8 @@ def _draw_means(axes: Axes, runs: Sequence[Anytime]) -> None:
         axes.fill_between(steps, *edges, color=ink, alpha=0.15, linewidth=0)
     whole = _over_tasks([looks.accuracy[looks.exact] for looks in runs]).mean(axis=0)
     name = "their mean on all test images"
-    dots = {"markersize": 4.5} if len(whole) <= MOST_ENDED else {"markersize": 1.5, "alpha": 0.5}
-    axes.plot(steps[exact], whole, "o", color=ink, clip_on=False, label=name, **dots)
+    size = 4.5 if len(whole) <= MOST_ENDED else 1.5
+    axes.plot(steps[exact], whole, "o", color=ink, markersize=size, clip_on=False, label=name)
     hits, tried = np.sum([(looks.hits, looks.tried) for looks in runs], axis=0)
     if tried.any():
         share = 100 * hits / np.where(tried, tried, np.nan)

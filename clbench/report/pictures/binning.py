@@ -26,10 +26,10 @@ def binned(matrix: Matrix, width: int) -> Matrix:
 
 
 def binned_shares(shares: Matrix, width: int) -> Matrix:
-    """Return shares of rows that fall into columns, (C, C), as shares of a bin's rows that fall into a bin."""
-    known = ~np.isnan(shares).any(axis=1)
-    sums = _summed(_summed(np.where(known[:, None], shares, 0.0), width).T, width).T
-    num = _summed(known[:, None].astype(np.float64), width)
+    """Return shares (C, C) of rows that fall into columns as shares of a bin's rows that fall into a bin."""
+    known = ~np.isnan(shares).any(axis=1, keepdims=True)
+    sums = _summed(_summed(np.where(known, shares, 0.0), width).T, width).T
+    num = _summed(known, width)
     means: Matrix = np.divide(sums, num, out=np.full(sums.shape, np.nan), where=num > 0)
     return means
 
@@ -44,11 +44,17 @@ def binned_columns(values: Matrix, width: int) -> Matrix:
     return means
 
 
-def bin_ticks(number: int, width: int, most: int = 10) -> tuple[NDArray[np.float64], list[str]]:
-    """Return at most about ten places on an axis of bins, at round numbers, and the tasks or classes there."""
-    step = next(round_one for round_one in _round_numbers() if number / round_one <= most)
-    told = np.arange(step, number + 1, step) if number > most else np.arange(1, number + 1)
-    return (told - 0.5) / width - 0.5, [str(each) for each in told]
+def bin_ticks(
+    number: int, width: int, most: int = 10, first: int = 1
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Return at most so many places on an axis of bins, at round numbers, and the tasks or classes there.
+
+    ``first`` is what is counted from: tasks from 1, classes from 0.
+    """
+    step = next(int(each) for each in _round_numbers() if number / each <= most)
+    told = np.arange(number) + first
+    told = told[told % step == 0]
+    return (told - first + 0.5) / width - 0.5, [str(each) for each in told]
 
 
 def bins_note(width: int, noun: str) -> str:

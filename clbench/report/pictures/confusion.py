@@ -106,7 +106,7 @@ def _name_classes(
         noun, ticks = "class, by task", [(first + last) / 2 for first, last in spans]
         names = [str(task + 1) for task in range(len(spans))]
     else:
-        places, names = bin_ticks(num_classes, width)
+        places, names = bin_ticks(num_classes, width, first=0)
         noun, ticks = "class", places.tolist()
     axes.set_xticks(ticks, names)
     if max(map(len, names)) > 3:
