@@ -135,11 +135,8 @@ class Evaluator:
         first: First | None = None
         for part in self._parts(task_of_row):
             inputs = self.inputs(whole.rows[part], int(task_of_row[part.start]))
-            if first is None:
-                scores, first = self.flops.first(inputs)
-            else:
-                scores = self.predict(inputs)
-            scores = scores.float()
+            scores, counted = self.flops.first(inputs) if first is None else (self.predict(inputs), first)
+            scores, first = scores.float(), counted
             expected = (part.stop - part.start, membership.shape[1])
             if scores.shape != expected:
                 raise ValueError(
