@@ -27,7 +27,7 @@ def binned(matrix: Matrix, width: int) -> Matrix:
 
 def binned_shares(shares: Matrix, width: int) -> Matrix:
     """Return shares (C, C) of rows that fall into columns as shares of a bin's rows that fall into a bin."""
-    known: NDArray[np.bool_] = ~np.isnan(shares).any(axis=1, keepdims=True)  # (C, 1)
+    known = np.logical_not(np.isnan(shares).any(axis=1))[:, None]  # (C, 1)
     sums = _summed(_summed(np.where(known, shares, 0.0), width).T, width).T
     num = _summed(known, width)
     means: Matrix = np.divide(sums, num, out=np.full(sums.shape, np.nan), where=num > 0)
