@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 KINDS = ("modules", "head", "prototypes", "covariances", "exemplars", "importance", "other")
 
@@ -18,6 +18,26 @@ class HasKinds(nn.Module):
     def kind_of(self, name: str) -> str:
         """Return the kind of the tensor with this name inside the part."""
         return self.kinds.get(name.partition(".")[0], self.kinds.get("", "other"))
+
+    def num_filled(self) -> dict[str, int]:
+        """Return how many rows of a tensor hold something, by its name; of all others every row does."""
+        return {}
+
+
+def filled(part: nn.Module) -> dict[str, Tensor]:
+    """Return the rows that hold something, of those tensors of ``state_dict()`` that have others, too."""
+    return {
+        f"{path}.{name}" if path else name: inside.get_buffer(name).detach()[:number]
+        for path, inside in part.named_modules()
+        if isinstance(inside, HasKinds)
+        for name, number in inside.num_filled().items()
+    }
+
+
+def fills(parts: Iterable[nn.Module]) -> list[int]:
+    """Return how many rows hold something in each memory among the parts."""
+    inside = [module for part in parts for module in part.modules() if isinstance(module, HasKinds)]
+    return [max(numbers.values()) for module in inside if (numbers := module.num_filled())]
 
 
 def kinds_of(part: nn.Module, names: Iterable[str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from clbench.records.spec import RunSpec
 
+MOST_SHOWN = 20  # accuracies in a line
 SECONDS_BETWEEN_UPDATES = 0.2  # of the bars; each reads the loss, which waits for the device
 
 
@@ -165,9 +166,11 @@ class Live(Progress):
 
 
 def accuracy_row(accuracies: list[float]) -> str:
-    """Return the mean of the known accuracies and each of them, in percent."""
+    """Return the mean of the known accuracies and each in percent; of many, the first and the last."""
     known = [value for value in accuracies if not math.isnan(value)]
     if not known:
         return "not evaluated: nothing learnt yet"
-    cells = " ".join("   -" if math.isnan(value) else f"{100 * value:4.0f}" for value in accuracies)
-    return f"average {100 * sum(known) / len(known):5.1f} %  {cells}"
+    cells = ["   -" if math.isnan(value) else f"{100 * value:4.0f}" for value in accuracies]
+    if len(cells) > MOST_SHOWN:
+        cells = [*cells[: MOST_SHOWN // 2], " ...", *cells[-MOST_SHOWN // 2 :]]
+    return f"average {100 * sum(known) / len(known):5.1f} %  {' '.join(cells)}"

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -35,9 +35,31 @@ if TYPE_CHECKING:
 LAYOUT = 1  # changes when the files, or how features are computed, change
 PREFIX_BYTES = 1 << 30  # that may be kept of values entering a block
 PIECE = 1 << 26  # bytes hashed at a time
+GROWTH = 1.25  # by which a file has to grow before it is written again, but for the end of a run
 Compute = Callable[[], Tensor]
 
 log = logging.getLogger(__name__)
+
+
+class Account(Protocol):
+    """What counts the operations that features take."""
+
+    def encoded(self, num_images: int, compute: Compute, *, is_known: bool) -> tuple[Tensor, float | None]:
+        """Call what computes the features of so many images; return them and, if counted, their FLOPs."""
+
+    def charge(self, flops: float) -> None:
+        """Put FLOPs on the account of whoever asks for features now."""
+
+
+class Unaccounted:
+    """Counts nothing."""
+
+    def encoded(self, num_images: int, compute: Compute, *, is_known: bool) -> tuple[Tensor, float | None]:
+        """Compute the features."""
+        return compute(), 0.0
+
+    def charge(self, flops: float) -> None:
+        """Let it go."""
 
 
 class FeatureCache:
@@ -50,23 +72,22 @@ class FeatureCache:
         batch_size: int,
         folder: Path | None = None,
         precision: str = "fp32",
-        account: Callable[[str, int, Compute], Tensor] = lambda key, num_images, compute: compute(),
-        account_read: Callable[[str, int, Compute], object] = lambda key, num_images, compute: None,
+        account: Account | None = None,
     ) -> None:
         """Keep features in ``folder``, or in memory only; compute ``batch_size`` images at a time.
 
-        ``account`` calls what computes a batch; it is told the key and the number of images.
-        ``account_read`` hears of features that an earlier run has computed and this one uses for the first
-        time, and what would compute one of them: what a method takes does not depend on what lies on a disk.
+        Each image is paid for once, when it is first asked for: what a method takes depends neither on what
+        lies on a disk nor on where a run was stopped.
         """
         self.batcher = batcher
         self.batch_size = batch_size
         self.folder = folder
         self.precision = precision
-        self.account = account
-        self.account_read = account_read
-        self.paid: NDArray[np.int64] = np.empty(0, np.int64)  # rows accounted for before a run was stopped
-        self.parts: Sequence[NDArray[np.int64]] = ()  # rows of each part of each task, once that is known
+        self.account = account or Unaccounted()
+        # Rows accounted for in a run that was stopped before checkpoints told which those are.
+        self.paid: NDArray[np.int64] = np.empty(0, np.int64)
+        self._parts: Sequence[NDArray[np.int64]] = ()  # rows of each part of each task, once that is known
+        self._part_of_row: NDArray[np.int64] = np.empty(0, np.int64)  # the first that holds it; -1: none does
         self._tables: dict[str, Table] = {}
         self._expected: dict[str, NDArray[np.int64]] = {}  # by view
         self._images_digest = ""
@@ -78,6 +99,13 @@ class FeatureCache:
         nor on where a run was stopped. Rows of which nothing was said are computed one by one.
         """
         self._expected[view] = rows
+
+    def expect_parts(self, parts: Sequence[NDArray[np.int64]]) -> None:
+        """Say which rows belong together, such as the training images of a task: the same in every run."""
+        self._parts = parts
+        self._part_of_row = np.full(len(self.batcher.images), -1, np.int64)
+        for number in reversed(range(len(parts))):
+            self._part_of_row[parts[number]] = number
 
     def features(self, inputs: Inputs, backbone: Backbone) -> Tensor:
         """Return the features (B, width) of the images, computing only what is new or may have changed."""
@@ -97,21 +125,34 @@ class FeatureCache:
 
         return leaving(backbone, first, self._known(inputs, backbone, first, enter))
 
-    def save(self) -> None:
-        """Write what is known of the backbone alone, where that has grown; each file is replaced whole."""
+    def save(self, growth: float = 1.0) -> None:
+        """Write what is known of the backbone alone, where it has grown by that factor since the last time.
+
+        Each file is replaced whole, so that writing it with every task would take ever longer.
+        """
         if self.folder is None:
             return
         for key, table in self._tables.items():
-            if table.has_grown and table.is_kept:
+            if table.is_kept and table.count > table.num_saved and table.count >= growth * table.num_saved:
                 make_folder(self.folder)
                 write_bytes(self.folder / f"{key}.safetensors", table.to_bytes())
-                table.has_grown = False
+                table.num_saved = table.count
 
     def forget_unused(self) -> None:
         """Drop what nobody has asked for since the last call: features of modules that have changed."""
         self._tables = {key: table for key, table in self._tables.items() if table.is_used}
         for table in self._tables.values():
             table.is_used = False
+
+    def state(self) -> dict[str, Any]:
+        """Return what has been accounted for, for a checkpoint."""
+        return {key: table.state() for key, table in self._tables.items()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state: what was accounted for is not paid for again."""
+        for key, values in state.items():
+            self._tables[key] = self._opened(key, is_kept=values["is_kept"])
+            self._tables[key].go_on_from(values)
 
     def _known(
         self, inputs: Inputs, backbone: Backbone, block: int, compute: Callable[[Tensor], Tensor]
@@ -120,28 +161,50 @@ class FeatureCache:
         key = self._key(inputs, backbone, block)
         if key not in self._tables:
             is_kept = block == len(backbone.blocks) and not backbone.frozen_key()
-            self._tables[key] = self._read(key) or Table(len(self.batcher.images), is_kept)
+            self._tables[key] = self._opened(key, is_kept=is_kept)
         table = self._tables[key]
         table.is_used = True
-        num_owed = table.pay(inputs.rows)
-        if num_owed:
-            self.account_read(key, num_owed, lambda: self._compute(inputs.rows[:1], inputs, compute))
-        if not table.has(inputs.rows):
+        missing = table.missing(inputs.rows)
+        if len(missing):
             source = f"backbone {backbone.name} ({backbone.weights_source} weights)"
-            # What is kept between runs is computed part by part of the stream, also in a run that goes on.
-            for group in [*(self.parts if table.is_kept else []), self._expected.get(inputs.view or "")]:
-                if group is not None and np.isin(table.missing(inputs.rows), group).any():
-                    self._fill(table, table.missing(group), key, inputs, compute, source, self.batch_size)
+            for group in self._groups(table, missing, inputs.view):
+                self._fill(table, table.missing(group), inputs, compute, source, self.batch_size)
             # Which of the others come together, as a memory draws them, must not show: each is on its own.
-            self._fill(table, table.missing(inputs.rows), key, inputs, compute, source, batch_size=1)
+            self._fill(table, table.missing(inputs.rows), inputs, compute, source, batch_size=1)
+        owed = inputs.rows[~table.is_paid[inputs.rows]]
+        if len(owed):
+            # What is asked for is paid with all that would be computed with it, whether it was or not.
+            num_owed = sum(table.pay(rows) for rows in [*self._groups(table, owed, inputs.view), owed])
+            self.account.charge(num_owed * self._flops_per_image(table, inputs, compute))
         return table.at(inputs.rows).to(self.batcher.device)
+
+    def _groups(self, table: Table, rows: NDArray[np.int64], view: str | None) -> list[NDArray[np.int64]]:
+        """Return the groups in which these rows are computed, where they are among what was expected.
+
+        What is kept between runs is computed part by part of the stream, also in a run that goes on.
+        """
+        groups = []
+        if table.is_kept and len(self._parts):
+            part = self._part_of_row[rows]
+            groups = [self._parts[number] for number in np.unique(part[part >= 0])]
+            rows = rows[part < 0]
+        expected = self._expected.get(view or "")
+        if expected is not None and np.isin(rows, expected).any():
+            groups.append(expected)
+        return groups
+
+    def _flops_per_image(self, table: Table, inputs: Inputs, compute: Callable[[Tensor], Tensor]) -> float:
+        """Return the FLOPs of a value, counted on one image where none was computed while it was counted."""
+        if table.flops_per_image is None:
+            one = partial(self._compute, inputs.rows[:1], inputs, compute)
+            _, table.flops_per_image = self.account.encoded(0, one, is_known=False)
+        return table.flops_per_image or 0.0
 
     @torch.no_grad()
     def _fill(
         self,
         table: Table,
         rows: NDArray[np.int64],
-        key: str,
         inputs: Inputs,
         compute: Callable[[Tensor], Tensor],
         source: str,
@@ -149,7 +212,12 @@ class FeatureCache:
     ) -> None:
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            values = self.account(key, len(part), partial(self._compute, part, inputs, compute))
+            known = table.flops_per_image
+            values, flops = self.account.encoded(
+                len(part), partial(self._compute, part, inputs, compute), is_known=known is not None
+            )
+            if known is None and flops is not None:
+                table.flops_per_image = flops / len(part)
             refuse_not_finite(values, f"what it makes of rows {part[0]} to {part[-1]}", source)
             table.put(part, values)
 
@@ -180,6 +248,12 @@ class FeatureCache:
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
+    def _opened(self, key: str, *, is_kept: bool) -> Table:
+        """Return what an earlier run has left under a key, or an empty table."""
+        table = self._read(key) or Table(len(self.batcher.images), is_kept)
+        table.is_paid[self.paid] = table.is_kept
+        return table
+
     def _read(self, key: str) -> Table | None:
         file = self.folder / f"{key}.safetensors" if self.folder else None
         if file is None or not file.is_file():
@@ -194,8 +268,7 @@ class FeatureCache:
         table = Table(len(self.batcher.images), is_kept=True)
         rows = tensors["rows"].numpy()
         table.put(rows, tensors["values"])
-        table.is_owed[rows] = ~np.isin(rows, self.paid)
-        table.has_grown = False
+        table.num_saved = table.count
         return table
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,13 +23,16 @@ class Table:
         self.count = 0
         self.is_kept = is_kept  # on disk
         self.is_used = True  # since the cache last looked
-        self.has_grown = False
-        self.is_owed = np.zeros(num_rows, np.bool_)  # values that were read, and that nobody paid for yet
+        self.num_saved = 0  # values that lie on the disk
+        self.is_paid = np.zeros(num_rows, np.bool_)  # rows whose values are on an account
+        self.flops_per_image: float | None = None  # of a value; None: not counted yet
+        self.num_bytes_before = 0  # that the values took before the run was stopped
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that the values take."""
-        return 0 if self.values is None else self.values.untyped_storage().nbytes()
+        """Bytes that the values take, or took before the run was stopped."""
+        here = 0 if self.values is None else self.values.untyped_storage().nbytes()
+        return max(here, self.num_bytes_before)
 
     def has(self, rows: NDArray[np.int64]) -> bool:
         """Tell whether the values of all these rows are known."""
@@ -38,9 +45,9 @@ class Table:
         return unknown[np.sort(first)]
 
     def pay(self, rows: NDArray[np.int64]) -> int:
-        """Count those of the rows that are owed, each once; from now on they are not."""
-        owed = np.unique(rows[self.is_owed[rows]])
-        self.is_owed[owed] = False
+        """Count those of the rows that nobody has paid for, each once; from now on somebody has."""
+        owed = np.unique(rows[~self.is_paid[rows]])
+        self.is_paid[owed] = True
         return len(owed)
 
     def put(self, rows: NDArray[np.int64], values: Tensor) -> None:
@@ -55,7 +62,6 @@ class Table:
         self.values[self.count : need] = values
         self.place[rows] = np.arange(self.count, need)
         self.count = need
-        self.has_grown = True
 
     def at(self, rows: NDArray[np.int64]) -> Tensor:
         """Return the values of known rows."""
@@ -68,3 +74,17 @@ class Table:
         assert self.values is not None
         rows = np.flatnonzero(self.place >= 0)
         return save({"rows": torch.from_numpy(rows), "values": self.at(rows).contiguous()})
+
+    def state(self) -> dict[str, Any]:
+        """Return what is accounted for, for a checkpoint: the values are computed again."""
+        paid = base64.b64encode(zlib.compress(np.packbits(self.is_paid).tobytes())).decode()
+        known = {"flops_per_image": self.flops_per_image, "num_bytes": self.num_bytes}
+        return {"paid": paid, "is_kept": self.is_kept, "is_used": self.is_used, **known}
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take over what ``state`` returned."""
+        bits = np.frombuffer(zlib.decompress(base64.b64decode(state["paid"])), np.uint8)
+        self.is_paid = np.unpackbits(bits, count=len(self.place)).astype(np.bool_)
+        self.is_used = state["is_used"]
+        self.flops_per_image = state["flops_per_image"]
+        self.num_bytes_before = state["num_bytes"]

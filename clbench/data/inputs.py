@@ -7,7 +7,7 @@ transformed when they are asked for; features come from the cache where nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -86,6 +86,8 @@ class Batch(Inputs):
     replayed: tuple[Stored, ...] = ()  # what a memory gave, in the order in which it stands behind the new
     given: Tensor | None = None  # (B, 3, H, W) uint8, where the images are not read off the stream's array
     is_last_update: bool = True  # whether the next step is on the next batch
+    # how many images a memory gave each time it was asked in this step; all views of a batch note it here
+    num_drawn: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Count the new images."""
@@ -138,6 +140,7 @@ class Batch(Inputs):
 
     def followed_by(self, drawn: Stored) -> Batch:
         """Return the batch with what a memory gave behind its own images."""
+        self.num_drawn.append(len(drawn.labels))
         return replace(
             self,
             rows=np.concatenate([self.rows, drawn.rows.cpu().numpy()]),
@@ -148,6 +151,7 @@ class Batch(Inputs):
 
     def recalled(self, drawn: Stored, purpose: str) -> Batch:
         """Return what a memory gave as a batch of its own, augmented by the draws of ``purpose``."""
+        self.num_drawn.append(len(drawn.labels))
         rows = drawn.rows.cpu().numpy()
         return replace(self, rows=rows, labels=drawn.labels, given=drawn.items, purpose=purpose, num_new=0)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from clbench.kinds import KINDS, kinds_of
+from clbench.kinds import KINDS, filled, kinds_of
 from clbench.quant.packed import packed_state
 
 if TYPE_CHECKING:
@@ -37,8 +37,14 @@ def stored_bytes(parts: Mapping[str, nn.Module]) -> dict[str, int]:
     """Return the bytes that each part keeps between tasks, and their "total".
 
     Counted is the memory behind the tensors of ``state_dict``; what two tensors share is counted once, for
-    the part that comes first.
+    the part that comes first. Of a memory the samples are counted that it holds, see ``capacity_bytes``.
     """
+    held = {kind: filled(part) for kind, part in parts.items()}
+    return _bytes({kind: part.state_dict() for kind, part in parts.items()}, held)
+
+
+def capacity_bytes(parts: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Return the same as if every memory were full."""
     return _bytes({kind: part.state_dict() for kind, part in parts.items()})
 
 
@@ -49,31 +55,38 @@ def bytes_by_kind(parts: Mapping[str, nn.Module], *, packed: bool = False) -> di
     else, is what has to be added to the backbone's own weights to predict.
     """
     states: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
+    held: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
     for part_name, part in parts.items():
-        state = packed_state(part) if packed else part.state_dict()
+        state, rows = packed_state(part) if packed else part.state_dict(), filled(part)
         for name, kind in kinds_of(part, state).items():
             states[kind][f"{part_name}.{name}"] = state[name]
-    sizes = _bytes(states)
+            held[kind] |= {f"{part_name}.{name}": rows[name]} if name in rows else {}
+    sizes = _bytes(states, held)
     delta = sum(sizes[kind] for kind in ("modules", "head", "prototypes", "covariances"))
     return {**sizes, "model-delta": delta}
 
 
 def packed_bytes(parts: Mapping[str, nn.Module]) -> dict[str, int]:
     """Return the same with every layer that quantises packed: enough to predict, not to train further."""
-    return _bytes({kind: packed_state(part) for kind, part in parts.items()})
+    held = {kind: filled(part) for kind, part in parts.items()}
+    return _bytes({kind: packed_state(part) for kind, part in parts.items()}, held)
 
 
-def _bytes(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
+def _bytes(
+    states: Mapping[str, Mapping[str, Tensor]], held: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> dict[str, int]:
+    """Add up what lies behind tensors, each place once; of some only the rows that are ``held``."""
     counted: set[tuple[str, int]] = set()
     sizes = {}
     for kind, state in states.items():
         sizes[kind] = 0
-        for tensor in state.values():
+        rows = held[kind] if held else {}
+        for name, tensor in state.items():
             storage = tensor.untyped_storage()
             place = (str(tensor.device), storage.data_ptr())
             if place not in counted:
                 counted.add(place)
-                sizes[kind] += storage.nbytes()
+                sizes[kind] += rows[name].nbytes if name in rows else storage.nbytes()
     return {**sizes, "total": sum(sizes.values())}
 
 
@@ -94,43 +107,48 @@ class Spent:
 class PhaseClock:
     """Add up time and images by phase: "train", "evaluate", "encode", "checkpoint".
 
-    What a phase inside another takes is its own and not the other's. The clock never waits for an
-    accelerator. Kernels still running when a phase ends fall to the next one, so the last block of a phase is
-    to read a result, as the loop does once an epoch.
+    What a phase inside another takes is its own and not the other's, so that all of them add up to the time
+    of the outermost. The clock never waits for an accelerator. Kernels still running when a phase ends fall
+    to the next one, so the last block of a phase is to read a result, as the loop does once an epoch.
     """
 
     def __init__(self) -> None:
         """Start with nothing spent."""
         self.phases: dict[str, Spent] = {}
         self.around: list[str] = []  # the phases that the current block is in, outermost first
+        self._since = (0.0, 0.0)  # wall and CPU time up to which the current phase has been credited
 
     @contextmanager
     def phase(self, name: str, images: int = 0) -> Iterator[None]:
         """Add what the block takes to a phase; the images only if it ends without an error."""
-        spent = self.phases.setdefault(name, Spent())
-        wall, cpu = time.perf_counter(), time.process_time()
+        self.credit()
+        self.phases.setdefault(name, Spent())
         self.around.append(name)
         try:
             yield
-            spent.images += images
+            self.phases[name].images += images
         finally:
+            self.credit()
             self.around.pop()
-            seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-            spent.seconds += seconds
-            spent.cpu_seconds += cpu_seconds
-            if self.around:
-                outer = self.phases[self.around[-1]]
-                outer.seconds -= seconds
-                outer.cpu_seconds -= cpu_seconds
 
     def to_dict(self) -> dict[str, dict[str, float]]:
-        """Return the sums as plain numbers, for a checkpoint."""
+        """Return the sums up to now as plain numbers, for a checkpoint."""
+        self.credit()
         return {name: asdict(spent) for name, spent in self.phases.items()}
 
-    @classmethod
-    def from_dict(cls, phases: Mapping[str, Mapping[str, float]]) -> PhaseClock:
-        """Return a clock that goes on from the sums that ``to_dict`` gave."""
-        clock = cls()
+    def add(self, phases: Mapping[str, Mapping[str, float]]) -> None:
+        """Go on from the sums that ``to_dict`` gave: what has been spent here since comes on top of them."""
         for name, spent in phases.items():
-            clock.phases[name] = Spent(spent["seconds"], spent["cpu_seconds"], int(spent["images"]))
-        return clock
+            here = self.phases.setdefault(name, Spent())
+            here.seconds += spent["seconds"]
+            here.cpu_seconds += spent["cpu_seconds"]
+            here.images += int(spent["images"])
+
+    def credit(self) -> None:
+        """Credit the time since the last call to the phase that the current block is in, if to any."""
+        now = time.perf_counter(), time.process_time()
+        if self.around:
+            spent = self.phases[self.around[-1]]
+            spent.seconds += now[0] - self._since[0]
+            spent.cpu_seconds += now[1] - self._since[1]
+        self._since = now

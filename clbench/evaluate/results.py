@@ -68,7 +68,7 @@ class Results:
         seen = task <= after
 
         def rate(hit: NDArray[np.bool_]) -> Matrix:
-            return _shares(after * num_tasks + task, hit, (num_tasks, num_tasks))
+            return shares(after * num_tasks + task, hit, (num_tasks, num_tasks))
 
         cell = (after * num_classes + label)[seen]
         return cls(
@@ -78,7 +78,7 @@ class Results:
             last=_chosen(log, seen & (after == after.max(initial=0))),
             # the best class of all is also the best of its own task, so the two agree where the task is right
             task_found=rate(prediction == masked),
-            class_accuracy=_shares(cell, (prediction == label)[seen], (num_tasks, num_classes)),
+            class_accuracy=shares(cell, (prediction == label)[seen], (num_tasks, num_classes)),
             cumulative=_cumulative(_chosen(log, seen), num_tasks) if "beaten_in" in log else None,
             untrained=_untrained(before, num_tasks) if is_before.any() else None,
             anytime=anytime,
@@ -123,7 +123,7 @@ def _chosen(log: Log, rows: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
 
 def _untrained(log: Log, num_tasks: int) -> Matrix:
     task = log["task"].astype(np.int64)
-    return _shares(task, log["prediction"] == log["label"], (1, num_tasks)).reshape(-1)
+    return shares(task, log["prediction"] == log["label"], (1, num_tasks)).reshape(-1)
 
 
 def _cumulative(log: Log, num_tasks: int) -> Matrix:
@@ -132,20 +132,31 @@ def _cumulative(log: Log, num_tasks: int) -> Matrix:
     An image is right among the classes of tasks up to j if no class of those tasks beats its own.
     """
     after, task, beaten = (log[name].astype(np.int64) for name in ("after_task", "task", "beaten_in"))
-    cumulative = np.full((num_tasks, num_tasks), np.nan)
-    for last in range(num_tasks):
-        known = (task <= last) & (after >= last)
-        right = (beaten < 0) | (beaten > last)
-        shares = _shares(after[known], right[known], (num_tasks, 1))[:, 0]
-        cumulative[last:, last] = shares[last:]
-    return cumulative
+    beaten = np.where(beaten < 0, num_tasks, beaten)
+    # An image counts in the columns from its task to the last seen, and is right up to where it is beaten.
+    num = _steps(after, task, after + 1, num_tasks)
+    right = _steps(after, task, np.clip(beaten, task, after + 1), num_tasks)
+    return _ratio(right, num)
 
 
-def _shares(cell: NDArray[np.int64], hit: NDArray[np.bool_], shape: tuple[int, int]) -> Matrix:
+def _steps(
+    row: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64], num_tasks: int
+) -> NDArray[np.int64]:
+    """Count, in each cell (T, T), the images of its row from whose start to before whose stop it lies."""
+    shape = num_tasks, num_tasks + 1
+    first, stops = (_counts(row * shape[1] + column, shape) for column in (start, stop))
+    counts: NDArray[np.int64] = (first - stops).cumsum(axis=1)[:, :-1]
+    return counts
+
+
+def shares(cell: NDArray[np.int64], hit: NDArray[np.bool_], shape: tuple[int, int]) -> Matrix:
     """Return the share of hits in each cell, NaN where there is no row."""
-    hits, num = _counts(cell[hit], shape), _counts(cell, shape)
-    shares: Matrix = np.divide(hits, num, out=np.full(shape, np.nan), where=num > 0)
-    return shares
+    return _ratio(_counts(cell[hit], shape), _counts(cell, shape))
+
+
+def _ratio(hits: NDArray[np.int64], num: NDArray[np.int64]) -> Matrix:
+    ratio: Matrix = np.divide(hits, num, out=np.full(num.shape, np.nan), where=num > 0)
+    return ratio
 
 
 def _counts(cell: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:

@@ -6,9 +6,15 @@ Counting every operation would make small steps several times slower.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 
-from clbench.evaluate.flops import Counter
+
+@dataclass
+class Counted:
+    """The operations of a piece of work, once it has ended."""
+
+    flops: int = 0
 
 
 class Sampling:
@@ -17,13 +23,14 @@ class Sampling:
     Work that is begun inside other work belongs to that.
     """
 
-    def __init__(self, put: Callable[[float], None], known: Callable[[], float]) -> None:
-        """Take the account, and what tells the FLOPs that others have put on theirs meanwhile."""
-        self._put, self._known = put, known
+    def __init__(
+        self, put: Callable[[float], None], counting: Callable[[], AbstractContextManager[Counted]]
+    ) -> None:
+        """Take the account, and the context that counts the operations in it."""
+        self._put, self._new_counting = put, counting
         self._per_image: float | None = None
         self._counting = ExitStack()
-        self._counter: Counter | None = None  # of the piece that is being counted
-        self._before = 0.0
+        self._counted: Counted | None = None  # of the piece that is being counted
         self._depth = 0
 
     def start_over(self) -> None:
@@ -35,23 +42,21 @@ class Sampling:
         """Begin a piece."""
         self._depth += 1
         if self._depth == 1 and self._per_image is None:
-            self._before = self._known()
-            self._counter = self._counting.enter_context(Counter())
+            self._counted = self._counting.enter_context(self._new_counting())
 
     def end(self, num_images: int) -> None:
         """End a piece of work on so many images."""
         self._depth -= 1
         if self._depth:
             return
-        if self._counter is not None:
+        if self._counted is not None:
             self._counting.close()
-            counter, self._counter = self._counter, None
-            flops = counter.total - (self._known() - self._before)
-            self._per_image = max(0.0, flops) / num_images
+            self._per_image = self._counted.flops / num_images
+            self._counted = None
         self._put((self._per_image or 0.0) * num_images)
 
     def stop(self) -> None:
         """Stop counting, in the midst of a piece if need be."""
         self._depth, self._per_image = 0, None
         self._counting.close()
-        self._counter = None
+        self._counted = None

@@ -67,6 +67,10 @@ class Memory(HasKinds):
         """Return the number of samples."""
         return self.count
 
+    def num_filled(self) -> dict[str, int]:
+        """Return the number of samples for every tensor: there is room for more."""
+        return dict.fromkeys(self._names if "items" in self._buffers else self._names[1:], self.count)
+
     @property
     def is_empty(self) -> bool:
         """Whether there is no sample to draw."""

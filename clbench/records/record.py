@@ -164,6 +164,14 @@ class Record:
 
     def results(self) -> Results:
         """Return what every metric is a function of; it is known from the first task's end on."""
+        if self.remembered is None:
+            return self._results()
+        if "results" not in self.remembered:
+            self.remembered["results"] = self._results()
+        results: Results = self.remembered["results"]
+        return results
+
+    def _results(self) -> Results:
         from clbench.evaluate.looks import Anytime
         from clbench.evaluate.results import Results
 
@@ -210,6 +218,10 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, Path):
         return str(value)
+    if value.dtype.kind == "f":  # a wide matrix at once
+        import numpy as np
+
+        return np.where(np.isfinite(value), value, np.array(None)).tolist()
     return _plain(value.tolist())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,11 +51,23 @@ COST = (
     Column("memory.process.peak", "peak memory", partial(quantity, unit="B")),
     Column("seconds", "time", seconds),
 )
+CAPACITY = Column("capacity_bytes.total", "stored if full", partial(quantity, unit="B"))
 TRAINING = (
     "train",
     "task",
     "encode",
 )  # accounts of what is computed to learn: steps, between them, frozen parts
+
+
+def costs_shown(values: Iterable[Mapping[str, float]]) -> list[Column]:
+    """Return the costs that a table of some runs shows: with the capacity where a memory is not full."""
+    stored = COST[1].key
+    has_room = any(each.get(CAPACITY.key, 0.0) > each.get(stored, math.nan) for each in values)
+    return [
+        column
+        for each in COST
+        for column in ([each, CAPACITY] if has_room and each.key == stored else [each])
+    ]
 
 
 def values_of(record: Record) -> dict[str, float]:

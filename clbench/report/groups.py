@@ -78,8 +78,8 @@ class Group:
     @cached_property
     def classes_seen(self) -> list[int]:
         """Number of classes seen after each task."""
-        classes = self._matrices[0]["classes_of_task"]
-        return [len(set().union(*classes[: task + 1])) for task in range(len(classes))]
+        seen: set[int] = set()
+        return [len(seen := seen.union(classes)) for classes in self._matrices[0]["classes_of_task"]]
 
     @property
     def extents(self) -> list[tuple[int, int]]:

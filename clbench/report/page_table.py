@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from clbench.evaluate import METRICS
-from clbench.report.columns import COST, IF_KNOWN, QUALITY, Column
+from clbench.report.columns import IF_KNOWN, QUALITY, Column, costs_shown
 from clbench.report.comparing import mean_ranks
 from clbench.report.groups import Group
 from clbench.report.table import best_labels
@@ -20,10 +20,11 @@ MEANING = {
     "rank": "Place by accuracy A_T among the groups of its stream, mean over the seeds that all have.",
     "parameters.trainable": "Numbers that training changes.",
     "stored_bytes.total": "Bytes that the strategy keeps between tasks, the backbone's own weights aside.",
-    "packed_bytes.total": "The same with quantised weights bit-packed: enough to predict.",
+    "capacity_bytes.total": "The same if every memory were full.",
+    "packed_bytes.total": "The stored bytes with quantised weights bit-packed: enough to predict.",
     "flops.training": "Floating-point operations of the training: steps, replay, queries, frozen features.",
     "memory.process.peak": "The most memory that the process held.",
-    "seconds": "Wall time of all phases, evaluation included.",
+    "seconds": "Wall time of the whole run, from start-up to figures; before 0.1.0, of what had a phase.",
 }
 
 
@@ -62,7 +63,7 @@ def columns(streams: Sequence[StreamGroups]) -> list[Column]:
     """Return what is shown: what every run knows, and what some do."""
     groups = [group for part in streams for group in part.groups]
     known = [column for column in IF_KNOWN if any(_is_known(group, column.key) for group in groups)]
-    return [*QUALITY, *known, RANK, *COST]
+    return [*QUALITY, *known, RANK, *costs_shown(values for group in groups for values in group.values)]
 
 
 def headings(streams: Sequence[StreamGroups]) -> list[Heading]:

@@ -15,7 +15,7 @@ from rich.text import Text
 from clbench.evaluate.means import mean
 from clbench.evaluate.results import is_tested
 from clbench.records.record import Record
-from clbench.report.columns import values_of
+from clbench.report.columns import CAPACITY, costs_shown, values_of
 from clbench.report.units import UNKNOWN, matrix_cell, metric_value, quantity, seconds
 
 MAIN = (
@@ -27,6 +27,7 @@ MAIN_IF_KNOWN = (
     *("stability-gap", "recovery-steps", "fwt", "cka", "representation-drift", "accuracy-probed"),
 )
 WIDEST_MATRIX = 10  # tasks; more do not fit into 80 columns
+LONGEST_MATRIX = 24  # rows of tasks; of more, those in the middle are left out
 NAN = float("nan")
 
 
@@ -66,19 +67,30 @@ def _compact_matrix(accuracy: NDArray[np.float64]) -> Table:
     table = _plain_table()
     for heading in ("after", "mean", "newest task", "earlier tasks", "first task", "lowest", "on task"):
         table.add_column(heading, justify="right")
-    tested = is_tested(accuracy)
-    for task, row in enumerate(accuracy):
-        seen = row[: task + 1]
+    tested, num_tasks = is_tested(accuracy), len(accuracy)
+    for task in _some(num_tasks):
+        if task is None:
+            table.add_row("...", *[Text("...", style="dim")] * 6)
+            continue
+        row, seen = accuracy[task], accuracy[task, : task + 1]
         lowest = "–" if np.isnan(seen).all() else str(int(np.nanargmin(seen)) + 1)
         numbers = (
             mean(seen, tested[: task + 1]),
             seen[-1],
             mean(seen[:-1], tested[:task]),
-            seen[0],
+            row[0],
             np.nan if lowest == "–" else np.nanmin(seen),
         )
         table.add_row(str(task + 1), *map(_cell, numbers), lowest)
     return table
+
+
+def _some(num_tasks: int) -> list[int | None]:
+    """Return the tasks that have a row; None stands for those that are left out."""
+    if num_tasks <= LONGEST_MATRIX:
+        return list(range(num_tasks))
+    half = LONGEST_MATRIX // 2
+    return [*range(half), None, *range(num_tasks - half, num_tasks)]
 
 
 def _metrics(values: dict[str, float]) -> list[tuple[str, str]]:
@@ -106,11 +118,18 @@ def _costs(values: dict[str, float]) -> list[tuple[str, str]]:
         ("peak memory", quantity(values.get("memory.process.peak", NAN), unit="B")),
         ("  accelerator", quantity(values.get("memory.accelerator.peak", NAN), unit="B")),
     ]
+    if CAPACITY in costs_shown([values]):
+        rows.insert(3, ("  if full", quantity(values[CAPACITY.key], unit="B")))
+    besides = 0.0  # in phases that handle no images
     for phase in _phases(values):
-        rows.append((f"{phase} time", seconds(values[f"time.{phase}.seconds"])))
         images, spent = values.get(f"time.{phase}.images", 0), values[f"time.{phase}.seconds"]
-        if images and spent:
+        if not images:
+            besides += spent
+            continue
+        rows.append((f"{phase} time", seconds(spent)))
+        if spent:
             rows.append(("", quantity(images / spent, unit="images/s")))
+    rows.append(("time besides", seconds(besides)))
     energy = [values.get(f"energy.{kind}", NAN) for kind in ("cpu", "accelerator")]
     known = [joules for joules in energy if not np.isnan(joules)]
     return [*rows, ("energy", quantity(sum(known) if known else NAN, unit="J"))]

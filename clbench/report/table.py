@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from clbench.report.columns import COST, QUALITY, Column
+from clbench.report.columns import QUALITY, Column, costs_shown
 from clbench.report.groups import Group, partition
 
 SHORTEST_LINE = 11  # letters of a name
@@ -24,7 +24,8 @@ def comparison_table(groups: Sequence[Group], notes: Sequence[str]) -> Renderabl
     """Return two tables, one above the other, with the notes below them."""
     heading = Text(f"{_setting(groups)}: mean ± std over n seeds, accuracies in %", style="bold")
     lines = [Text(f"· {note}") for note in notes]
-    costs = [replace(column, show=_without_spread(column)) for column in COST]  # to leave room for names
+    shown = costs_shown(values for group in groups for values in group.values)
+    costs = [replace(column, show=_without_spread(column)) for column in shown]  # to leave room for names
     return Stacked(heading, _table(groups, QUALITY), _table(groups, costs), *lines)
 
 

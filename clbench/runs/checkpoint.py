@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from clbench.files import make_folder, write_bytes
+from clbench.records.record import RecordError
 from clbench.strategies import Strategy
 
 NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.safetensors")
@@ -48,6 +49,29 @@ class Checkpoint:
     position: Position
     tensors: dict[str, Tensor]
     info: dict[str, Any]  # JSON: costs so far
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What only the end of a run asks for of a task that has ended: no checkpoint has to hold all of them."""
+
+    costs: list[dict[str, Any]]  # what was held and had been spent then: one entry, or none
+    looks: list[list[int]]  # rows of the log of looks since the task before it
+
+
+def save_ended(folder: Path, task: int, ended: Ended) -> None:
+    """Write what is to be known of a task (0-based) that has ended."""
+    make_folder(folder / "ended")
+    write_bytes(folder / "ended" / f"task-{task:02d}.json", json.dumps(vars(ended)).encode())
+
+
+def load_ended(folder: Path, num_tasks: int) -> list[Ended]:
+    """Return what was written of so many tasks."""
+    files = [folder / "ended" / f"task-{task:02d}.json" for task in range(num_tasks)]
+    try:
+        return [Ended(**json.loads(file.read_bytes())) for file in files]
+    except (OSError, ValueError, TypeError) as error:
+        raise RecordError(f"cannot read {folder / 'ended'}: {str(error).splitlines()[0]}") from error
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:

@@ -6,7 +6,7 @@ One pass makes one log, from which every metric is derived.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from clbench.evaluate.reliability import Reliability
 from clbench.evaluate.results import SCORE_TYPES
 from clbench.evaluate.score_check import ScoreCheck
 from clbench.records.progress import Progress
+from clbench.runs.membership import Membership
 from clbench.runs.modes import evaluation_mode
+from clbench.runs.prediction_flops import First, PredictionFlops
 from clbench.runs.soundness import refuse_scores
 from clbench.strategies import Strategy
 
@@ -44,7 +46,11 @@ class Evaluator:
     precision: str = "fp32"
     batch_size: int = 256  # images
     reliability: Columns = field(default_factory=dict, init=False)  # of the last evaluation after a task
-    _first_batch: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Make what counts the operations, and the table of the classes of each task."""
+        self.flops = PredictionFlops(self.strategy, self.meter, self.predict)
+        self._membership = Membership(self.stream, self.batcher.device)
 
     def after_task(self, seen: Sequence[Task]) -> Columns:
         """Return the prediction log of the test images of every task seen, and count their reliability."""
@@ -78,33 +84,22 @@ class Evaluator:
         refuse_scores(self.strategy, check.fault(is_to_tell=False), when)
         return columns
 
-    def account(self, phase: str, seen: Sequence[Task], num_images: int) -> None:
-        """Put what predicting so many images of the tasks seen took on the account of a phase.
+    def hits(
+        self, inputs: Inputs, labels: Tensor, known: Tensor | None, seen: Sequence[Task], *, is_changed: bool
+    ) -> int:
+        """Return how many images about to be learnt are predicted right, among the ``known`` classes.
 
-        One image is predicted, with gradients, because torch's counter asks what has some for its node of the
-        graph. What it takes to predict an image is one thing, what is left beside the cache another. A
-        strategy may refresh what it predicts with, such as class means, when it is asked: what the first
-        batch took beyond its images was that.
+        What it takes is on the account of "watch"; ``is_changed`` says whether anything was learnt since the
+        last prediction.
         """
-
-        def one() -> Inputs:  # made only where there is something to count: this is called at every step
-            filled = next(task for task in reversed(seen) if len(task.test))
-            return self.inputs(filled.test.rows[:1], filled.index)
-
-        beside = "evaluate beside cache"
-        self.meter.flops_per_image("evaluate", len(seen), 1, lambda: self.predict(replace(one(), cache=None)))
-        per_image = self.meter.count(beside, len(seen), 1, lambda: self.predict(one()))
-        flops, num_first = self._first_batch.get((phase, len(seen)), (0.0, 0))
-        self.meter.put(phase, per_image * num_images + max(0.0, flops - per_image * num_first))
-
-    def hits(self, inputs: Inputs, labels: Tensor, known: Tensor | None) -> int:
-        """Return how many of the images are predicted right, choosing among the ``known`` classes."""
         evaluation_mode(self.strategy)
-        with torch.inference_mode():
-            scores = self.predict(inputs)
+        with self.meter.phase("watch", images=len(inputs)), torch.inference_mode():
+            scores, first = self.flops.training_batch(inputs, len(seen), is_changed=is_changed)
             if known is not None:
                 scores = scores.masked_fill(~known[: scores.shape[1]], NEVER)
-            return int((scores.argmax(dim=1) == labels).sum())
+            num_right = int((scores.argmax(dim=1) == labels).sum())
+        self._account("watch", seen, len(inputs), first)
+        return num_right
 
     def log(
         self,
@@ -124,9 +119,17 @@ class Evaluator:
         """
         whole = join(samples)
         with self.meter.phase(phase, images=len(whole)), torch.inference_mode():
-            columns = self._log(seen, whole, list(map(len, samples)), known, reliability, check, phase)
-        self.account(phase, seen, len(whole))
+            columns, first = self._log(seen, whole, list(map(len, samples)), known, reliability, check)
+        self._account(phase, seen, len(whole), first)
         return columns
+
+    def _account(self, phase: str, seen: Sequence[Task], num_images: int, first: First) -> None:
+        def one() -> Inputs:
+            filled = next(task for task in reversed(seen) if len(task.test))
+            return self.inputs(filled.test.rows[:1], filled.index)
+
+        with self.meter.phase("accounting"):
+            self.flops.account(phase, len(seen), num_images, first, one)
 
     def _log(
         self,
@@ -136,18 +139,18 @@ class Evaluator:
         known: Tensor | None,
         reliability: Reliability | None,
         check: ScoreCheck | None,
-        phase: str,
-    ) -> Columns:
+    ) -> tuple[Columns, First]:
         task_of_row = np.repeat([task.index for task in seen], sizes)
-        membership = _membership(seen).to(self.batcher.device)
-        came_in = membership.int().argmax(dim=0)  # (C,): the first task of each class
+        membership, came_in = self._membership.of_first(len(seen))
         newest = int(came_in.max())
         if self.cache:
             self.cache.expect("test", whole.rows)
         pieces: list[Tensor] = []
+        first: First | None = None
         for part in self._parts(task_of_row):
             inputs = self.inputs(whole.rows[part], int(task_of_row[part.start]))
-            scores = self._predicted(inputs, (phase, len(seen))).float()
+            scores, counted = self.flops.first(inputs) if first is None else (self.predict(inputs), first)
+            scores, first = scores.float(), counted
             expected = (part.stop - part.start, membership.shape[1])
             if scores.shape != expected:
                 raise ValueError(
@@ -167,7 +170,8 @@ class Evaluator:
         columns = _columns(torch.cat(pieces, dim=1), whole, task_of_row)
         if self.stream.scenario == "task":  # the classes of other tasks had no chance
             columns |= {name: np.full_like(columns[name], np.nan) for name in ("old_score", "new_score")}
-        return columns
+        assert first is not None
+        return columns, first
 
     def _among(self, scores: Tensor, own: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the scores among the classes that may be chosen, and the shares if they are such."""
@@ -177,15 +181,6 @@ class Evaluator:
             allowed = met.expand_as(scores) if allowed is None else allowed & met
         shares = shares_of(scores, allowed) if self.strategy.gives_probabilities else None
         return (scores if allowed is None else scores.masked_fill(~allowed, NEVER)), shares
-
-    def _predicted(self, inputs: Inputs, when: tuple[str, int]) -> Tensor:
-        """Predict, and count what it takes if it is the first batch of a phase after so many tasks."""
-        if when in self._first_batch:
-            return self.predict(inputs)
-        scores: list[Tensor] = []
-        flops = self.meter.measured(lambda: scores.append(self.predict(inputs)))
-        self._first_batch[when] = flops, len(inputs)
-        return scores[0]
 
     def _parts(self, task_of_row: NDArray[np.int64]) -> list[slice]:
         """Cut the rows into batches; where the task is told, each of one task."""
@@ -215,14 +210,6 @@ def joined(first: Columns, second: Columns) -> Columns:
     return (
         {name: np.concatenate([values, second[name]]) for name, values in first.items()} if second else first
     )
-
-
-def _membership(seen: Sequence[Task]) -> Tensor:
-    """Return (task, class) -> whether the class occurs in the task, for all tasks and classes seen."""
-    membership = torch.zeros(len(seen), 1 + max(max(task.classes) for task in seen), dtype=torch.bool)
-    for task in seen:
-        membership[task.index, task.classes] = True
-    return membership
 
 
 def _columns(digested: Tensor, samples: Samples, task_of_row: NDArray[np.int64]) -> Columns:

@@ -17,9 +17,16 @@ from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
 from clbench.data.tasks import Places, TaskStream
 from clbench.errors import UserError
-from clbench.evaluate.costs import bytes_by_kind, count_parameters, packed_bytes, stored_bytes
+from clbench.evaluate.costs import (
+    PhaseClock,
+    bytes_by_kind,
+    capacity_bytes,
+    count_parameters,
+    packed_bytes,
+    stored_bytes,
+)
+from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
-from clbench.evaluate.results import Results
 from clbench.options import build
 from clbench.records.environment import environment
 from clbench.records.former_sources import is_former
@@ -27,7 +34,7 @@ from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec
 from clbench.report import write_figures
-from clbench.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from clbench.runs.checkpoint import Checkpoint, load_checkpoint, load_ended, save_checkpoint, save_ended
 from clbench.runs.evaluator import Columns
 from clbench.runs.loop import BEFORE, Loop
 from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
@@ -92,16 +99,17 @@ def execute(
 
     ``progress`` hears of every stage, ``command`` is what was typed to start the run, if anything was.
     """
-    places = places or Places()
-    parts = prepare(spec, places)
-    record = Record.create(Path(out), spec)
-    record.write_text("command.txt", command + "\n")
-    record.write_json("environment.json", environment())
-    record.write_json("hashes.json", parts.hashes())
-    record.event("started")
-    for line in _notes(spec, parts):
-        record.event("noted", line=line)
-    _finish(record, parts, progress or Progress(), places, checkpoint=None)
+    places, clock = places or Places(), PhaseClock()
+    with clock.phase("start-up"):
+        parts = prepare(spec, places)
+        record = Record.create(Path(out), spec)
+        record.write_text("command.txt", command + "\n")
+        record.write_json("environment.json", environment())
+        record.write_json("hashes.json", parts.hashes())
+        record.event("started")
+        for line in _notes(spec, parts):
+            record.event("noted", line=line)
+    _finish(record, parts, progress or Progress(), places, clock, checkpoint=None)
     return record
 
 
@@ -110,8 +118,9 @@ def resume(folder: Path | str, *, places: Places | None = None, progress: Progre
     record = Record.open(Path(folder))
     if record.is_finished:
         return record
-    places = places or Places()
-    parts = prepare(record.spec, places)
+    places, clock = places or Places(), PhaseClock()
+    with clock.phase("start-up"):
+        parts = prepare(record.spec, places)
     begun_with = record.read_json("hashes.json")
     for name, value in parts.hashes().items():
         is_same = begun_with[name] == value or is_former(begun_with[name], type(parts.strategy).__module__)
@@ -122,16 +131,45 @@ def resume(folder: Path | str, *, places: Places | None = None, progress: Progre
     resumable = parts.strategy.resumable
     checkpoint = load_checkpoint(record.path / "checkpoint") if resumable else None
     record.event("resumed", **(vars(checkpoint.position) if checkpoint else {}))
-    _finish(record, parts, progress or Progress(), places, checkpoint)
+    _finish(record, parts, progress or Progress(), places, clock, checkpoint)
     return record
 
 
 def _finish(
-    record: Record, parts: Parts, progress: Progress, places: Places, checkpoint: Checkpoint | None
+    record: Record,
+    parts: Parts,
+    progress: Progress,
+    places: Places,
+    clock: PhaseClock,
+    checkpoint: Checkpoint | None,
 ) -> None:
     """Run the loop to its end and write down what came of it."""
+    meter = Meter(parts.device, clock)
+    with meter.phase("start-up"):
+        loop = _loop(record, parts, progress, places, meter, is_resumed=checkpoint is not None)
+    progress.run_started(record.spec, record.path, len(parts.stream.tasks))
+    for line in _notes(record.spec, parts):
+        progress.noted(line)
+    with meter.phase("other"):
+        loop.run(checkpoint)
+        with meter.phase("record"):
+            record.write_anytime(loop.watch.columns())
+        finished = record.remembering()  # the predictions are read once
+        with meter.phase("figures"):
+            write_figures(finished)
+        with meter.phase("metrics"):
+            metrics = evaluate.compute(finished.results())
+        record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
+    record.write_json("metrics.json", metrics)  # the last file: it means "finished"
+    record.event("finished")
+    progress.run_finished(record.path)
+
+
+def _loop(
+    record: Record, parts: Parts, progress: Progress, places: Places, meter: Meter, *, is_resumed: bool
+) -> Loop:
+    """Make what learns, and what keeps the record meanwhile."""
     stream, run = parts.stream, record.spec.run
-    meter = Meter(parts.device)
     batcher = Batcher(
         stream.tasks[0].train.images, parts.backbone.preprocessing, stream.augment, parts.device
     )
@@ -140,9 +178,9 @@ def _finish(
         batch_size=run.eval_batch_size,
         folder=places.cache_dir / "features",
         precision=run.precision,
-        account=meter.encoded,
-        account_read=meter.reused,
+        account=meter,
     )
+    folder = record.path / "checkpoint"
     loop = Loop(
         parts.strategy,
         stream,
@@ -151,22 +189,18 @@ def _finish(
         meter,
         run,
         progress,
-        save=lambda state: save_checkpoint(record.path / "checkpoint", state),
-        log=lambda task, columns: _log(record, parts, loop, probe, task, columns),
+        save=lambda state: save_checkpoint(folder, state),
+        save_ended=lambda task, ended: save_ended(folder, task, ended),
+        load_ended=lambda num_tasks: load_ended(folder, num_tasks),
         cache=None if run.exact else cache,
     )
     images = ProbeSet.draw(loop.evaluator, parts.seeds, run.probe_images) if run.probe_images else None
     probe = Probe(parts.backbone, loop.evaluator, images) if images else None
-    progress.run_started(record.spec, record.path, len(stream.tasks))
-    for line in _notes(record.spec, parts):
-        progress.noted(line)
-    loop.run(checkpoint)
-    record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
-    write_figures(record)
-    metrics = evaluate.compute(record.results())
-    record.write_json("metrics.json", metrics)  # the last file: it means "finished"
-    record.event("finished")
-    progress.run_finished(record.path)
+    log = RunLog(record, parts, loop, probe, MatrixRows(len(stream.tasks)))
+    if is_resumed:
+        log.read()
+    loop.log = log.add
+    return loop
 
 
 def _notes(spec: RunSpec, parts: Parts) -> list[str]:
@@ -184,40 +218,73 @@ def _held(parts: Parts, meter: Meter) -> dict[str, dict[str, int]]:
     return {
         "parameters": parameters,
         "stored_bytes": stored_bytes(held),
+        "capacity_bytes": capacity_bytes(held),
         "packed_bytes": packed_bytes(held),
         "stored_bytes_by_kind": bytes_by_kind(held),
         "packed_bytes_by_kind": bytes_by_kind(held, packed=True),
     }
 
 
-def _log(
-    record: Record, parts: Parts, loop: Loop, probe: Probe | None, task: int, columns: Columns | None
-) -> list[float]:
-    """Keep the predictions made after a task; return its row of the accuracy matrix."""
-    stream = parts.stream
-    if columns is not None:
-        after = np.full(len(columns["row"]), task, np.int16)
-        record.write_predictions(task, {"after_task": after, **columns})
-    if task == BEFORE:
-        return []
-    if columns is not None:
-        record.write_anytime(loop.watch.columns())
-        record.write_reliability(loop.evaluator.reliability)
-        if probe:
-            record.write_representations(task, probe.features())
-    loop.meter.task_ended(task, _held(parts, loop.meter))
-    results = Results.from_log(record.predictions(), len(stream.tasks))
-    matrix = {
-        "accuracy": results.accuracy,
-        "masked": results.masked,
-        "untrained": results.untrained,
-        "num_test": [len(each.test) for each in stream.tasks],
-        "class_order": stream.class_order,
-        "class_names": stream.class_names,
-        "classes_of_task": [each.classes for each in stream.tasks],
-    }
-    record.write_json("matrix.json", matrix)
-    accuracies = [float(value) for value in results.accuracy[task, : task + 1]]
-    notes = loop.strategy.notes()
-    record.event("task finished", task=task, accuracies=accuracies, **({"notes": notes} if notes else {}))
-    return accuracies
+@dataclass(frozen=True)
+class RunLog:
+    """Keeps what comes of each task."""
+
+    record: Record
+    parts: Parts
+    loop: Loop
+    probe: Probe | None
+    rows: MatrixRows
+
+    def read(self) -> None:
+        """Count what was predicted before the run was stopped."""
+        predictions = self.record.predictions()
+        after_task = predictions["after_task"]
+        for task in np.unique(after_task).tolist():
+            chosen = after_task == task
+            self.rows.add(task, {name: values[chosen] for name, values in predictions.items()})
+
+    def add(self, task: int, columns: Columns | None) -> list[float]:
+        """Keep the predictions made after a task; return its row of the accuracy matrix."""
+        with self.loop.meter.phase("record"):
+            if columns is not None:
+                after = np.full(len(columns["row"]), task, np.int16)
+                self.record.write_predictions(task, {"after_task": after, **columns})
+                self.rows.add(task, columns)
+            return [] if task == BEFORE else self._add_rest(task, is_evaluated=columns is not None)
+
+    def _add_rest(self, task: int, *, is_evaluated: bool) -> list[float]:
+        record, loop = self.record, self.loop
+        if is_evaluated:
+            record.write_reliability(loop.evaluator.reliability)
+            if self.probe:
+                record.write_representations(task, self.probe.features())
+        loop.meter.task_ended(task, _held(self.parts, loop.meter))
+        num_tasks = len(self.parts.stream.tasks)
+        if task + 1 == num_tasks or is_landmark(task + 1):
+            self._write_matrices()
+        accuracies: list[float] = self.rows.accuracy[task, : task + 1].tolist()
+        notes = loop.strategy.notes()
+        record.event("task finished", task=task, accuracies=accuracies, **({"notes": notes} if notes else {}))
+        return accuracies
+
+    def _write_matrices(self) -> None:
+        """Write them as they are now; their file grows with the square of the number of tasks."""
+        stream = self.parts.stream
+        matrix = {
+            "accuracy": self.rows.accuracy,
+            "masked": self.rows.masked,
+            "untrained": self.rows.untrained,
+            "num_test": [len(each.test) for each in stream.tasks],
+            "class_order": stream.class_order,
+            "class_names": stream.class_names,
+            "classes_of_task": [each.classes for each in stream.tasks],
+        }
+        self.record.write_json("matrix.json", matrix)
+
+
+def is_landmark(number: int) -> bool:
+    """Tell whether at most the first three digits of a number in base two are not 0: 1 to 8, 10, 12, 14, 16.
+
+    What grows with the tasks and is written anew at these numbers alone costs a task no more as they grow.
+    """
+    return number % (1 << max(0, number.bit_length() - 3)) == 0

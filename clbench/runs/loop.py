@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clbench.data.batches import Batcher, shuffled
-from clbench.data.feature_cache import FeatureCache
+from clbench.data.feature_cache import GROWTH, FeatureCache
 from clbench.data.inputs import Batch, Feed
 from clbench.data.samples import Samples
 from clbench.data.tasks import Task, TaskStream
 from clbench.evaluate.meter import Meter
+from clbench.evaluate.step_flops import StepFlops
 from clbench.petl.scheduled import scheduled
 from clbench.records.progress import Progress
 from clbench.records.spec import RunOptions
-from clbench.runs.checkpoint import Checkpoint, Position, capture, restore
+from clbench.runs.checkpoint import Checkpoint, Ended, Position, capture, restore
 from clbench.runs.evaluator import Columns, Evaluator, joined
 from clbench.runs.modes import evaluation_mode
 from clbench.runs.optimizers import carry_over, make_optimizer
@@ -51,6 +52,9 @@ class Loop:
     options: RunOptions = field(default_factory=RunOptions)
     progress: Progress = field(default_factory=Progress)
     save: Callable[[Checkpoint], object] = lambda _: None  # keeps a checkpoint
+    # keeps what a resumed run has to know of a task that has ended, and returns that of so many tasks
+    save_ended: Callable[[int, Ended], object] = lambda *_: None
+    load_ended: Callable[[int], list[Ended]] = lambda _: []
     # keeps a prediction log (None: nothing learnt yet), and returns its row of the accuracy matrix
     log: Callable[[int, Columns | None], list[float]] = lambda *_: []
     cache: FeatureCache | None = None
@@ -68,9 +72,12 @@ class Loop:
             precision=self.options.precision,
             batch_size=self.options.eval_batch_size,
         )
-        self.step = Step(self.strategy, self.seeds, self.batcher.device, self.options.precision)
+        self.flops = StepFlops(self.meter)
+        self.step = Step(
+            self.strategy, self.seeds, self.batcher.device, self.options.precision, flops=self.flops
+        )
         if self.cache:
-            self.cache.parts = [part.rows for task in self.stream.tasks for part in (task.train, task.test)]
+            self.cache.expect_parts([part.rows for part in self._parts()])
         self.watch = Watch(
             self.evaluator,
             self.seeds,
@@ -83,7 +90,8 @@ class Loop:
         """Learn and evaluate every task, from the beginning or from a checkpoint."""
         position = checkpoint.position if checkpoint else Position()
         if checkpoint:
-            self._go_back_to(checkpoint)
+            with self.meter.phase("start-up"):
+                self._go_back_to(checkpoint)
         for task in self.stream.tasks[position.task :]:
             if not position.is_inside_task:
                 self._begin(task)
@@ -104,10 +112,14 @@ class Loop:
             if self.stream.has_boundaries:
                 self.optimizer = None
             if self.cache:
-                self.cache.save()
+                with self.meter.phase("checkpoint"):
+                    self.cache.save(GROWTH)
                 self.cache.forget_unused()
             position = Position(task.index + 1)
             self._checkpoint(position)
+        if self.cache:
+            with self.meter.phase("checkpoint"):
+                self.cache.save()
 
     def _begin(self, task: Task) -> None:
         self.strategy.begin_task(task)
@@ -167,8 +179,6 @@ class Loop:
         self.progress.epoch_started(start.epoch, num_epochs, *counts)
         changing = scheduled(self.strategy.parts().values())
         assert self.optimizer is not None
-        first_batch = self._batch(samples, batches[0], start)
-        flops_per_image = self.step.flops_per_image(first_batch, self.optimizer, self.meter)
         losses: list[Tensor] = []
         for step in range(start.step, len(batches)):
             position, num_images = Position(start.task, start.epoch, step), len(batches[step])
@@ -182,7 +192,6 @@ class Loop:
             with self.meter.phase("train", images=num_images):
                 loss = self.step.learn(batch, self.optimizer, done)
                 losses.append(loss.reshape(()))
-            self.meter.flops["train"] += flops_per_image * num_images * self.strategy.steps_per_batch()
             self.progress.step_done(num_images, loss)
             is_last = (start.epoch + 1, step + 1) == (num_epochs, len(batches))
             if self.watch.after_step(batch) and not is_last:  # what comes then is looked at whole
@@ -212,18 +221,28 @@ class Loop:
             cache=self.cache,
         )
 
+    def _parts(self) -> list[Samples]:
+        return [part for task in self.stream.tasks for part in (task.train, task.test)]
+
     def _checkpoint(self, position: Position) -> None:
-        if self.strategy.resumable:
-            with self.meter.phase("checkpoint"):
-                info = {**self.meter.state(), "watch": self.watch.state()}
-                self.save(capture(position, self.strategy, self.optimizer, info=info))
+        looks = [] if position.is_inside_task else self.watch.put_behind()
+        if not self.strategy.resumable:
+            return
+        with self.meter.phase("checkpoint"):
+            if not position.is_inside_task:
+                self.save_ended(position.task - 1, Ended(self.meter.by_task[-1:], looks))
+            info = {
+                **self.meter.state(),
+                "watch": self.watch.state(),
+                "step_flops": self.flops.state(),
+                "prediction_flops": self.evaluator.flops.state(),
+                "features": self.cache.state() if self.cache else {},
+            }
+            self.save(capture(position, self.strategy, self.optimizer, info=info))
 
     def _go_back_to(self, checkpoint: Checkpoint) -> None:
         """Rebuild the strategy's shapes by beginning every task that was begun, then load the values."""
         position = checkpoint.position
-        if self.cache:
-            parts = self.cache.parts[: 2 * position.task + position.is_inside_task]
-            self.cache.paid = np.concatenate([*parts, self.cache.paid])
         for task in self.stream.tasks[: position.task + position.is_inside_task]:
             self._begin(task)
         if position.step > 0:
@@ -231,6 +250,33 @@ class Loop:
         if not position.is_inside_task and self.stream.has_boundaries:
             self.optimizer = None
         restore(checkpoint, self.strategy, self.optimizer)
-        self.meter.load(checkpoint.info)
-        self.watch.load(checkpoint.info["watch"])
+        self._load_account(checkpoint)
+        if position.is_inside_task:
+            self.watch.look_again(self.stream.tasks[: position.task + 1])
         self.progress.run_resumed(self.watch.num_steps)
+
+    def _load_account(self, checkpoint: Checkpoint) -> None:
+        """Go on with what has been spent, and with what that is counted by."""
+        info, position = checkpoint.info, checkpoint.position
+        self.meter.load(info)
+        if "step_flops" not in info:
+            self._load_older_account(checkpoint)
+            return
+        ended = self.load_ended(position.task)
+        self.meter.by_task = [costs for each in ended for costs in each.costs]
+        self.watch.load(info["watch"], [each.looks for each in ended])
+        self.flops.load(info["step_flops"])
+        self.evaluator.flops.load(info["prediction_flops"])
+        if self.cache:
+            self.cache.load(info["features"])
+
+    def _load_older_account(self, checkpoint: Checkpoint) -> None:
+        """Do so from a checkpoint that holds all tasks, and does not tell which features were paid for."""
+        position, state = checkpoint.position, checkpoint.info["watch"]
+        looks = [[]] * (position.task - 1) + [state["rows"]] if position.task else []
+        for index, rows in enumerate(looks):
+            self.save_ended(index, Ended(self.meter.by_task[index : index + 1], rows))
+        self.watch.load(state if position.task == 0 else {**state, "rows": []}, looks)
+        if self.cache:
+            parts = self._parts()[: 2 * position.task + position.is_inside_task]
+            self.cache.paid = np.concatenate([self.cache.paid, *(part.rows for part in parts)])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from clbench.data.inputs import Batch
-from clbench.evaluate.meter import Meter
-from clbench.runs.modes import evaluation_mode, training_mode
+from clbench.evaluate.step_flops import StepFlops
+from clbench.runs.modes import training_mode
 from clbench.runs.optimizers import rate_factor, set_rates
 from clbench.runs.soundness import refuse_first_loss
 from clbench.seeds import Seeds
@@ -24,6 +24,7 @@ class Step:
     seeds: Seeds
     device: torch.device
     precision: str  # fp32, or bf16 for autocast
+    flops: StepFlops
 
     def learn(self, batch: Batch, optimizer: torch.optim.Optimizer, done: float) -> Tensor:
         """Make as many optimiser steps as the strategy wants of a batch; return the last loss.
@@ -32,7 +33,7 @@ class Step:
         is detached and still on the device.
         """
         for update in range(self.strategy.steps_per_batch() - 1):
-            once_more = replace(batch, position=(*batch.position, update), is_last_update=False)
+            once_more = replace(batch, position=(*batch.position, update), is_last_update=False, num_drawn=[])
             self._update(once_more, optimizer, done)
         return self._update(batch, optimizer, done)
 
@@ -41,46 +42,23 @@ class Step:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.strategy.before_step(batch)
 
-    def flops_per_image(self, batch: Batch, optimizer: torch.optim.Optimizer, meter: Meter) -> float:
-        """Count a step up to the update for one new image, in eval mode: no batch-norm statistic moves.
-
-        What leads to the loss is the forward pass, what follows from it, before the update, the backward.
-        """
-        evaluation_mode(self.strategy)
-        groups = optimizer.param_groups
-        learning = sum(p.numel() for group in groups for p in group["params"] if p.requires_grad)
-        made: list[tuple[Batch, Tensor]] = []
-
-        def forward() -> None:
-            composed = self.composed(batch)
-            made.append((composed, self._loss(composed)))
-
-        def backward() -> None:
-            composed, loss = made.pop()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
-            self.strategy.before_update(composed)
-
-        if batch.cache and not meter.has_counted("train_forward", learning):
-            forward()  # what is computed for the cache is on another account
-            backward()
-        passes = {"train_forward": forward, "train_backward": backward}
-        counts = [meter.flops_per_image(name, learning, len(batch), once) for name, once in passes.items()]
-        optimizer.zero_grad()
-        meter.flops["train_per_image"] = sum(counts)
-        return sum(counts)
-
-    def _update(self, batch: Batch, optimizer: torch.optim.Optimizer, done: float) -> Tensor:
+    def _update(self, new: Batch, optimizer: torch.optim.Optimizer, done: float) -> Tensor:
         training_mode(self.strategy)
-        self.seeds.seed_torch(*batch.position)
-        num_epochs = self.strategy.num_epochs(batch.task)
-        set_rates(optimizer, rate_factor(self.strategy, done, batch.position[1], num_epochs))
-        batch = self.composed(batch)
-        loss = self._loss(batch)
+        self.seeds.seed_torch(*new.position)
+        num_epochs = self.strategy.num_epochs(new.task)
+        set_rates(optimizer, rate_factor(self.strategy, done, new.position[1], num_epochs))
+        self.flops.begin(new.position[:2], len(new))
+        with self.flops.part("forward"):
+            batch = self.composed(new)
+            loss = self._loss(batch)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
-        self.strategy.before_update(batch)
+        with self.flops.part("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+            self.strategy.before_update(batch)
         optimizer.step()
-        self.strategy.after_step(batch)
+        with self.flops.part("backward"):
+            self.strategy.after_step(batch)
+        self.flops.end(len(new), new.num_drawn)
         return loss.detach()
 
     def _loss(self, batch: Batch) -> Tensor:

@@ -38,11 +38,13 @@ class Watch:
         self.evaluator = evaluator
         self.every = every
         self.prequential = prequential  # whether training images are predicted, too
-        self.rows: list[list[int]] = []
+        self.behind: list[NDArray[np.int64]] = []  # rows of each task that has ended
+        self.rows: list[list[int]] = []  # since then
         self.num_steps = 0
         self.num_trained = 0  # images
         self.hits = self.tried = 0  # of training images since the last row
         self.met: set[int] = set()  # classes that occurred in a batch
+        self.predicted_at = [0, -1]  # steps so far and the task, when test or training images were predicted
         self.subsets = [task.test.draw(num_images, seeds.numpy("watch", task.index)) for task in self._tasks]
 
     @property
@@ -56,9 +58,10 @@ class Watch:
         if batch.is_first_pass and self.prequential:
             self.tried += len(batch)
             if self.met or self.evaluator.stream.has_boundaries:
-                with self.evaluator.meter.phase("watch", images=len(batch)):
-                    self.hits += self.evaluator.hits(batch.plain(), batch.labels, self._known())
-                self.evaluator.account("watch", self._tasks[: batch.task + 1], len(batch))
+                seen, is_changed = self._tasks[: batch.task + 1], self._is_changed_since(batch.task)
+                self.hits += self.evaluator.hits(
+                    batch.plain(), batch.labels, self._known(), seen, is_changed=is_changed
+                )
         self.met.update(batch.labels.tolist())
 
     def after_step(self, batch: Batch) -> bool:
@@ -74,7 +77,17 @@ class Watch:
             return
         evaluation_mode(self.evaluator.strategy)
         columns = self.evaluator.log(seen, shown, self._known(), phase="watch")
+        self._is_changed_since(seen[-1].index)
         self._note(seen[-1].index, columns, exact=False)
+
+    def look_again(self, seen: Sequence[Task]) -> None:
+        """Let the learner of a resumed run work out what it had, if it stopped just after a look."""
+        if self.predicted_at != [self.num_steps, seen[-1].index]:
+            return
+        shown = next(samples for task in reversed(seen) if len(samples := self._shown(task)))
+        evaluation_mode(self.evaluator.strategy)
+        with torch.inference_mode():
+            self.evaluator.predict(self.evaluator.inputs(shown.rows[:1], seen[-1].index))
 
     def task_ended(self, task: int, columns: Columns) -> None:
         """Take over the exact evaluation after a task."""
@@ -83,38 +96,54 @@ class Watch:
             self._note(task, {name: values[chosen] for name, values in columns.items()}, exact=False)
         self._note(task, columns, exact=True)
 
+    def put_behind(self) -> list[list[int]]:
+        """Return the rows since the last call, which belong to the task that has ended."""
+        rows, self.rows = self.rows, []
+        self.behind.append(_table(rows))
+        return rows
+
     def columns(self) -> Columns:
         """Return the log, a column a name."""
-        table = np.array(self.rows, np.int64).reshape(-1, len(COLUMNS))
+        table = np.concatenate([*self.behind, _table(self.rows)])
         return {name: table[:, place] for place, name in enumerate(COLUMNS)}
 
     def state(self) -> dict[str, Any]:
-        """Return everything for a checkpoint, as plain numbers."""
+        """Return everything since the last task ended, for a checkpoint, as plain numbers."""
         counts = [self.num_steps, self.num_trained, self.hits, self.tried]
-        return {"rows": self.rows, "counts": counts, "met": sorted(self.met)}
+        place = {"predicted_at": self.predicted_at, "met": sorted(self.met)}
+        return {"rows": self.rows, "counts": counts, **place}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state."""
+    def load(self, state: dict[str, Any], behind: Sequence[list[list[int]]]) -> None:
+        """Go on from a checkpoint's state, and from the rows of each task before."""
+        self.behind = [_table(rows) for rows in behind]
         self.rows, self.met = state["rows"], set(state["met"])
         self.num_steps, self.num_trained, self.hits, self.tried = state["counts"]
+        self.predicted_at = state.get("predicted_at", self.predicted_at)  # not in the first checkpoints
+
+    def _is_changed_since(self, task: int) -> bool:
+        """Note that something is predicted; return whether anything was learnt since it last was."""
+        before, self.predicted_at = self.predicted_at, [self.num_steps, task]
+        return before != self.predicted_at
 
     def _note(self, in_task: int, columns: Columns, *, exact: bool) -> None:
         place = [self.num_steps, self.num_trained, in_task]
         if self.tried:
             self.rows.append([*place, PREQUENTIAL, self.hits, self.tried, 0])
             self.hits = self.tried = 0
+        tasks, own = np.unique(columns["task"], return_inverse=True)
         hit = columns["prediction"] == columns["label"]
-        for task in np.unique(columns["task"]).tolist():
-            own = columns["task"] == task
-            self.rows.append([*place, task, int(hit[own].sum()), int(own.sum()), int(exact)])
+        hits, num = (np.bincount(own[rows], minlength=len(tasks)).tolist() for rows in (hit, slice(None)))
+        about = zip(tasks.tolist(), hits, num, strict=True)
+        self.rows += [[*place, task, right, of, int(exact)] for task, right, of in about]
 
     def _in_subset(self, columns: Columns) -> NDArray[np.bool_]:
         """Return which rows of an evaluation are of the subsets."""
-        chosen = np.zeros(len(columns["row"]), np.bool_)
-        for task in np.unique(columns["task"]).tolist():
-            own = columns["task"] == task
-            chosen[own] = np.isin(columns["row"][own], self.subsets[task].rows)
-        return chosen
+        num_rows = 1 + max(int(subset.rows.max(initial=0)) for subset in self.subsets)
+        num_rows = max(num_rows, 1 + int(columns["row"].max(initial=0)))
+        tasks = np.unique(columns["task"]).tolist()
+        wanted = np.concatenate([task * num_rows + self.subsets[task].rows for task in tasks])
+        task, row = (columns[name].astype(np.int64) for name in ("task", "row"))
+        return np.isin(task * num_rows + row, wanted)
 
     def _known(self) -> torch.Tensor | None:
         """Return which classes have been met, where a stream has no boundaries that would tell."""
@@ -129,3 +158,7 @@ class Watch:
         if self.evaluator.stream.has_boundaries:
             return subset
         return subset.select(np.isin(subset.labels, sorted(self.met)))
+
+
+def _table(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    return np.array(rows, np.int64).reshape(-1, len(COLUMNS))

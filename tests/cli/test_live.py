@@ -57,3 +57,9 @@ def test_a_file_gets_one_plain_line_a_task(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_unknown_accuracy_is_no_zero() -> None:
     assert accuracy_row([float("nan"), 0.5]) == "average  50.0 %     -   50"
     assert accuracy_row([float("nan")]) == "not evaluated: nothing learnt yet"
+
+
+def test_of_many_accuracies_the_first_and_the_last_are_shown() -> None:
+    assert "..." not in accuracy_row([0.5] * 20)
+    shown = accuracy_row([0.25] * 500 + [0.75] * 500)
+    assert shown == " ".join(["average  50.0 % ", *["  25"] * 10, " ...", *["  75"] * 10])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +42,15 @@ class Counted:
         images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3)).astype(np.uint8)
         self.batcher = Batcher(images, backbone.preprocessing, augment, torch.device("cpu"))
         self.num_computed = 0
-        self.cache = FeatureCache(self.batcher, batch_size=4, folder=folder, account=self.account)
+        self.cache = FeatureCache(self.batcher, batch_size=4, folder=folder, account=self)
+        self.num_charged = 0.0
 
-    def account(self, key, num_images, compute):
+    def encoded(self, num_images, compute, *, is_known):
         self.num_computed += num_images
-        return compute()
+        return compute(), float(max(1, num_images))  # as if each image took one operation
+
+    def charge(self, flops):
+        self.num_charged += flops
 
     def inputs(self, rows=ROWS) -> Inputs:
         return Inputs(batcher=self.batcher, rows=np.array(rows), cache=self.cache)
@@ -84,6 +89,41 @@ def test_a_second_run_reads_the_features_of_the_first_from_its_folder(backbone: 
     second = Counted(backbone, tmp_path)
     assert torch.equal(second.inputs([3, 1]).features(backbone), features[[3, 1]])
     assert second.num_computed == 0
+
+
+def test_each_image_is_charged_once_wherever_its_features_come_from(backbone: Backbone, tmp_path: Path):
+    first = Counted(backbone, tmp_path)
+    first.cache.expect_parts([np.arange(4), np.arange(4, 10)])
+    first.inputs([0, 5]).features(backbone)  # brings its part with it
+    assert (first.num_computed, first.num_charged) == (10, 10)
+    first.inputs().features(backbone)
+    assert first.num_charged == 10
+    first.cache.save()
+    second = Counted(backbone, tmp_path)
+    second.cache.expect_parts([np.arange(4), np.arange(4, 10)])
+    second.inputs([5]).features(backbone)
+    assert (second.num_computed, second.num_charged) == (0, 6)  # paid with its part, as before
+
+
+def test_what_was_charged_before_a_stop_is_not_charged_again(backbone: Backbone):
+    first = Counted(backbone)
+    first.inputs([0, 1, 2]).features(backbone)
+    resumed = Counted(backbone)
+    resumed.cache.load(json.loads(json.dumps(first.cache.state())))
+    resumed.inputs([1, 2, 3]).features(backbone)
+    assert (resumed.num_computed, resumed.num_charged) == (3, 1)
+
+
+def test_a_file_is_written_again_when_it_has_grown(backbone: Backbone, tmp_path: Path):
+    counted = Counted(backbone, tmp_path)
+    counted.inputs(np.arange(8)).features(backbone)
+    counted.cache.save(growth=1.25)
+    (file,) = tmp_path.iterdir()
+    counted.inputs([8]).features(backbone)
+    counted.cache.save(growth=1.25)
+    assert len(load_file(file)["rows"]) == 8
+    counted.cache.save()
+    assert len(load_file(file)["rows"]) == 9
 
 
 def test_a_damaged_file_is_computed_anew(backbone: Backbone, tmp_path: Path):

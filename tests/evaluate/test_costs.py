@@ -12,7 +12,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clbench.evaluate import memory
-from clbench.evaluate.costs import PhaseClock, bytes_by_kind, count_parameters, packed_bytes, stored_bytes
+from clbench.evaluate.costs import (
+    PhaseClock,
+    bytes_by_kind,
+    capacity_bytes,
+    count_parameters,
+    packed_bytes,
+    stored_bytes,
+)
 from clbench.evaluate.flops import count_flops
 from clbench.evaluate.memory import PeakMemory
 from clbench.learning.gaussians import Gaussians
@@ -169,7 +176,8 @@ def test_a_restored_clock_goes_on_from_its_sums():
     with clock.phase("train", images=10):
         time.sleep(0.01)
     saved = clock.to_dict()
-    restored = PhaseClock.from_dict(json.loads(json.dumps(saved)))
+    restored = PhaseClock()
+    restored.add(json.loads(json.dumps(saved)))
     assert restored.to_dict() == saved
     with restored.phase("train", images=5):
         pass
@@ -253,17 +261,19 @@ def test_fused_attention_is_counted_on_the_accelerator():
 def test_bytes_are_told_by_what_they_are_kept_for_and_add_up():
     memory = Memory(5)
     memory.reserve((3, 4, 4))  # 240 bytes of images, three numbers of 8 bytes each, and two counts
+    memory.count = 2  # of five
     gaussians = Gaussians(6, is_shared=True)  # 6 * 6 * 4 bytes of scatter
     gaussians.grow(2, CPU)  # two means of 6 * 8 bytes, two counts of 8
     inside = nn.Sequential(GrowingHead(4), nn.Linear(3, 2))  # what nobody knows is "other"
     inside[0].grow(2, torch.Generator(), CPU)
     parts = {"memory": memory, "statistics": gaussians, "network": inside}
     kinds = bytes_by_kind(parts)
-    assert kinds["exemplars"] == 240 + 3 * 5 * 8 + 2 * 8
+    assert kinds["exemplars"] == 2 * (48 + 3 * 8) + 2 * 8
     assert (kinds["covariances"], kinds["prototypes"]) == (144, 96 + 16)
     assert (kinds["head"], kinds["other"], kinds["modules"]) == ((8 + 2) * 4, 32, 0)
     assert kinds["model-delta"] == 144 + 112 + 40
-    assert kinds["total"] == stored_bytes(parts)["total"] == sum(_sizes(parts))
+    assert kinds["total"] == stored_bytes(parts)["total"] == sum(_sizes(parts)) - 3 * (48 + 3 * 8)
+    assert capacity_bytes(parts)["total"] == sum(_sizes(parts))
 
 
 def _sizes(parts: dict[str, nn.Module]) -> list[int]:
@@ -291,3 +301,19 @@ def test_operations_are_those_that_the_counter_of_torch_counts(context):
         with theirs:
             passes()
     assert ours == theirs.get_total_flops() > 0
+
+
+def test_a_memory_stores_what_it_holds_and_its_capacity_stands_beside():
+    memory, head = Memory(5), nn.Linear(10, 2)
+    parts = {"head": head, "memory": memory}
+    room = 5 * 3 * 8 + 2 * 8  # three numbers a sample, and two counts
+    assert stored_bytes(parts) == {"head": 88, "memory": 16, "total": 104}
+    memory.reserve((3, 4, 4), logits=((10,), torch.float32))
+    assert stored_bytes(parts)["memory"] == 16
+    memory.count = 2
+    sample = 3 * 4 * 4 + 3 * 8 + 10 * 4
+    assert stored_bytes(parts) == {"head": 88, "memory": 2 * sample + 16, "total": 88 + 2 * sample + 16}
+    assert packed_bytes(parts) == stored_bytes(parts)
+    assert capacity_bytes(parts) == {"head": 88, "memory": room + 5 * (48 + 40), "total": 88 + room + 440}
+    memory.count = 5
+    assert stored_bytes(parts) == capacity_bytes(parts)

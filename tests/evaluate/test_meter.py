@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
 from clbench.evaluate.meter import Meter
-
-
-def test_flops_are_counted_the_first_time_a_key_is_met():
-    meter, calls = Meter(torch.device("cpu")), []
-
-    def product() -> None:
-        calls.append(1)
-        torch.ones(4, 3) @ torch.ones(3, 5)
-
-    values = [meter.flops_per_image("train", key=7, num_images=4, once=product) for _ in range(3)]
-    assert values == [2 * 3 * 5] * 3
-    assert len(calls) == 1
 
 
 def test_the_sums_go_through_a_checkpoint():
@@ -36,16 +26,36 @@ def product(rows: int) -> None:
     torch.ones(rows, 3) @ torch.ones(3, 5)  # 2 * rows * 3 * 5 operations
 
 
-def test_what_is_measured_is_without_what_the_cache_computes():
+def test_what_is_counted_is_without_what_the_cache_computes():
     meter = Meter(torch.device("cpu"))
-
-    def work() -> None:
-        for _ in range(2):
-            meter.encoded("key", 4, lambda: torch.ones(4, 3) @ torch.ones(3, 5))  # once counted, once known
+    with meter.counting() as counted:
+        for is_known in (False, True):
+            _, flops = meter.encoded(4, lambda: torch.ones(4, 3) @ torch.ones(3, 5), is_known=is_known)
+            assert flops == 2 * 4 * 3 * 5
         product(2)
+    assert counted.flops == 2 * 2 * 3 * 5
+    assert meter.encoded(4, lambda: torch.ones(4, 3), is_known=True)[1] is None  # nobody counts
 
-    assert meter.measured(work) == 2 * 2 * 3 * 5
-    assert meter.flops["encode"] == 2 * (2 * 4 * 3 * 5)
+
+def test_features_are_charged_to_the_phase_that_looks_at_test_images_or_to_encode():
+    meter = Meter(torch.device("cpu"))
+    meter.charge(3.0)
+    with meter.phase("watch"), meter.phase("encode"):
+        meter.charge(5.0)
+    assert (meter.flops["encode"], meter.flops["watch"]) == (3.0, 5.0)
+
+
+def test_nested_phases_add_up_at_any_moment():
+    meter = Meter(torch.device("cpu"))
+    started = time.perf_counter()
+    with meter.phase("other"):
+        with meter.phase("train"):
+            time.sleep(0.01)
+            meter.state()
+        state = meter.state()
+        elapsed = time.perf_counter() - started
+    assert sum(phase["seconds"] for phase in state["clock"].values()) == pytest.approx(elapsed, abs=2e-3)
+    assert state["clock"]["train"]["seconds"] >= 0.01
 
 
 def test_of_like_pieces_the_first_is_counted_and_the_others_are_like_it():
@@ -92,7 +102,7 @@ def test_what_was_spent_up_to_each_task_goes_through_a_checkpoint():
     meter.flops["train"] = 10.0
     meter.task_ended(0, {"parameters": {"total": 3}})
     other = Meter(torch.device("cpu"))
-    other.load(meter.state())
+    other.load({**meter.state(), "by_task": meter.by_task})
     other.flops["train"] += 5.0
     other.task_ended(1, {"parameters": {"total": 4}})
     tasks = other.to_dict()["by_task"]
@@ -103,7 +113,7 @@ def test_what_was_spent_up_to_each_task_goes_through_a_checkpoint():
 def test_a_checkpoint_from_before_energy_was_read_is_gone_on_from():
     meter = Meter(torch.device("cpu"))
     state = meter.state()
-    del state["energy"], state["by_task"]
+    del state["energy"]
     meter.load(state)
     assert meter.to_dict()["by_task"] == []
     assert meter.to_dict()["energy"] == {"cpu": None, "accelerator": None}

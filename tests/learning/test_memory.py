@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from clbench.data.stored import Stored
-from clbench.evaluate.costs import stored_bytes
+from clbench.evaluate.costs import capacity_bytes
 from clbench.learning.balancing import rank_within
 from clbench.learning.herding import herding
 from clbench.learning.memory import Memory
@@ -199,13 +199,13 @@ def test_draws_from_an_empty_memory_are_empty() -> None:
 def test_bytes_are_those_of_the_tensors_reserved() -> None:
     memory = Memory(50)
     memory.reserve((32, 32, 3), logits=((10,), torch.float32))
-    assert stored_bytes({"memory": memory})["memory"] == sum(x.nbytes for x in memory.state_dict().values())
+    assert capacity_bytes({"memory": memory})["memory"] == sum(x.nbytes for x in memory.state_dict().values())
     two_counters = 16
     expected = 50 * (32 * 32 * 3 + 3 * 8 + 10 * 4) + two_counters
-    assert stored_bytes({"memory": memory})["memory"] == expected
+    assert capacity_bytes({"memory": memory})["memory"] == expected
     images = torch.zeros(80, 32, 32, 3, dtype=torch.uint8)
     memory.reservoir(samples(images, [0] * 80, logits=torch.zeros(80, 10)), seeded())
-    assert stored_bytes({"memory": memory})["memory"] == expected
+    assert capacity_bytes({"memory": memory})["memory"] == expected
 
 
 def test_features_can_be_kept_and_a_wrong_kind_is_refused() -> None:

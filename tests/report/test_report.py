@@ -347,11 +347,13 @@ def test_namesakes_are_told_apart(tmp_path: Path, make_run: MakeRun) -> None:
     assert first.startswith("lae-adapter file=weights.npz ")
 
 
-@pytest.mark.parametrize("num_tasks", [1, 5, 10, 20])
+@pytest.mark.parametrize("num_tasks", [1, 5, 10, 20, 100])
 def test_run_tables_fit_80_columns(tmp_path: Path, num_tasks: int, make_run: MakeRun) -> None:
     record = make_run(tmp_path, num_tasks=num_tasks, accuracy=1.0)
     text = shown(run_tables(record))
     assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) <= 60
+    assert text.count("...") == (7 if num_tasks == 100 else 0)  # a row for those in the middle
     assert "…" not in text
     last_row = next(row for row in map(str.split, text.splitlines()) if row[:2] == [str(num_tasks), "100"])
     assert len(last_row) == (num_tasks + 2 if num_tasks <= 10 else 7)

@@ -9,6 +9,7 @@ import numpy as np
 
 from clbench.evaluate.looks import Anytime
 from clbench.report.groups import Group, Matrix
+from clbench.report.pictures.binning import binned_columns, width_of_bins
 from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.style import (
     COLOURS,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_NAMED = 20  # tasks; the names of more would overlap
+MOST_ENDED = 100  # tasks; the ends of more would fill the picture
+MOST_LINES = 50  # of tasks; of more, neighbours share a line
 PALEST = 0.88  # of the colour scale, which ends in a yellow too pale for a thin line
 
 
@@ -67,6 +70,8 @@ def looks_of(group: Group) -> list[Anytime]:
 def _draw_boundaries(axes: Axes, looks: Anytime) -> None:
     """Draw a line after each task, and the task's number above the steps that it took."""
     ends, tasks = looks.steps[looks.exact], looks.in_task[looks.exact]
+    if len(ends) > MOST_ENDED:
+        return
     for start, end, task in zip([0, *ends[:-1]], ends, tasks, strict=True):
         axes.axvline(
             end, color=FAINT, linewidth=0.6 if len(ends) <= MOST_NAMED else 0.3, linestyle=(0, (4, 3))
@@ -89,14 +94,17 @@ def _draw_tasks(axes: Axes, runs: Sequence[Anytime]) -> None:
     from matplotlib import colormaps
 
     tested = runs[0].tested
-    accuracy = 100 * np.mean([looks.subset for looks in runs], axis=0)
-    colours = colormaps["viridis"](np.linspace(0, PALEST, accuracy.shape[1]))
-    is_crowded = len(tested) > MOST_NAMED
-    look = {"linewidth": 0.6, "alpha": 0.4} if is_crowded else {"linewidth": 1.0}
-    for number, task in enumerate(tested):
-        known = ~np.isnan(accuracy[:, task])
-        name = "each task seen, the lighter the later" if number == 0 else None
-        (line,) = axes.plot(runs[0].steps[known], accuracy[known, task], color=colours[task], label=name)
+    accuracy = 100 * np.mean([looks.subset[:, tested] for looks in runs], axis=0)
+    width = width_of_bins(len(tested), MOST_LINES)
+    accuracy = binned_columns(accuracy, width)
+    number = accuracy.shape[1]
+    colours = colormaps["viridis"](np.linspace(0, PALEST, number))
+    look = {"linewidth": 0.6, "alpha": 0.4} if number > MOST_NAMED else {"linewidth": 1.0}
+    about = "each task seen" if width == 1 else f"each {width} tasks, those seen"
+    for place in range(number):
+        known = ~np.isnan(accuracy[:, place])
+        name = f"{about}, the lighter the later" if place == 0 else None
+        (line,) = axes.plot(runs[0].steps[known], accuracy[known, place], color=colours[place], label=name)
         line.set(**look)
 
 
@@ -111,7 +119,8 @@ def _draw_means(axes: Axes, runs: Sequence[Anytime]) -> None:
         axes.fill_between(steps, *edges, color=ink, alpha=0.15, linewidth=0)
     whole = _over_tasks([looks.accuracy[looks.exact] for looks in runs]).mean(axis=0)
     name = "their mean on all test images"
-    axes.plot(steps[exact], whole, "o", color=ink, markersize=4.5, clip_on=False, label=name)
+    size = 4.5 if len(whole) <= MOST_ENDED else 1.5
+    axes.plot(steps[exact], whole, "o", color=ink, markersize=size, clip_on=False, label=name)
     hits, tried = np.sum([(looks.hits, looks.tried) for looks in runs], axis=0)
     if tried.any():
         share = 100 * hits / np.where(tried, tried, np.nan)

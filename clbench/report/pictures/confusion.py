@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clbench.report.groups import Group, Matrix
+from clbench.report.pictures.binning import bin_ticks, binned_shares, width_of_bins
 from clbench.report.pictures.cells import add_scale, write_numbers
 from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.style import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_NAMED = 20  # classes, or tasks
+MOST_OUTLINED = 60  # tasks; the outlines of more would hide what they are around
 MOST_NUMBERED = 12  # classes; the numbers of more would be too small to read
 DARK = 30.0  # percent from which a cell's number is white
 LONGEST_CLASS = 24  # letters
@@ -37,19 +39,24 @@ def confusion(group: Group) -> Picture:
 
     tasks = group.records[0].read_json("matrix.json")["classes_of_task"]
     shares = 100 * confusion_shares(group)
-    num_classes = len(shares)
+    num_classes, width = len(shares), width_of_bins(len(shares))
+    spans = [] if width > 1 else blocks(tasks)
+    outlined = spans if len(spans) <= MOST_OUTLINED else []
     figure = new_figure(6.2, 5.5) if num_classes <= MOST_NUMBERED else new_figure(7.2, 6.5)
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(GAMMA, 0, 100), interpolation="nearest")
+    shown = binned_shares(shares, width)
+    image = axes.imshow(shown, cmap="Blues", norm=PowerNorm(GAMMA, 0, 100), interpolation="nearest")
     if num_classes <= MOST_NUMBERED:
         some = np.where(shares < 0.5, np.nan, shares)  # what would be written as 0
         write_numbers(axes, some, lambda share: f"{share:.0f}", size=7.5, is_dark=lambda share: share > DARK)
-    _outline(axes, blocks(tasks))
-    _name_classes(axes, group, num_classes, blocks(tasks))
+    _outline(axes, outlined)
+    _name_classes(axes, group, num_classes, spans, width)
     clean(axes, spines=("left", "right", "top", "bottom"))
-    add_scale(axes, image, "share of the class's images (%)", ticks=[0, 5, 20, 50, 100])
+    whose = "class's" if width == 1 else "bin's"
+    add_scale(axes, image, f"share of the {whose} images (%)", ticks=[0, 5, 20, 50, 100])
     seeds = f"{len(group.records)} seeds together" if len(group.records) > 1 else seeds_name(group)
-    below = f"{seeds}{'; outlined: the classes of a task' if blocks(tasks) else ''}"
+    below = f"{seeds}{'; outlined: the classes of a task' if outlined else ''}"
+    below += f"; a bin: {width} classes in the order they came" if width > 1 else ""
     set_title(figure, run_name(group.spec), below)
     return Picture(figure)
 
@@ -88,17 +95,19 @@ def _outline(axes: Axes, spans: Sequence[tuple[int, int]]) -> None:
         axes.plot(*zip(*corners, strict=True), color=COLOURS[1], linewidth=1.2, clip_on=False)
 
 
-def _name_classes(axes: Axes, group: Group, num_classes: int, spans: Sequence[tuple[int, int]]) -> None:
+def _name_classes(
+    axes: Axes, group: Group, num_classes: int, spans: Sequence[tuple[int, int]], width: int
+) -> None:
     """Name the classes where there is room, else the tasks, else number the classes."""
-    ticks: list[float]
+    ticks: Sequence[float]
     if num_classes <= MOST_NAMED:
         noun, ticks, names = "class", list(range(num_classes)), _class_names(group, num_classes)
     elif 1 < len(spans) <= MOST_NAMED:
         noun, ticks = "class, by task", [(first + last) / 2 for first, last in spans]
         names = [str(task + 1) for task in range(len(spans))]
     else:
-        noun, ticks = "class", list(range(0, num_classes, -(-num_classes // 100) * 10))
-        names = [str(number) for number in ticks]
+        places, names = bin_ticks(num_classes, width, first=0)
+        noun, ticks = "class", places.tolist()
     axes.set_xticks(ticks, names)
     if max(map(len, names)) > 3:
         axes.tick_params(axis="x", rotation=90)

@@ -12,6 +12,7 @@ import numpy as np
 from clbench.evaluate.metrics.representation import representation_drift
 from clbench.evaluate.representations import Representations
 from clbench.report.groups import Group, Matrix
+from clbench.report.pictures.binning import bin_ticks, binned, bins_note, width_of_bins
 from clbench.report.pictures.cells import add_scale, write_numbers
 from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.style import (
@@ -26,36 +27,41 @@ from clbench.report.pictures.style import (
 )
 
 MOST_NUMBERED = 12  # tasks
+MOST_MARKED = 60  # tasks whose drift has a dot of its own
 
 
 def drift(group: Group) -> Picture:
     """Draw linear CKA of the features after any two tasks, and the drift of each task."""
     similarity, steps = similarities(group)
-    num_tasks = len(similarity)
+    num_tasks, width = len(similarity), width_of_bins(len(similarity))
     figure = new_figure(5.6, 6.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     lowest = min(0.9, np.floor(10 * np.nanmin(similarity)) / 10)
-    image = upper.imshow(similarity, cmap="viridis", vmin=lowest, vmax=1, aspect="auto")
+    image = upper.imshow(
+        binned(similarity, width), cmap="viridis", vmin=lowest, vmax=1, aspect="auto", interpolation="nearest"
+    )
     if num_tasks <= MOST_NUMBERED:
         middle = (1 + lowest) / 2
         write_numbers(upper, similarity, lambda cka: f"{cka:.2f}", size=7, is_dark=lambda cka: cka < middle)
-    places = np.arange(num_tasks)
+    places = (np.arange(num_tasks) + 0.5) / width - 0.5
     mean = steps.mean(axis=0)
-    lower.plot(places[1:], mean, "o-", color=COLOURS[0], markersize=4.5, linewidth=1.6)
+    marker = "o" if num_tasks <= MOST_MARKED else ""
+    lower.plot(places[1:], mean, marker=marker, color=COLOURS[0], markersize=4.5, linewidth=1.6)
     if len(steps) > 1:
         std = steps.std(axis=0, ddof=1)
         lower.fill_between(places[1:], mean - std, mean + std, color=COLOURS[0], alpha=0.15, linewidth=0)
     lower.set_ylim(0, 1.15 * max(np.nanmax(mean), 0.01))
-    ticks = places[:: -(-num_tasks // MOST_NUMBERED)]
     for axis in (upper.yaxis, lower.xaxis):
-        axis.set_ticks(ticks, [str(task + 1) for task in ticks])
+        axis.set_ticks(*bin_ticks(num_tasks, width, most=MOST_NUMBERED))
     name_axes(upper, "", "after task")
     name_axes(lower, "after task", "drift")
     rule(lower)
     clean(upper, spines=())
     add_scale(upper, image, "similarity of features (linear CKA)")
     set_title(
-        figure, run_name(group.spec), f"{seeds_name(group)}; drift: how far unit features move in a task"
+        figure,
+        run_name(group.spec),
+        f"{seeds_name(group)}; drift: how far unit features move in a task{bins_note(width, 'tasks')}",
     )
     return Picture(figure)
 

@@ -1,0 +1,114 @@
+"""A run that was stopped has the costs of one that was not, whatever the strategy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import clbench
+from clbench import strategies
+from clbench.options import option_types
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.runs.line import execute, resume
+
+QUICK = {"epochs": 2, "batch_size": 8, "memory_size": 20}
+OWN: dict[str, dict[str, Any]] = {  # what else makes a few steps enough
+    "avalanche.er-aml": {"memory_size": 40},
+    "avalanche.mer": {"num_rounds": 1},
+    "lae": {"frozen_epochs": 1},
+    "ranpac": {"projection": 64},
+    "scr": {"replay_batch": 0, "temperature": 0.5},
+}
+IN_QUICK_TESTS = ("er", "l2p")
+NAMES = [
+    pytest.param(name, marks=[] if name in IN_QUICK_TESTS else [pytest.mark.slow])
+    for name in strategies.names()
+]
+
+
+class Stopped(Progress):
+    """Stops a run as Ctrl-C does: at the nth step, at the beginning of a task, or while it is evaluated."""
+
+    def __init__(self, *, step: int = 0, beginning: int = -1, evaluation: int = -1) -> None:
+        self.step, self.beginning, self.evaluation = step, beginning, evaluation
+        self.task = 0
+
+    def task_started(self, task: int, classes: list[str], num_images: int) -> None:
+        self.task = task
+        if task == self.beginning:
+            raise KeyboardInterrupt
+
+    def step_done(self, num_images: int, loss: torch.Tensor) -> None:
+        self.step -= 1
+        if self.step == 0:
+            raise KeyboardInterrupt
+
+    def batch_predicted(self, num_images: int) -> None:
+        if self.task == self.evaluation:
+            raise KeyboardInterrupt
+
+
+def spec_of(name: str) -> clbench.RunSpec:
+    allowed = option_types(strategies.get(name))
+    options = {key: value for key, value in {**QUICK, **OWN.get(name, {})}.items() if key in allowed}
+    stream: dict[str, Any] = {"name": "split-digits", "tasks": "2", "train_per_class": 6, "test_per_class": 3}
+    if "task-identity" in strategies.get(name).needs:
+        stream["scenario"] = "task"
+    return clbench.resolve(
+        {
+            "stream": stream,
+            "strategy": {"name": name, **options},
+            "backbone": {"name": "vit-micro", "weights": "none"},
+            "run": {"checkpoint_every": 2, "eval_batch_size": 16, "eval_every": 3, "eval_images": 2},
+        }
+    )
+
+
+def spent(record: Record) -> dict[str, Any]:
+    """Return all costs but times, energy and peaks of memory."""
+    costs = record.read_json("costs.json")
+    images = {name: costs["time"].get(name, {}).get("images") for name in ("train", "evaluate", "watch")}
+    rest = {name: value for name, value in costs.items() if name not in ("time", "memory", "energy")}
+    measured = ("seconds", "energy")
+    by_task = [{name: task[name] for name in task if name not in measured} for task in costs["by_task"]]
+    return {**rest, "images": images, "by_task": by_task}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_stopped_in_and_between_tasks_has_the_costs_of_an_undisturbed_one(name: str, tmp_path: Path):
+    spec = spec_of(name)
+    whole = execute(spec, out=tmp_path / "whole", places=clbench.Places(None, tmp_path / "one"))
+    places = clbench.Places(None, tmp_path / "other")
+    stops = [
+        Stopped(step=4),
+        Stopped(evaluation=0),
+        Stopped(beginning=1),
+        Stopped(step=5),
+        Stopped(evaluation=1),
+    ]
+    folder: Path | None = None
+    for stop in stops:
+        try:
+            if folder:
+                resume(folder, places=places, progress=stop)
+            else:
+                execute(spec, out=tmp_path / "stopped", places=places, progress=stop)
+        except KeyboardInterrupt:
+            (folder,) = (tmp_path / "stopped").iterdir()
+    assert folder is not None
+    assert not Record.open(folder).is_finished
+    resumed = resume(folder, places=places)
+    one, other = spent(whole), spent(resumed)
+    assert one.keys() == other.keys()
+    for cost, value in one.items():
+        assert other[cost] == value, cost
+    for file in ("metrics.json", "matrix.json"):
+        assert (whole.path / file).read_bytes() == (resumed.path / file).read_bytes()
+    anytime, again = whole.anytime(), resumed.anytime()
+    assert anytime is not None
+    assert again is not None
+    assert all(values.tolist() == again[column].tolist() for column, values in anytime.items())
