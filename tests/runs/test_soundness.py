@@ -94,7 +94,7 @@ def test_classes_not_met_yet_are_not_chosen_however_low_the_others_are() -> None
         test = trial.stream.tasks[0].test
         known = torch.tensor([False, True])
         inputs, labels = watch.evaluator.inputs(test.rows, 0), torch.from_numpy(test.labels)
-        hits.append(watch.evaluator.hits(inputs, labels, known))
+        hits.append(watch.evaluator.hits(inputs, labels, known, trial.stream.tasks[:1], is_changed=False))
     assert hits == [int((trials[0].stream.tasks[0].test.labels == 1).sum())] * 3
 
 
