@@ -22,7 +22,7 @@ from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.spec import RunOptions, resolve
 from clbench.report import run_tables
-from clbench.runs.checkpoint import load_checkpoint, save_checkpoint
+from clbench.runs.checkpoint import load_checkpoint, load_ended, save_checkpoint, save_ended
 from clbench.runs.evaluator import Columns
 from clbench.runs.line import execute
 from clbench.runs.loop import Loop
@@ -245,6 +245,8 @@ class Watched(Progress):
             RunOptions(checkpoint_every=1, eval_every=every, eval_images=10),
             progress=self,
             save=lambda checkpoint: save_checkpoint(folder, checkpoint),
+            save_ended=lambda task, ended: save_ended(folder, task, ended),
+            load_ended=lambda num_tasks: load_ended(folder, num_tasks),
             log=self.keep,
         )
         self.loop.run(load_checkpoint(folder))
