@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from clbench.records.record import Record, RecordError
+from clbench.reading import RecordError
+from clbench.records.record import Record
 from clbench.report.columns import values_of
 
 DEPTHS = ("*/spec.toml", "*/*/spec.toml")  # below a folder that is no run itself

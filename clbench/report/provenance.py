@@ -6,7 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from clbench.records.record import Record, RecordError
+from clbench.reading import RecordError
+from clbench.records.record import Record
 
 HASHES = {
     "stream": "data and class order",

@@ -10,34 +10,38 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clbench import backbones, evaluate, petl, strategies, streams
+from clbench import backbones, devices, evaluate, petl, strategies, streams
 from clbench.backbones.backbone import Backbone
 from clbench.cards import source_files
 from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
 from clbench.data.tasks import Places, TaskStream
-from clbench.errors import UserError
 from clbench.evaluate.costs import bytes_by_kind, count_parameters, packed_bytes, stored_bytes
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.results import Results
 from clbench.options import build
 from clbench.records.environment import environment
 from clbench.records.former_sources import is_former
+from clbench.records.lock import only_writer, remove_lock
 from clbench.records.progress import Progress
-from clbench.records.record import Record
+from clbench.records.record import Record, to_json
 from clbench.records.spec import RunSpec
 from clbench.report import write_figures
-from clbench.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from clbench.runs.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
 from clbench.runs.evaluator import Columns
 from clbench.runs.loop import BEFORE, Loop
 from clbench.runs.needs import refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.runs.probe import Probe, ProbeSet
+from clbench.runs.resuming import (
+    ChangedError,
+    clean,
+    differences,
+    refuse_another_start,
+    refuse_missing,
+    warn_of,
+)
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
-
-
-class ChangedError(UserError, ValueError):
-    """What a run was begun with is not what is found now."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Parts:
 def prepare(spec: RunSpec, places: Places) -> Parts:
     """Make every component that a spec names."""
     seeds = Seeds(spec.run.seed)
-    device = torch.device(spec.run.device)
+    device = torch.device(devices.present(spec.run.device))
     loader = build(streams.get(spec.stream.name), "stream", spec.stream.options)
     stream = loader.build(spec.stream.name, places, seeds)
     options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
@@ -93,12 +97,13 @@ def execute(
     """
     places = places or Places()
     parts = prepare(spec, places)
-    record = Record.create(Path(out), spec)
-    record.write_text("command.txt", command + "\n")
-    record.write_json("environment.json", environment())
-    record.write_json("hashes.json", parts.hashes())
-    record.event("started")
-    _finish(record, parts, progress or Progress(), places, checkpoint=None)
+    found = {"environment.json": environment(), "hashes.json": parts.hashes()}
+    texts = {name: to_json(value) + "\n" for name, value in found.items()}
+    record = Record.create(Path(out), spec, {**texts, "command.txt": command + "\n"})
+    with only_writer(record.path):
+        record.event("started")
+        _finish(record, parts, progress or Progress(), places, checkpoint=None)
+    remove_lock(record.path)
     return record
 
 
@@ -107,20 +112,33 @@ def resume(folder: Path | str, *, places: Places | None = None, progress: Progre
     record = Record.open(Path(folder))
     if record.is_finished:
         return record
-    places = places or Places()
+    with only_writer(record.path):
+        if not record.is_finished:  # another process may just have come to its end
+            _go_on(record, places or Places(), progress or Progress())
+    remove_lock(record.path)
+    return record
+
+
+def _go_on(record: Record, places: Places, progress: Progress) -> None:
+    """Finish a stopped run, unless something is not as it was."""
+    clean(record)
+    refuse_another_start(record)
     parts = prepare(record.spec, places)
     begun_with = record.read_json("hashes.json")
     for name, value in parts.hashes().items():
         is_same = begun_with[name] == value or is_former(begun_with[name], type(parts.strategy).__module__)
         if not is_same:
             raise ChangedError(
-                f"cannot resume {folder}: its {name.replace('_', ' ')} has changed since it was begun"
+                f"cannot resume {record.path}: its {name.replace('_', ' ')} has changed since it was begun"
             )
     resumable = parts.strategy.resumable
     checkpoint = load_checkpoint(record.path / "checkpoint") if resumable else None
-    record.event("resumed", **(vars(checkpoint.position) if checkpoint else {}))
-    _finish(record, parts, progress or Progress(), places, checkpoint)
-    return record
+    refuse_missing(record, checkpoint.position if checkpoint else Position())
+    differs = differences(record)
+    warn_of(record, differs)
+    where = vars(checkpoint.position) if checkpoint else {}
+    record.event("resumed", **where, **({"differs": differs} if differs else {}))
+    _finish(record, parts, progress, places, checkpoint)
 
 
 def _finish(
@@ -159,7 +177,7 @@ def _finish(
     record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
     write_figures(record)
     metrics = evaluate.compute(record.results())
-    record.write_json("metrics.json", metrics)  # the last file: it means "finished"
+    record.finish(metrics)
     record.event("finished")
     progress.run_finished(record.path)
 
