@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,13 +21,18 @@ class Table:
         self.count = 0
         self.is_kept = is_kept  # on disk
         self.is_used = True  # since the cache last looked
-        self.has_grown = False
+        self.num_kept = 0  # values that a file holds
         self.is_owed = np.zeros(num_rows, np.bool_)  # values that were read, and that nobody paid for yet
 
     @property
     def num_bytes(self) -> int:
         """Bytes that the values take."""
         return 0 if self.values is None else self.values.untyped_storage().nbytes()
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether there are values that no file holds."""
+        return self.count > self.num_kept
 
     def has(self, rows: NDArray[np.int64]) -> bool:
         """Tell whether the values of all these rows are known."""
@@ -55,7 +62,6 @@ class Table:
         self.values[self.count : need] = values
         self.place[rows] = np.arange(self.count, need)
         self.count = need
-        self.has_grown = True
 
     def at(self, rows: NDArray[np.int64]) -> Tensor:
         """Return the values of known rows."""
@@ -64,7 +70,19 @@ class Table:
             return self.values[torch.from_numpy(self.place[rows])]
 
     def to_bytes(self) -> bytes:
-        """Return rows and values as a safetensors file."""
+        """Return rows and values that no file holds as a safetensors file."""
         assert self.values is not None
-        rows = np.flatnonzero(self.place >= 0)
+        rows = np.flatnonzero(self.place >= self.num_kept)
         return save({"rows": torch.from_numpy(rows), "values": self.at(rows).contiguous()})
+
+    def put_read(self, tensors: Mapping[str, Tensor]) -> NDArray[np.int64]:
+        """Add what such a file holds, and return whose values are new; ValueError where it does not fit."""
+        rows, values = tensors["rows"].numpy(), tensors["values"]
+        fits = rows.ndim == 1 and rows.dtype == np.int64 and values.shape[:1] == rows.shape
+        if not fits or (len(rows) and not (rows.min() >= 0 and rows.max() < len(self.place))):
+            raise ValueError("rows and values do not fit")
+        is_new = self.place[rows] < 0  # two runs may have written the same
+        new: NDArray[np.int64] = rows[is_new]
+        self.put(new, values[torch.from_numpy(is_new)])
+        self.num_kept = self.count
+        return new

@@ -1,7 +1,7 @@
 """List the SHA-256 of every file of a record, so that what was changed since it was written can be told.
 
 The list has the form that ``sha256sum --check`` reads. While a run goes on a line is added before each file
-is written, so no kill can leave a file that the list does not know; at the end one line a file is left. A file
+is written, so no kill can leave a file that the list does not know; at the end one line a file is left. Each
 is hashed once, from the bytes that are written.
 
 Not in the list: ``events.jsonl``, which grows by lines, and checkpoints, whose names hold checksums already.

@@ -106,6 +106,11 @@ class Record:
         except RecordError:
             return ""
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether there is a list of its files' checksums; a record of an earlier version has none."""
+        return (self.path / manifest.NAME).exists()
+
     def changes(self) -> list[str]:
         """Return the files that are no longer what the run wrote; nothing in a record without a list.
 

@@ -84,7 +84,7 @@ class Group:
     @property
     def extents(self) -> list[tuple[int, int]]:
         """Number of tasks, and of test images, in each run's stream."""
-        return [(len(each["classes_of_task"]), sum(each.get("num_test", ()))) for each in self._matrices]
+        return [(len(each["classes_of_task"]), sum(each.get("num_test") or ())) for each in self._matrices]
 
     def hashes(self, name: str) -> dict[int, str]:
         """Return a hash ("stream", "weights", "strategy_source") of each run by seed."""
