@@ -6,7 +6,7 @@ the blocks from its first one on changeable; what enters that block is kept inst
 ``run.exact`` there is no cache, and the predictions are the same.
 
 On disk each file holds what was computed since the one before, so that a task writes what is new and no more.
-Its name ends in the first sixteen hexadecimal digits of its own SHA-256; what contradicts it is computed anew.
+Its name ends in the first sixteen hexadecimal digits of its own SHA-256: what contradicts it is made anew.
 A folder that is full or cannot be written costs the next run time, and this one nothing.
 """
 

@@ -107,6 +107,8 @@ def check(file: Path, value: Any) -> None:
     shape = SHAPES.get(file.name)
     if shape is None:
         return
+    if not isinstance(value, dict):
+        raise RecordError(f"{file} holds a {type(value).__name__}, not values by name")
     with explained(file):
         try:
             shape(value)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from clbench.files import is_temporary
 from clbench.reading import RecordError
+from clbench.records import manifest
 from clbench.records.record import Record
 from clbench.report.columns import values_of
 
-DEPTHS = ("*/spec.toml", "*/*/spec.toml")  # below a folder that is no run itself
+DEPTHS = ("*", "*/*")  # below a folder that is no run itself
+SIGNS = ("spec.toml", manifest.NAME)  # of a run, whole or not
 
 NEEDED = ("metrics.json", "costs.json", "matrix.json", "hashes.json")
 
@@ -23,8 +25,8 @@ class NoRunError(RecordError):
 def collect(folders: Iterable[Path], *, with_results: bool = False) -> tuple[list[Record], list[str]]:
     """Return the finished runs, and a line about each run that is not; NoRunError if none is finished.
 
-    A run that cannot be read is left out. ``with_results`` reads its predictions, too, for those who need them;
-    without it only those that have changed since they were written, or never had a checksum.
+    A run that cannot be read is left out. ``with_results`` reads its predictions, too, for those who need
+    them; without it only those that have changed since they were written, or never had a checksum.
     """
     finished, notes = [], []
     paths = {path.resolve(): path for folder in folders for path in _run_folders(folder)}
@@ -57,7 +59,9 @@ def _run_folders(folder: Path) -> list[Path]:
     """Return the folder itself if it is a run, else the runs in it."""
     if (folder / "spec.toml").exists():
         return [folder]
-    below = sorted(spec.parent for depth in DEPTHS for spec in folder.glob(depth))
+    below = sorted(
+        {file.parent for depth in DEPTHS for sign in SIGNS for file in folder.glob(f"{depth}/{sign}")}
+    )
     found = [path for path in below if not is_temporary(path)]  # a run that is just being begun
     if not found:
         reason = (

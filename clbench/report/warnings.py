@@ -32,9 +32,7 @@ def _unlike_joint(group: Group) -> Iterator[str]:
     """Say which runs are not compared with the joint training that their hashes would allow."""
     for record in group.records:
         joint = group.joint.get(record.spec.run.seed)
-        own, other = (
-            len(each.read_json("matrix.json")["accuracy"]) if each else 0 for each in (record, joint)
-        )
+        own, other = (len(each.read_json("matrix.json")["accuracy"]) for each in (record, joint or record))
         if joint and own != other:
             names = f"{record.path.name} is not compared with {joint.path.name}"
             yield f"{names}: the one has {own} tasks, the other {other}"
