@@ -59,10 +59,9 @@ def _run_folders(folder: Path) -> list[Path]:
     """Return the folder itself if it is a run, else the runs in it."""
     if (folder / "spec.toml").exists():
         return [folder]
-    below = sorted(
-        {file.parent for depth in DEPTHS for sign in SIGNS for file in folder.glob(f"{depth}/{sign}")}
-    )
-    found = [path for path in below if not is_temporary(path)]  # a run that is just being begun
+    patterns = [f"{depth}/{sign}" for depth in DEPTHS for sign in SIGNS]
+    below = sorted({file.parent for pattern in patterns for file in folder.glob(pattern)})
+    found = [path for path in below if not is_temporary(path)]  # not a run that is just being begun
     if not found:
         reason = (
             "no spec.toml in it or in the folders below" if folder.is_dir() else "there is no such folder"
