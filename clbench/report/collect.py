@@ -51,7 +51,8 @@ def _check(record: Record, *, with_results: bool) -> None:
         record.read_json(name)
     _ = record.version
     values_of(record)
-    if with_results or record.changes() or not record.is_listed:
+    changes = record.changes()
+    if with_results or changes or not record.is_listed:
         record.results()
 
 
