@@ -4,9 +4,9 @@
 
 Every run is a process of its own, ``clbench run`` or ``clbench resume``, with one thread, and is ended by
 SIGKILL: one in ten while it starts, the others while it works. Runs that are killed share a cache of features
-that starts empty, as does that of the one left alone. What must be equal, bit for bit: metrics, matrix, hashes,
-every prediction, look and feature, and every cost that is counted. What is measured (time, memory, energy) is
-left out.
+that starts empty, as does that of the one left alone. What must be equal, bit for bit: metrics, matrix,
+hashes, every prediction, look and feature, and every cost that is counted. What is measured is left out:
+time, memory and energy.
 """
 
 from __future__ import annotations

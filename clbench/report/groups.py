@@ -72,13 +72,21 @@ class Group:
 
     @cached_property
     def accuracy(self) -> Matrix:
-        """The accuracy matrices of the runs: (runs, T, T), NaN where nothing is known."""
-        return np.array([matrix["accuracy"] for matrix in self._matrices], dtype=np.float64)
+        """The accuracy matrices of the runs: (runs, T, T), NaN where nothing is known.
+
+        T is the most tasks that any of them has; the others know nothing of the last ones.
+        """
+        num_tasks = max(num for num, _ in self.extents)
+        whole = np.full((len(self.records), num_tasks, num_tasks), np.nan)
+        for run, matrix in enumerate(self._matrices):
+            num = len(matrix["accuracy"])
+            whole[run, :num, :num] = np.array(matrix["accuracy"], dtype=np.float64)
+        return whole
 
     @cached_property
     def classes_seen(self) -> list[int]:
         """Number of classes seen after each task."""
-        classes = self._matrices[0]["classes_of_task"]
+        classes = max((matrix["classes_of_task"] for matrix in self._matrices), key=len)
         return [len(set().union(*classes[: task + 1])) for task in range(len(classes))]
 
     @property

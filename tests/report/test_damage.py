@@ -24,6 +24,7 @@ from clbench.cli.app import main
 from clbench.errors import UserError
 from clbench.reading import parse_toml
 from clbench.records.record import Record
+from clbench.report import report
 
 Damage = Callable[[Path], object]
 BYTES = {
@@ -205,12 +206,34 @@ def test_a_report_shows_the_sound_run_whatever_the_other_holds(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     write_run("lae")
-    for damage in some(damages(whole.path / file), 20):
+    for damage in some(damages(whole.path / file), 6):
         spoilt(whole, file, damage, tmp_path / "runs")
         assert main(["report", str(tmp_path / "runs"), "--html", str(tmp_path / "page.html")]) == 0
         told = capfd.readouterr()
         assert "lae-adapter" in told.out
         assert "Traceback" not in told.err
+
+
+def test_joint_training_on_another_number_of_tasks_is_not_compared_with(
+    tmp_path: Path, make_run: Callable[..., Record]
+) -> None:
+    own, joint = make_run(tmp_path, num_tasks=2), make_run(tmp_path, "joint", num_tasks=3)
+    runs = clbench.load_runs(tmp_path)
+    told = f"{own.path.name} is not compared with {joint.path.name}: the one has 2 tasks, the other 3"
+    assert told in runs.warnings
+    values = runs.metrics.set_index(["seed", "group", "metric"])["value"]
+    assert np.isnan(values[0, "lae-adapter", "intransigence"])
+
+
+@pytest.mark.slow
+def test_seeds_with_another_number_of_tasks_do_not_end_a_report(
+    tmp_path: Path, make_run: Callable[..., Record]
+) -> None:
+    for seed, num_tasks in enumerate((2, 3)):
+        make_run(tmp_path / "runs", seed=seed, num_tasks=num_tasks)
+    comparison = report([tmp_path / "runs"], tmp_path / "out", tmp_path / "page.html")
+    assert any("number of tasks" in note for note in comparison.notes)
+    assert [group.label for group in comparison.groups] == ["lae-adapter"]
 
 
 @pytest.mark.parametrize("file", FILES)
