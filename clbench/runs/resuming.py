@@ -42,6 +42,8 @@ def refuse_missing(record: Record, position: Position) -> None:
                 f"cannot resume {record.path}: its {name} is missing, which is not made again; put it back, "
                 "or remove the folder checkpoint in it to go on from the beginning"
             )
+    if (record.path / "matrix.json").exists():  # it would be made anew, but not from what is there
+        needed.append("matrix.json")
     for name in manifest.changed(record.path, hashes, needed) if hashes else ():
         raise ChangedError(f"cannot resume {record.path}: its {name} has changed since it was written")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -94,8 +95,7 @@ def test_a_run_goes_on_after_a_move_and_says_nothing_where_nothing_is_other(
     half = temporary_path(stopped / "predictions" / "after-task-02.parquet")
     half.write_bytes(b"half")
     (stopped / ".lock-holder").write_text("process 1")
-    (stopped / "matrix.json").write_text("{}")  # it is made anew, from the predictions
-    (stopped / "matrix.json").unlink()
+    (stopped / "matrix.json").unlink()  # it is made anew, from the predictions
     record = resume(stopped, places=places)
     assert record.changes() == []
     assert not half.exists()
@@ -120,6 +120,37 @@ def test_another_machine_and_other_threads_are_said(
     events = [json.loads(line) for line in (stopped / "events.jsonl").read_text().splitlines()]
     (resumed,) = [event for event in events if event["event"] == "resumed"]
     assert len(resumed["differs"]) == 3
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda file: file.write_bytes(b""),
+    "no text": lambda file: file.write_bytes(bytes(range(256))),
+    "deep": lambda file: file.write_bytes(b"[" * 100_000),
+    "list": lambda file: file.write_bytes(b"[1]"),
+    "missing": Path.unlink,
+    "folder": lambda file: (file.unlink(), file.mkdir()),
+    "pipe": lambda file: (file.unlink(), os.mkfifo(file)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_listed", [True, False])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_whatever_a_file_holds_a_run_goes_on_or_is_refused_in_one_line(
+    damage: Callable[[Path], object], is_listed: bool, stopped: Path, tmp_path: Path, places: Places
+) -> None:
+    names = [str(file.relative_to(stopped)) for file in stopped.rglob("*") if file.is_file()]
+    for name in names:
+        folder = Path(shutil.copytree(stopped, tmp_path / "damaged"))
+        if not is_listed:
+            (folder / manifest.NAME).unlink()
+        if (folder / name).exists():
+            damage(folder / name)
+        try:
+            assert resume(folder, places=places).read_json("metrics.json")["accuracy"] is not None
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        shutil.rmtree(folder)
 
 
 def test_a_second_resume_is_refused(stopped: Path, places: Places) -> None:
