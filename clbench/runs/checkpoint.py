@@ -62,7 +62,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     path = folder / f"{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     write_bytes(path, data)
     for old in files[: len(files) + 1 - KEPT]:
-        old.unlink()
+        if old.is_file():  # whatever else lies there under such a name is not ours
+            old.unlink()
     return path
 
 
