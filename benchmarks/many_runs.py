@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import clbench
@@ -53,10 +54,11 @@ def copies(record: Record, folder: Path, count: int) -> None:
         strategy = part.model_copy(update={"options": {**part.options, "learning_rate": 0.001 * (group + 1)}})
         options = record.spec.run.model_copy(update={"seed": seed})
         spec = record.spec.model_copy(update={"strategy": strategy, "run": options})
-        (target / "spec.toml").write_text(spec.to_toml(), encoding="utf-8")
+        copied = replace(record, path=target, spec=spec)
+        copied.write_text("spec.toml", spec.to_toml())
         metrics = record.read_json("metrics.json")
         metrics["accuracy"] += 0.001 * group + 0.002 * seed
-        (target / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        copied.write_json("metrics.json", metrics)
 
 
 def bare(folder: Path) -> Iterator[object]:

@@ -24,9 +24,12 @@ def available() -> list[str]:
 
 def choose(name: str) -> str:
     """Return the device of a name, ``auto`` being the best there is; DeviceError if it is not there."""
+    return available()[0] if name == "auto" else present(name)
+
+
+def present(name: str) -> str:
+    """Return the name of a device that is there; DeviceError for another."""
     here = available()
-    if name == "auto":
-        return here[0]
     if name not in here:
         raise DeviceError(
             f"device {name!r} is not there{did_you_mean(name, here)} (here: auto, {', '.join(here)})"

@@ -33,7 +33,7 @@ DAMAGE: tuple[type[Exception], ...] = (
 MOST_TEXT = 1 << 28  # bytes of a list; DomainNet's longest has a tenth
 MOST_MATLAB = 1 << 30  # bytes that a file of MATLAB's may unpack into; SVHN's training part has a third
 MOST_PACKED = 20  # times that weights are larger than in their file; trained ones hardly shrink at all
-MOST_TABLE, BYTES_A_VALUE = 1 << 32, 8  # bytes of a table; a log of a million predictions has a fiftieth
+MOST_TABLE = 1 << 32  # bytes of a table; a log of a million predictions has a fiftieth
 PIECE = 1 << 20  # bytes unpacked at a time
 MATLAB_HEADER, MATLAB_COMPRESSED = 128, 15  # bytes before the first element; the type of a packed one
 LONGEST_HEADER = 1 << 14  # bytes of an npy header; numpy's own limit is below it
@@ -85,7 +85,7 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or what kind of error it is."""
     said = error.strerror if isinstance(error, OSError) else None
     lines = (said or str(error)).strip().splitlines()
@@ -116,17 +116,6 @@ def _unpacked(file: IO[bytes], length: int) -> int:
             total += len(unpacker.decompress(piece, PIECE))
             piece = unpacker.unconsumed_tail
     return total
-
-
-def check_parquet(path: Path) -> None:
-    """Raise a ValueError where the columns of a Parquet file would take more memory than any log of a run."""
-    from pyarrow import parquet
-
-    regular(path)
-    metadata = parquet.read_metadata(path)
-    claimed = metadata.num_rows * metadata.num_columns * BYTES_A_VALUE
-    if claimed > MOST_TABLE:
-        raise ValueError(f"its columns claim {claimed} bytes; at most {MOST_TABLE:,} are read")
 
 
 def npy_header(stream: IO[bytes]) -> NpyHeader:

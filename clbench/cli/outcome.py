@@ -47,18 +47,27 @@ def another_run(record: Record) -> str:
     here = record.spec.strategy.name
     other = next(name for name in OTHERS if strategies.split(name)[0] != here)
     allowed = option_types(strategies.get(other))
-    words = iter(shlex.split((record.path / "command.txt").read_text(encoding="utf-8")))
+    words = iter(_typed(record))
     kept = []
     for word in words:
         option, equals, value = word.partition("=")
         if option not in ("--strategy", "--set"):
             kept.append(word)
             continue
-        value = value if equals else next(words)
+        value = value if equals else next(words, "")
         section, _, name = value.partition("=")[0].partition(".")
         if option == "--set" and (section != "strategy" or name in allowed):
             kept += [option, value]
     return shlex.join([*kept, "--strategy", other])
+
+
+def _typed(record: Record) -> list[str]:
+    """Return the words of the command that began a run; where they are not known, those of one like it."""
+    try:
+        words = shlex.split(record.command)
+    except ValueError:  # a quotation mark without another
+        words = []
+    return words or ["clbench", "run", "--config", str(record.path / "spec.toml")]
 
 
 def _written(files: Sequence[Path]) -> Text:

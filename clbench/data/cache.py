@@ -2,7 +2,8 @@
 
 An entry is a folder with ``images.npy`` (training rows first, then test rows), ``labels.npy`` and
 ``about.json``, which holds the checksums. It is written a chunk at a time under a temporary name and renamed
-when it is whole, so that a killed run leaves no entry and a full disk is an error, not a crash.
+when it is whole, so that a killed run leaves no entry. Where it cannot be written, as on a full disk, images
+are decoded into memory, and that is said.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -30,12 +29,13 @@ from numpy.typing import NDArray
 from clbench.data.samples import Samples
 from clbench.data.tasks import Source
 from clbench.errors import UserError
-from clbench.files import write_text
-from clbench.foreign import DAMAGE, read_text
+from clbench.files import WriteError, temporary_folder, write_text
+from clbench.foreign import DAMAGE
+from clbench.reading import RecordError, explained, read_json
 
 LAYOUT = 1  # changes when an entry is laid out in another way
 READ_BYTES = 1 << 22
-DAY = 86400  # seconds
+FILES = ("images.npy", "labels.npy")
 
 log = logging.getLogger(__name__)
 
@@ -78,20 +78,15 @@ def cached(
     source = _open(entry) if _is_current(entry, rules, touched) else None
     if source is not None:
         return source
-    decoding = decode()
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(entry)
-        with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=cache_dir) as folder:
-            _write(Path(folder), decoding)
-            _put_in_place(Path(folder), entry)
-    except UserError:
-        raise
+        with temporary_folder(entry) as folder:
+            _write(folder, decode())
+            _put_in_place(folder, entry)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CacheError(
-            f"cannot keep decoded images in {cache_dir}: {reason}; free space there or make it writable"
-        ) from error
+        if isinstance(error, UserError) and not isinstance(error, WriteError):  # about the images
+            raise
+        return _in_memory(decode(), cache_dir, (error.strerror or str(error)).lower())
     source = _open(entry)
     if source is None:
         raise CacheError(f"decoded images in {entry} were not read back as written; is the disk sound?")
@@ -101,13 +96,15 @@ def cached(
 def _is_current(entry: Path, rules: int, touched: Callable[[], bool]) -> bool:
     """Whether an entry holds what the rules of today would make; one that does not is removed."""
     try:
-        about = _about(entry)
+        about = read_json(entry / "about.json")
         if about.get("rules", 0) == rules:
             return True
         if not touched():
             with suppress(OSError):  # where the cache cannot be written, the next run asks again
-                write_text(entry / "about.json", json.dumps({**about, "rules": rules}))
+                _write_about(entry, {**about, "rules": rules}, about["checksums"])
             return True
+    except RecordError:
+        return False
     except UserError:
         raise
     except DAMAGE:
@@ -117,23 +114,42 @@ def _is_current(entry: Path, rules: int, touched: Callable[[], bool]) -> bool:
     return False
 
 
-def _about(entry: Path) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads(read_text(entry / "about.json"))
-    return about
+def _in_memory(decoding: Decoding, cache_dir: Path, reason: str) -> Source:
+    """Decode the images without keeping them; CacheError where they do not fit into memory."""
+    import psutil
+
+    labels = np.concatenate([decoding.train_labels, decoding.test_labels]).astype(np.int64)
+    shape = (len(labels), decoding.height, decoding.width, 3)
+    cannot = f"cannot keep decoded images in {cache_dir}: {reason}; free space there or make it writable"
+    if math.prod(shape) > psutil.virtual_memory().available:
+        raise CacheError(f"{cannot}: they are too many for the memory")
+    log.warning("%s; until then they are decoded for each run", cannot)
+    images = np.empty(shape, np.uint8)
+    count = 0
+    for chunk in _checked(decoding.chunks, shape):
+        images[count : count + len(chunk)] = chunk
+        count += len(chunk)
+    images.flags.writeable = False
+    source = as_source(images, labels, len(decoding.train_labels), decoding.class_names, decoding.tasks)
+    return replace(source, notes=tuple(decoding.notes()))
 
 
 def _open(entry: Path) -> Source | None:
     """Return what an entry holds, or None if there is none or it is not what was written."""
+    if not entry.exists():
+        return None
     try:
-        about = _about(entry)
-        if any(_checksum(entry / file) != about["checksums"][file] for file in ("images.npy", "labels.npy")):
-            log.warning("the decoded images in %s are damaged and are made again", entry)
-            return None
-        images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        labels = np.load(entry / "labels.npy", allow_pickle=False)
-        source = as_source(images, labels, about["num_train"], about["class_names"], about["tasks"])
-        return replace(source, notes=tuple(about.get("notes", ())))
-    except DAMAGE:
+        with explained(entry):
+            about = read_json(entry / "about.json")
+            found = {**{file: _checksum(entry / file) for file in FILES}, "about": _checksum_of(about)}
+            if {"about": found["about"], **about["checksums"]} != found:  # earlier ones had none of their own
+                raise ValueError("it contradicts its checksums")
+            images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
+            labels = np.load(entry / "labels.npy", allow_pickle=False)
+            source = as_source(images, labels, about["num_train"], about["class_names"], about["tasks"])
+            return replace(source, notes=tuple(about.get("notes", ())))
+    except RecordError:
+        log.warning("the decoded images in %s are damaged and are made again", entry)
         return None
 
 
@@ -160,14 +176,20 @@ def _write(folder: Path, decoding: Decoding) -> None:
     with open(folder / "labels.npy", "wb") as file:
         np.save(file, labels, allow_pickle=False)
         _flush(file)
-    about = {
+    about: dict[str, Any] = {
         "num_train": len(decoding.train_labels),
         "class_names": decoding.class_names,
         "tasks": decoding.tasks,
         "rules": decoding.rules,
         "notes": decoding.notes(),
-        "checksums": {file: _checksum(folder / file) for file in ("images.npy", "labels.npy")},
     }
+    _write_about(folder, about, {file: _checksum(folder / file) for file in FILES})
+
+
+def _write_about(folder: Path, about: dict[str, Any], checksums: dict[str, int]) -> None:
+    """Write what an entry says of itself; ``checksums`` are those of its other files."""
+    files = {file: checksums[file] for file in FILES}
+    about = {**about, "checksums": {**files, "about": _checksum_of(about)}}
     write_text(folder / "about.json", json.dumps(about))
 
 
@@ -185,11 +207,17 @@ def _write_images(file: BinaryIO, shape: tuple[int, ...], chunks: Iterable[NDArr
     """Write an npy file chunk by chunk, not through a memory map: a full disk would end the process."""
     header = {"descr": npy.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
     npy.write_array_header_1_0(file, header)
+    for chunk in _checked(chunks, shape):
+        file.write(np.ascontiguousarray(chunk).data)
+
+
+def _checked(chunks: Iterable[NDArray[np.uint8]], shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
+    """Give the chunks of an array of such a shape, and refuse others."""
     count = 0
     for chunk in chunks:
-        if chunk.dtype != np.uint8 or chunk.shape[1:] != shape[1:]:
+        if chunk.dtype != np.uint8 or chunk.shape[1:] != shape[1:] or count + len(chunk) > shape[0]:
             raise ValueError(f"a chunk of {chunk.dtype} {chunk.shape} does not fit {shape}")
-        file.write(np.ascontiguousarray(chunk).data)
+        yield chunk
         count += len(chunk)
     if count != shape[0]:
         raise ValueError(f"{count} images for {shape[0]} labels")
@@ -208,18 +236,18 @@ def _put_in_place(folder: Path, entry: Path) -> None:
         os.replace(folder, entry)
 
 
-def _remove_leftovers(entry: Path) -> None:
-    """Remove what runs that were killed a day ago or earlier had begun to write."""
-    for folder in entry.parent.glob(f".{entry.name}-*"):
-        if folder.stat().st_mtime < time.time() - DAY:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def _checksum(path: Path) -> int:
     total = 0
     for piece in _pieces(path):
         total = zlib.crc32(piece, total)
     return total
+
+
+def _checksum_of(about: dict[str, Any]) -> int:
+    """Return the checksum of what ``about.json`` holds beside checksums."""
+    told = [about["num_train"], about["class_names"], about["tasks"]]
+    told += [about.get("rules", 0), about.get("notes", [])]
+    return zlib.crc32(json.dumps(told).encode())
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

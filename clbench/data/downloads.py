@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+
+from clbench.files import temporary_folder
 
 TIMEOUT = 5  # seconds without an answer
 FAILURES = (OSError, RuntimeError, HTTPException)  # what a download, or torchvision's check of it, raises
@@ -29,9 +30,9 @@ def archive(url: str, md5: str) -> Download:
 def fetch(download: Download, folder: Path) -> None:
     """Run a download beside the folder's content and move it in when it is whole; one of ``FAILURES``."""
     folder.mkdir(parents=True, exist_ok=True)
-    with patience(TIMEOUT), tempfile.TemporaryDirectory(prefix=".", dir=folder) as begun:
-        download(begun)
-        for entry in Path(begun).iterdir():
+    with patience(TIMEOUT), temporary_folder(folder / "download") as begun:
+        download(str(begun))
+        for entry in begun.iterdir():
             if not (folder / entry.name).exists():  # another run may have been faster
                 os.replace(entry, folder / entry.name)
 

@@ -4,6 +4,10 @@ Features are kept by image row under a key that covers everything they depend on
 preprocessing, the precision, and the state of every module that is on. A module that is being trained makes
 the blocks from its first one on changeable; what enters that block is kept instead, in memory only. With
 ``run.exact`` there is no cache, and the predictions are the same.
+
+On disk each file holds what was computed since the one before, so that a task writes what is new and no more.
+Its name ends in the first sixteen hexadecimal digits of its own SHA-256: what contradicts it is made anew.
+A folder that is full or cannot be written costs the next run time, and this one nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,23 +24,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from clbench.backbones.prefix import entering, leaving
 from clbench.data.batches import Batcher
 from clbench.data.feature_table import Table
-from clbench.files import make_folder, write_bytes
+from clbench.files import WriteError, make_folder, sweep, write_bytes
 from clbench.finite import described, is_finite, refuse_not_finite
+from clbench.reading import RecordError, first_line, read_bytes
 
 if TYPE_CHECKING:
     from clbench.backbones.backbone import Backbone
     from clbench.data.inputs import Inputs
 
-LAYOUT = 1  # changes when the files, or how features are computed, change
+LAYOUT = 2  # changes when the files, or how features are computed, change
 PREFIX_BYTES = 1 << 30  # that may be kept of values entering a block
 PIECE = 1 << 26  # bytes hashed at a time
-GROWTH = 1.25  # by which a file has to grow before it is written again, but for the end of a run
+GROWTH = 1.25  # by which what is known has to grow before it is written again, but for the end of a run
+HASH = 16  # digits of it in a name
 Compute = Callable[[], Tensor]
 
 log = logging.getLogger(__name__)
@@ -91,6 +98,7 @@ class FeatureCache:
         self._tables: dict[str, Table] = {}
         self._expected: dict[str, NDArray[np.int64]] = {}  # by view
         self._images_digest = ""
+        self._is_writable = folder is not None
 
     def expect(self, view: str, rows: NDArray[np.int64]) -> None:
         """Say which rows of a view will be asked for: the first miss computes them all, in this order.
@@ -126,17 +134,23 @@ class FeatureCache:
         return leaving(backbone, first, self._known(inputs, backbone, first, enter))
 
     def save(self, growth: float = 1.0) -> None:
-        """Write what is known of the backbone alone, where it has grown by that factor since the last time.
+        """Write what has come to be known of the backbone alone, where it has grown by that factor since.
 
-        Each file is replaced whole, so that writing it with every task would take ever longer.
+        Where that fails, say so and go on.
         """
-        if self.folder is None:
+        if self.folder is None or not self._is_writable:
             return
-        for key, table in self._tables.items():
-            if table.is_kept and table.count > table.num_saved and table.count >= growth * table.num_saved:
-                make_folder(self.folder)
-                write_bytes(self.folder / f"{key}.safetensors", table.to_bytes())
-                table.num_saved = table.count
+        try:
+            for key, table in self._tables.items():
+                if table.is_kept and table.has_grown and table.count >= growth * table.num_kept:
+                    make_folder(self.folder)
+                    sweep(self.folder)
+                    data = table.to_bytes()
+                    write_bytes(self.folder / f"{key}-{_short_hash(data)}.safetensors", data)
+                    table.num_kept = table.count
+        except WriteError as error:
+            self._is_writable = False
+            log.warning("features are kept in memory only, until this run ends: %s", error)
 
     def forget_unused(self) -> None:
         """Drop what nobody has asked for since the last call: features of modules that have changed."""
@@ -255,21 +269,27 @@ class FeatureCache:
         return table
 
     def _read(self, key: str) -> Table | None:
-        file = self.folder / f"{key}.safetensors" if self.folder else None
-        if file is None or not file.is_file():
-            return None
-        try:
-            tensors = load_file(file)
-        except (SafetensorError, OSError):  # damaged: what it held is computed again
-            return None
-        if not is_finite(tensors["values"]):
-            log.warning("%s holds %s: computed again", file, described(tensors["values"]))
-            return None
+        """Return what the files of earlier runs hold; a damaged one is removed and told of."""
         table = Table(len(self.batcher.images), is_kept=True)
-        rows = tensors["rows"].numpy()
-        table.put(rows, tensors["values"])
-        table.num_saved = table.count
-        return table
+        for file in sorted(self.folder.glob(f"{key}-*.safetensors")) if self.folder else ():
+            try:
+                data = read_bytes(file)
+                if _short_hash(data) != file.stem.rpartition("-")[2]:
+                    raise ValueError("it contradicts its name")
+                tensors = load(data)
+                if not is_finite(tensors["values"]):
+                    raise ValueError(f"it holds {described(tensors['values'])}")
+                table.put_read(tensors)
+            except (RecordError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+                told = "the features in %s are damaged (%s) and are computed anew"
+                log.warning(told, file, first_line(error))
+                with suppress(OSError):
+                    file.unlink()
+        return table if table.count else None
+
+
+def _short_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:HASH]
 
 
 def _digest(images: NDArray[np.uint8]) -> str:

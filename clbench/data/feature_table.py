@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Table:
         self.count = 0
         self.is_kept = is_kept  # on disk
         self.is_used = True  # since the cache last looked
-        self.num_saved = 0  # values that lie on the disk
+        self.num_kept = 0  # values that a file holds
         self.is_paid = np.zeros(num_rows, np.bool_)  # rows whose values are on an account
         self.flops_per_image: float | None = None  # of a value; None: not counted yet
         self.num_bytes_before = 0  # that the values took before the run was stopped
@@ -33,6 +34,11 @@ class Table:
         """Bytes that the values take, or took before the run was stopped."""
         here = 0 if self.values is None else self.values.untyped_storage().nbytes()
         return max(here, self.num_bytes_before)
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether there are values that no file holds."""
+        return self.count > self.num_kept
 
     def has(self, rows: NDArray[np.int64]) -> bool:
         """Tell whether the values of all these rows are known."""
@@ -70,10 +76,20 @@ class Table:
             return self.values[torch.from_numpy(self.place[rows])]
 
     def to_bytes(self) -> bytes:
-        """Return rows and values as a safetensors file."""
+        """Return rows and values that no file holds as a safetensors file."""
         assert self.values is not None
-        rows = np.flatnonzero(self.place >= 0)
+        rows = np.flatnonzero(self.place >= self.num_kept)
         return save({"rows": torch.from_numpy(rows), "values": self.at(rows).contiguous()})
+
+    def put_read(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add what such a file holds; ValueError where it does not fit."""
+        rows, values = tensors["rows"].numpy(), tensors["values"]
+        fits = rows.ndim == 1 and rows.dtype == np.int64 and values.shape[:1] == rows.shape
+        if not fits or (len(rows) and not (rows.min() >= 0 and rows.max() < len(self.place))):
+            raise ValueError("rows and values do not fit")
+        is_new = self.place[rows] < 0  # two runs may have written the same
+        self.put(rows[is_new], values[torch.from_numpy(is_new)])
+        self.num_kept = self.count
 
     def state(self) -> dict[str, Any]:
         """Return what is accounted for, for a checkpoint: the values are computed again."""

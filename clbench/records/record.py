@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.errors import UserError
-from clbench.files import append_line, make_folder, make_new_folder, write_bytes, write_text
-from clbench.foreign import check_parquet, read_text
+from clbench.files import (
+    WriteError,
+    append_line,
+    explained,
+    make_folder,
+    rename_to_new,
+    temporary_folder,
+    write_bytes,
+)
+from clbench.reading import RecordError, first_line, read_bytes, read_json, read_text
+from clbench.records import manifest, shapes
+from clbench.records.logs import columns_of, predictions_of, representations_of, results_of
 from clbench.records.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -23,13 +33,7 @@ if TYPE_CHECKING:
     from clbench.evaluate.representations import Representations
     from clbench.evaluate.results import Results
 
-LOG_FILE = re.compile(r"after-task-(\d+)\.parquet")
-PROBE_FILE = re.compile(r"after-task-(\d+)\.safetensors")
 LONGEST_NAME = 40  # characters that a component may take in a folder's name
-
-
-class RecordError(UserError, ValueError):
-    """A folder or file that is not, or no longer, what a run wrote."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +45,39 @@ class Record:
     remembered: dict[str, Any] | None = field(default=None, repr=False, compare=False)  # see ``remembering``
 
     @classmethod
-    def create(cls, out: Path, spec: RunSpec) -> Record:
-        """Make a new folder in ``out`` for a run that is about to start; nothing is overwritten."""
-        path = make_new_folder(out / f"{short_name(spec)}_s{spec.run.seed}_{spec.id[:8]}")
-        record = cls(path, spec)
-        record.write_text("spec.toml", spec.to_toml())
-        return record
+    def create(cls, out: Path, spec: RunSpec, contents: Mapping[str, str] = {}) -> Record:
+        """Make a new folder in ``out`` for a run that is about to start; nothing is overwritten.
+
+        ``contents`` are texts by file name that are in it from the start: the folder has its name when it is
+        complete, so that one that is there can be resumed.
+        """
+        texts = {**contents, "spec.toml": spec.to_toml()}
+        files = {name: text.encode() for name, text in texts.items()}
+        make_folder(out)
+        named = out / f"{short_name(spec)}_s{spec.run.seed}_{spec.id[:8]}"
+        try:
+            with temporary_folder(named) as folder:
+                for name, data in {**files, manifest.NAME: manifest.listing(files).encode()}.items():
+                    write_bytes(folder / name, data)
+                return cls(rename_to_new(folder, named), spec)
+        except WriteError:
+            raise
+        except OSError as error:
+            raise explained(named, error) from error
 
     @classmethod
     def open(cls, path: Path) -> Record:
         """Read the record in a folder; RecordError says what was looked for."""
+        file = path / "spec.toml"
         if not path.is_dir():
             raise RecordError(f"no run in {path}: there is no such folder")
-        try:
-            text = (path / "spec.toml").read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise RecordError(f"no run in {path}: it has no spec.toml") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecordError(f"cannot read {path / 'spec.toml'}: {_first_line(error)}") from error
+        if not file.exists():
+            raise RecordError(f"no run in {path}: it has no spec.toml")
+        text = read_text(file)
         try:
             return cls(path, RunSpec.from_toml(text))
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise RecordError(f"{path / 'spec.toml'} is no spec of a run: {_first_line(error)}") from error
+        except Exception as error:  # a table where a number should be, and whatever else may stand there
+            raise RecordError(f"{file} is no spec of a run: {first_line(error)}") from error
 
     def remembering(self) -> Record:
         """Return the same record as a report reads it: each JSON file once, whoever changes it later.
@@ -79,27 +94,53 @@ class Record:
     @property
     def version(self) -> str:
         """The version of clbench that made the record; "unknown" where it does not say."""
-        if not (self.path / "environment.json").is_file():
+        if not (self.path / "environment.json").exists():
             return "unknown"
         return str(self.read_json("environment.json").get("packages", {}).get("clbench") or "unknown")
 
+    @property
+    def command(self) -> str:
+        """What was typed to start the run; nothing where that is not known."""
+        try:
+            return read_text(self.path / "command.txt").strip()
+        except RecordError:
+            return ""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether there is a list of its files' checksums; a record of an earlier version has none."""
+        return (self.path / manifest.NAME).exists()
+
+    def changes(self) -> list[str]:
+        """Return the files that are no longer what the run wrote; nothing in a record without a list.
+
+        Figures are nobody's source of numbers: those that were removed are not missed.
+        """
+        return list(self._once("changes", self._changes))
+
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the record."""
-        write_text(self.path / name, text)
+        self._write(name, text.encode())
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the record: keys sorted, numpy values as plain ones, NaN as null."""
-        write_text(self.path / name, to_json(value) + "\n")
+        self._write(name, _json_file(value))
         if self.remembered is not None:
             self.remembered.pop(name, None)
 
+    def finish(self, metrics: Mapping[str, float]) -> None:
+        """Write the metrics, the last file: it means "finished". From now on the list is complete."""
+        for figure in sorted((self.path / "figures").glob("*")):
+            manifest.note(self.path, f"figures/{figure.name}", read_bytes(figure))
+        manifest.close(self.path, {"metrics.json": _json_file(metrics)})
+        write_bytes(self.path / "metrics.json", _json_file(metrics))
+
     def read_json(self, name: str) -> Any:
-        """Return the value of a JSON file of the record, not to be changed; RecordError if there is none."""
-        if self.remembered is None:
-            return _read_json(self.path / name)
-        if name not in self.remembered:
-            self.remembered[name] = _read_json(self.path / name)
-        return self.remembered[name]
+        """Return the value of a JSON file of the record, not to be changed.
+
+        RecordError if there is none, or it is not what a run writes there.
+        """
+        return self._once(name, lambda: self._read_json(name))
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl: the time (UTC), the kind, and the fields."""
@@ -109,81 +150,65 @@ class Record:
 
     def write_predictions(self, after_task: int, columns: dict[str, NDArray[np.generic]]) -> None:
         """Write the prediction log of the evaluation after a task (0-based); equal columns, equal bytes."""
-        make_folder(self.path / "predictions")
         name = f"after-task-{after_task:02d}" if after_task >= 0 else "before"
-        _write_columns(self.path / "predictions" / f"{name}.parquet", columns)
+        self._write(f"predictions/{name}.parquet", _as_parquet(columns))
 
     def write_reliability(self, columns: dict[str, NDArray[np.generic]]) -> None:
         """Write how often what was predicted with which confidence was right, in the last evaluation."""
-        _write_columns(self.path / "reliability.parquet", columns)
+        self._write("reliability.parquet", _as_parquet(columns))
 
     def write_representations(self, after_task: int, tensors: dict[str, Tensor]) -> None:
         """Write the features of the probe set after a task (0-based)."""
         from safetensors.torch import save
 
-        make_folder(self.path / "probe")
-        write_bytes(self.path / "probe" / f"after-task-{after_task:02d}.safetensors", save(tensors))
-
-    def representations(self) -> Representations | None:
-        """Return the features of the probe set; None in a record that has none."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        from clbench.evaluate.representations import Representations
-
-        files = _numbered(self.path / "probe", PROBE_FILE)
-        try:
-            read = [load_file(file) for file in files]
-        except (OSError, SafetensorError) as error:
-            raise RecordError(f"cannot read {self.path / 'probe'}: {_first_line(error)}") from error
-        if not read:
-            return None
-        about = {name: read[-1][name] for name in ("labels", "tasks", "is_test")}
-        return Representations([each["features"].astype("float64") for each in read], **about)
+        self._write(f"probe/after-task-{after_task:02d}.safetensors", save(tensors))
 
     def write_anytime(self, columns: dict[str, NDArray[np.generic]]) -> None:
         """Write the log of what was looked at while the strategy learnt, as it is so far."""
-        _write_columns(self.path / "anytime.parquet", columns)
+        self._write("anytime.parquet", _as_parquet(columns))
+
+    def representations(self) -> Representations | None:
+        """Return the features of the probe set; None in a record that has none."""
+        return representations_of(self.path)
 
     def anytime(self) -> dict[str, NDArray[np.generic]] | None:
-        """Return that log; None in a record that has none."""
-        return self._columns("anytime.parquet")
+        """Return the log of the looks; None in a record that has none."""
+        return columns_of(self.path / "anytime.parquet")
 
     def predictions(self) -> dict[str, NDArray[np.generic]]:
         """Return the logs of all evaluations, one after another; columns without rows before the first."""
-        import numpy as np
-
-        from clbench.evaluate.results import LOG_TYPES
-
-        before = self.path / "predictions" / "before.parquet"
-        files = [*([before] if before.is_file() else []), *_numbered(self.path / "predictions", LOG_FILE)]
-        logs = [_read_columns(file) for file in files]
-        if not logs:
-            return {name: np.empty(0, kind) for name, kind in LOG_TYPES.items()}
-        return {name: np.concatenate([log[name] for log in logs]) for name in logs[0]}
+        return predictions_of(self.path)
 
     def results(self) -> Results:
         """Return what every metric is a function of; it is known from the first task's end on."""
-        if self.remembered is None:
-            return self._results()
-        if "results" not in self.remembered:
-            self.remembered["results"] = self._results()
-        results: Results = self.remembered["results"]
+        results: Results = self._once("results", lambda: results_of(self.path, self.read_json("matrix.json")))
         return results
 
-    def _results(self) -> Results:
-        from clbench.evaluate.looks import Anytime
-        from clbench.evaluate.results import Results
+    def _once(self, name: str, read: Callable[[], Any]) -> Any:
+        """Read something, or return what was read before in a record that remembers."""
+        if self.remembered is None:
+            return read()
+        if name not in self.remembered:
+            self.remembered[name] = read()
+        return self.remembered[name]
 
-        num_tasks = len(self.read_json("matrix.json")["classes_of_task"])
-        log = self.anytime()
-        looks = Anytime.from_log(log, num_tasks) if log else None
-        reliability, representations = self._columns("reliability.parquet"), self.representations()
-        return Results.from_log(self.predictions(), num_tasks, looks, reliability, representations)
+    def _read_json(self, name: str) -> Any:
+        value = read_json(self.path / name)
+        shapes.check(self.path / name, value)
+        return value
 
-    def _columns(self, name: str) -> dict[str, NDArray[np.generic]] | None:
-        file = self.path / name
-        return _read_columns(file) if file.is_file() else None
+    def _changes(self) -> list[str]:
+        hashes = manifest.known(self.path)
+        if hashes is None:
+            return []
+        names = [name for name in hashes if not name.startswith("figures/") or (self.path / name).exists()]
+        return manifest.changed(self.path, hashes, names)
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Write a file after it is listed: a kill in between leaves a line too many, never one too few."""
+        make_folder((self.path / name).parent)
+        manifest.note(self.path, name, data)
+        write_bytes(self.path / name, data)
 
 
 def short_name(spec: RunSpec) -> str:
@@ -204,6 +229,10 @@ def safe_name(name: str) -> str:
     stems = [re.split(r"[/\\]", piece.rstrip("/\\"))[-1].removesuffix(".py") for piece in name.split(":")]
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(stems)).strip("-.")
     return safe[:LONGEST_NAME].rstrip("-.") or "unnamed"
+
+
+def _json_file(value: Any) -> bytes:
+    return (to_json(value) + "\n").encode()
 
 
 def _plain(value: Any) -> Any:
@@ -238,40 +267,11 @@ def _indented(value: Any, indent: str) -> str:
     return f"{opening}\n" + ",\n".join(deeper + row for row in rows) + f"\n{indent}{closing}"
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(read_text(file))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"cannot read {file}: {_first_line(error)}") from error
-
-
-def _write_columns(file: Path, columns: dict[str, NDArray[np.generic]]) -> None:
+def _as_parquet(columns: Mapping[str, NDArray[np.generic]]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
     buffer = pa.BufferOutputStream()
-    parquet.write_table(pa.table(columns), buffer, compression="zstd")
-    write_bytes(file, buffer.getvalue().to_pybytes())
-
-
-def _read_columns(file: Path) -> dict[str, NDArray[np.generic]]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        check_parquet(file)
-        table = parquet.read_table(file, memory_map=False)
-    except (OSError, ValueError, ArrowException) as error:
-        raise RecordError(f"cannot read {file}: {_first_line(error)}") from error
-    return {name: table[name].to_numpy() for name in table.column_names}
-
-
-def _numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    """Return the files whose names match, in the order of their numbers."""
-    found = {path: name.fullmatch(path.name) for path in folder.glob("*")}
-    numbers = {path: int(match[1]) for path, match in found.items() if match}
-    return sorted(numbers, key=lambda path: numbers[path])
-
-
-def _first_line(error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) else None
-    return (reason or str(error) or type(error).__name__).splitlines()[0]
+    parquet.write_table(pa.table(columns), buffer, compression="zstd", write_page_checksum=True)
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data

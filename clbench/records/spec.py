@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,17 +17,13 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clbench.options import SpecError, Value, complete, is_whole
+from clbench.reading import parse_toml
 from clbench.records.recipes import AUTHORS, Setting, with_recipes, without_module
 from clbench.registry import did_you_mean
 
 if TYPE_CHECKING:
     from clbench.petl import Petl
     from clbench.strategies import Strategy
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SECTIONS = ("stream", "strategy", "backbone", "petl", "run")
 
@@ -106,11 +101,8 @@ class RunSpec(BaseModel):
 def read_toml(text: str) -> dict[str, Any]:
     """Return what a TOML text holds; SpecError says where it is none."""
     try:
-        return tomllib.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # tomllib's own, numbers of too many digits, tables too deep
+        return parse_toml(text)
+    except ValueError as error:  # also numbers of too many digits
         raise SpecError(f"not valid TOML: {error}") from error
 
 

@@ -38,7 +38,7 @@ def report(
     ``html`` names a page to write instead, or besides if ``out`` is given. With ``recompute`` the metrics are
     computed anew from the predictions.
     """
-    records, notes = collect(folders)
+    records, notes = collect(folders, with_results=True)
     groups = group_runs(records, recompute=recompute)
     repeated = len(records) - sum(len(group.records) for group in groups)
     if repeated:

@@ -78,7 +78,7 @@ def values_of(record: Record) -> dict[str, float]:
     phases = [value for key, value in costs.items() if key.startswith("time.") and key.endswith(".seconds")]
     training = [costs[f"flops.{account}"] for account in TRAINING if f"flops.{account}" in costs]
     derived = {"seconds": phases, "flops.training": training}
-    by_task = [each["stored_bytes"]["total"] for each in account.get("by_task", [])]
+    by_task = [flat(each)["stored_bytes.total"] for each in account.get("by_task", [])]
     return {
         **metrics,
         **costs,

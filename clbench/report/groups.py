@@ -72,19 +72,28 @@ class Group:
 
     @cached_property
     def accuracy(self) -> Matrix:
-        """The accuracy matrices of the runs: (runs, T, T), NaN where nothing is known."""
-        return np.array([matrix["accuracy"] for matrix in self._matrices], dtype=np.float64)
+        """The accuracy matrices of the runs: (runs, T, T), NaN where nothing is known.
+
+        T is the most tasks that any of them has; the others know nothing of the last ones.
+        """
+        num_tasks = max(num for num, _ in self.extents)
+        whole = np.full((len(self.records), num_tasks, num_tasks), np.nan)
+        for run, matrix in enumerate(self._matrices):
+            num = len(matrix["accuracy"])
+            whole[run, :num, :num] = np.array(matrix["accuracy"], dtype=np.float64)
+        return whole
 
     @cached_property
     def classes_seen(self) -> list[int]:
         """Number of classes seen after each task."""
+        tasks = max((matrix["classes_of_task"] for matrix in self._matrices), key=len)
         seen: set[int] = set()
-        return [len(seen := seen.union(classes)) for classes in self._matrices[0]["classes_of_task"]]
+        return [len(seen := seen.union(classes)) for classes in tasks]
 
     @property
     def extents(self) -> list[tuple[int, int]]:
         """Number of tasks, and of test images, in each run's stream."""
-        return [(len(each["classes_of_task"]), sum(each.get("num_test", ()))) for each in self._matrices]
+        return [(len(each["classes_of_task"]), sum(each.get("num_test") or ())) for each in self._matrices]
 
     def hashes(self, name: str) -> dict[int, str]:
         """Return a hash ("stream", "weights", "strategy_source") of each run by seed."""

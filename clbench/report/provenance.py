@@ -6,7 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from clbench.records.record import Record, RecordError
+from clbench.reading import RecordError
+from clbench.records.record import Record
 
 HASHES = {
     "stream": "data and class order",
@@ -40,11 +41,7 @@ def provenance(record: Record) -> Provenance:
 
 def _command(record: Record) -> str:
     """Return what was typed, or for a run that Python code started, what would repeat it."""
-    try:
-        typed = (record.path / "command.txt").read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        typed = ""
-    return typed or shlex.join(["clbench", "run", "--config", str(record.path / "spec.toml")])
+    return record.command or shlex.join(["clbench", "run", "--config", str(record.path / "spec.toml")])
 
 
 def _facts(environment: dict[str, Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -29,11 +30,17 @@ def joint_runs(records: Iterable[Record]) -> Callable[[Record], Record | None]:
 
 
 def compared(record: Record, joint: Record | None) -> dict[str, float]:
-    """Return the metrics that compare a run with joint training; nothing without the latter."""
+    """Return the metrics that compare a run with joint training; nothing without the latter.
+
+    NaN where the two have not as many tasks.
+    """
     if joint is None:
         return {}
     own, other = _results(record), _results(joint)
-    return {name: metric(own, other) for name, metric in METRICS.items() if metric.against == "joint"}
+    metrics = {name: metric for name, metric in METRICS.items() if metric.against == "joint"}
+    if own.num_tasks != other.num_tasks:
+        return dict.fromkeys(metrics, math.nan)
+    return {name: metric(own, other) for name, metric in metrics.items()}
 
 
 def _preference(joint: Record, record: Record) -> tuple[bool, bool]:
@@ -54,4 +61,4 @@ def _results(record: Record) -> Results:
     """Return the accuracies alone, which those metrics need, without reading predictions."""
     matrix = record.read_json("matrix.json")
     accuracy = np.array(matrix["accuracy"], dtype=np.float64)
-    return Results(accuracy, accuracy, np.array(matrix.get("num_test", [])))
+    return Results(accuracy, accuracy, np.array(matrix.get("num_test") or []))

@@ -31,7 +31,7 @@ def load_runs(*folders: str | Path, recompute: bool = False) -> Runs:
     With ``recompute`` the metrics are computed anew from the predictions, by today's formulas; that reads
     all of them. What is comparable and what is not stands in ``warnings``.
     """
-    records, notes = collect([Path(folder) for folder in folders])
+    records, notes = collect([Path(folder) for folder in folders], with_results=recompute)
     return Runs(group_runs(records, recompute=recompute), notes)
 
 
@@ -200,10 +200,10 @@ def _about(record: Record) -> dict[str, Any]:
 
 def _cells(record: Record) -> Iterator[dict[str, Any]]:
     matrix = record.read_json("matrix.json")
-    num_test = matrix.get("num_test", [None] * len(matrix["accuracy"]))
+    num_test = matrix.get("num_test") or [None] * len(matrix["accuracy"])
     for after, row in enumerate(matrix["accuracy"]):
         for task, accuracy in enumerate(row):
-            masked = matrix["masked"][after][task]
+            masked = matrix["masked"][after][task] if matrix.get("masked") else None
             yield {
                 "after": after,
                 "task": task,

@@ -12,11 +12,30 @@ SAME = {"stream": "stream, split or class order", "weights": "weights of the bac
 def warnings(groups: Sequence[Group]) -> list[str]:
     """Return what makes the groups' numbers less comparable, or less certain, than they look."""
     return [
+        *(line for group in groups for line in _changed(group)),
         *_differences(groups),
+        *(line for group in groups for line in _unlike_joint(group)),
         *(line for group in groups for line in _inside(group)),
         *_selection(groups),
         *_few_seeds(groups),
     ]
+
+
+def _changed(group: Group) -> Iterator[str]:
+    for record in group.records:
+        changes = record.changes()
+        if changes:
+            yield f"{record.path.name} has changed since it was written: {_some(changes)}"
+
+
+def _unlike_joint(group: Group) -> Iterator[str]:
+    """Say which runs are not compared with the joint training that their hashes would allow."""
+    for record in group.records:
+        joint = group.joint.get(record.spec.run.seed)
+        own, other = (len(each.read_json("matrix.json")["accuracy"]) for each in (record, joint or record))
+        if joint and own != other:
+            names = f"{record.path.name} is not compared with {joint.path.name}"
+            yield f"{names}: the one has {own} tasks, the other {other}"
 
 
 def _differences(groups: Sequence[Group]) -> Iterator[str]:

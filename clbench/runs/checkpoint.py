@@ -21,10 +21,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from clbench.files import make_folder, write_bytes
-from clbench.records.record import RecordError
+from clbench.reading import RecordError, explained, read_bytes, read_json
 from clbench.strategies import Strategy
 
-NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.safetensors")
+NAME = re.compile(r"(\d{6,12})-([0-9a-f]{16})\.safetensors")
 KEPT = 2  # the newest and the one before
 
 
@@ -68,10 +68,8 @@ def save_ended(folder: Path, task: int, ended: Ended) -> None:
 def load_ended(folder: Path, num_tasks: int) -> list[Ended]:
     """Return what was written of so many tasks."""
     files = [folder / "ended" / f"task-{task:02d}.json" for task in range(num_tasks)]
-    try:
-        return [Ended(**json.loads(file.read_bytes())) for file in files]
-    except (OSError, ValueError, TypeError) as error:
-        raise RecordError(f"cannot read {folder / 'ended'}: {str(error).splitlines()[0]}") from error
+    with explained(folder / "ended"):
+        return [Ended(**read_json(file)) for file in files]
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -81,28 +79,33 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     state = json.dumps({"position": vars(checkpoint.position), "info": checkpoint.info})
     data = save(_without_aliases(tensors), metadata={"state": state})
-    number = int(files[-1].name[:6]) + 1 if files else 0
+    number = _number(files[-1]) + 1 if files else 0
     path = folder / f"{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     write_bytes(path, data)
     for old in files[: len(files) + 1 - KEPT]:
-        old.unlink()
+        if old.is_file():  # whatever else lies there under such a name is not ours
+            old.unlink()
     return path
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the newest checkpoint that is whole; None if there is none."""
     for path in reversed(_files(folder)):
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest()[:16] != path.name[7:23]:
-            continue
         try:
-            tensors = load(data)
-        except SafetensorError:
+            return _read(path)
+        except (RecordError, SafetensorError, ValueError, KeyError, TypeError):
             continue
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        state = json.loads(header["__metadata__"]["state"])
-        return Checkpoint(Position(**state["position"]), tensors, state["info"])
     return None
+
+
+def _read(path: Path) -> Checkpoint:
+    """Return what a file holds; one of several errors where it is not what was written under that name."""
+    data = read_bytes(path)
+    if hashlib.sha256(data).hexdigest()[:16] != path.stem.rpartition("-")[2]:
+        raise ValueError("it contradicts its name")
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    state = json.loads(header["__metadata__"]["state"])
+    return Checkpoint(Position(**state["position"]), load(data), state["info"])
 
 
 def capture(
@@ -142,7 +145,11 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _files(folder: Path) -> list[Path]:
     """Return the checkpoint files, oldest first."""
-    return sorted(path for path in folder.glob("*.safetensors") if NAME.fullmatch(path.name))
+    return sorted((path for path in folder.glob("*.safetensors") if NAME.fullmatch(path.name)), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("-")[0])
 
 
 def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

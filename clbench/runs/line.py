@@ -7,44 +7,49 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from clbench import backbones, evaluate, petl, strategies, streams
+from clbench import backbones, devices, evaluate, petl, strategies, streams
 from clbench.backbones.backbone import Backbone
 from clbench.cards import source_files
 from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
 from clbench.data.tasks import Places, TaskStream
-from clbench.errors import UserError
 from clbench.evaluate.costs import (
     PhaseClock,
-    bytes_by_kind,
-    capacity_bytes,
-    count_parameters,
-    packed_bytes,
-    stored_bytes,
 )
 from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
 from clbench.options import build
 from clbench.records.environment import environment
 from clbench.records.former_sources import is_former
+from clbench.records.lock import only_writer, remove_lock
 from clbench.records.progress import Progress
-from clbench.records.record import Record
+from clbench.records.record import Record, to_json
 from clbench.records.spec import RunSpec
 from clbench.report import write_figures
-from clbench.runs.checkpoint import Checkpoint, load_checkpoint, load_ended, save_checkpoint, save_ended
-from clbench.runs.evaluator import Columns
-from clbench.runs.loop import BEFORE, Loop
+from clbench.runs.checkpoint import (
+    Checkpoint,
+    Position,
+    load_checkpoint,
+    load_ended,
+    save_checkpoint,
+    save_ended,
+)
+from clbench.runs.loop import Loop
 from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.runs.probe import Probe, ProbeSet
+from clbench.runs.resuming import (
+    ChangedError,
+    clean,
+    differences,
+    refuse_another_start,
+    refuse_missing,
+    warn_of,
+)
+from clbench.runs.run_log import RunLog, held
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
-
-
-class ChangedError(UserError, ValueError):
-    """What a run was begun with is not what is found now."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Parts:
 def prepare(spec: RunSpec, places: Places) -> Parts:
     """Make every component that a spec names."""
     seeds = Seeds(spec.run.seed)
-    device = torch.device(spec.run.device)
+    device = torch.device(devices.present(spec.run.device))
     loader = build(streams.get(spec.stream.name), "stream", spec.stream.options)
     stream = loader.build(spec.stream.name, places, seeds)
     options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
@@ -102,14 +107,15 @@ def execute(
     places, clock = places or Places(), PhaseClock()
     with clock.phase("start-up"):
         parts = prepare(spec, places)
-        record = Record.create(Path(out), spec)
-        record.write_text("command.txt", command + "\n")
-        record.write_json("environment.json", environment())
-        record.write_json("hashes.json", parts.hashes())
+        found = {"environment.json": environment(), "hashes.json": parts.hashes()}
+        texts = {name: to_json(value) + "\n" for name, value in found.items()}
+        record = Record.create(Path(out), spec, {**texts, "command.txt": command + "\n"})
+    with only_writer(record.path):
         record.event("started")
         for line in _notes(spec, parts):
             record.event("noted", line=line)
-    _finish(record, parts, progress or Progress(), places, clock, checkpoint=None)
+        _finish(record, parts, progress or Progress(), places, clock, checkpoint=None)
+    remove_lock(record.path)
     return record
 
 
@@ -118,21 +124,35 @@ def resume(folder: Path | str, *, places: Places | None = None, progress: Progre
     record = Record.open(Path(folder))
     if record.is_finished:
         return record
-    places, clock = places or Places(), PhaseClock()
+    with only_writer(record.path):
+        if not record.is_finished:  # another process may just have come to its end
+            _go_on(record, places or Places(), progress or Progress())
+    remove_lock(record.path)
+    return record
+
+
+def _go_on(record: Record, places: Places, progress: Progress) -> None:
+    """Finish a stopped run, unless something is not as it was."""
+    clock = PhaseClock()
     with clock.phase("start-up"):
+        clean(record)
+        refuse_another_start(record)
         parts = prepare(record.spec, places)
     begun_with = record.read_json("hashes.json")
     for name, value in parts.hashes().items():
         is_same = begun_with[name] == value or is_former(begun_with[name], type(parts.strategy).__module__)
         if not is_same:
             raise ChangedError(
-                f"cannot resume {folder}: its {name.replace('_', ' ')} has changed since it was begun"
+                f"cannot resume {record.path}: its {name.replace('_', ' ')} has changed since it was begun"
             )
     resumable = parts.strategy.resumable
     checkpoint = load_checkpoint(record.path / "checkpoint") if resumable else None
-    record.event("resumed", **(vars(checkpoint.position) if checkpoint else {}))
-    _finish(record, parts, progress or Progress(), places, clock, checkpoint)
-    return record
+    refuse_missing(record, checkpoint.position if checkpoint else Position())
+    differs = differences(record)
+    warn_of(record, differs)
+    where = vars(checkpoint.position) if checkpoint else {}
+    record.event("resumed", **where, **({"differs": differs} if differs else {}))
+    _finish(record, parts, progress, places, clock, checkpoint)
 
 
 def _finish(
@@ -159,8 +179,8 @@ def _finish(
             write_figures(finished)
         with meter.phase("metrics"):
             metrics = evaluate.compute(finished.results())
-        record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
-    record.write_json("metrics.json", metrics)  # the last file: it means "finished"
+        record.write_json("costs.json", {**held(parts.strategy, parts.backbone, meter), **meter.to_dict()})
+    record.finish(metrics)
     record.event("finished")
     progress.run_finished(record.path)
 
@@ -196,7 +216,7 @@ def _loop(
     )
     images = ProbeSet.draw(loop.evaluator, parts.seeds, run.probe_images) if run.probe_images else None
     probe = Probe(parts.backbone, loop.evaluator, images) if images else None
-    log = RunLog(record, parts, loop, probe, MatrixRows(len(stream.tasks)))
+    log = RunLog(record, parts.strategy, parts.backbone, stream, loop, probe, MatrixRows(len(stream.tasks)))
     if is_resumed:
         log.read()
     loop.log = log.add
@@ -207,84 +227,3 @@ def _notes(spec: RunSpec, parts: Parts) -> list[str]:
     """Return what a user should know of the data, the weights and the strategy before the first task."""
     told = [f"caution: {each}" for each in cautions(spec.strategy.name, parts.strategy, parts.stream)]
     return [*parts.stream.notes, *parts.backbone.notes, *told]
-
-
-def _held(parts: Parts, meter: Meter) -> dict[str, dict[str, int]]:
-    """Return what a strategy holds now: parameters, and bytes by part and by kind."""
-    held = parts.strategy.parts()
-    parameters = count_parameters(parts.backbone, held)
-    # a module that happens to be frozen when a task ends was trainable all the same
-    parameters["trainable"] = meter.num_trainable or parameters["trainable"]
-    return {
-        "parameters": parameters,
-        "stored_bytes": stored_bytes(held),
-        "capacity_bytes": capacity_bytes(held),
-        "packed_bytes": packed_bytes(held),
-        "stored_bytes_by_kind": bytes_by_kind(held),
-        "packed_bytes_by_kind": bytes_by_kind(held, packed=True),
-    }
-
-
-@dataclass(frozen=True)
-class RunLog:
-    """Keeps what comes of each task."""
-
-    record: Record
-    parts: Parts
-    loop: Loop
-    probe: Probe | None
-    rows: MatrixRows
-
-    def read(self) -> None:
-        """Count what was predicted before the run was stopped."""
-        predictions = self.record.predictions()
-        after_task = predictions["after_task"]
-        for task in np.unique(after_task).tolist():
-            chosen = after_task == task
-            self.rows.add(task, {name: values[chosen] for name, values in predictions.items()})
-
-    def add(self, task: int, columns: Columns | None) -> list[float]:
-        """Keep the predictions made after a task; return its row of the accuracy matrix."""
-        with self.loop.meter.phase("record"):
-            if columns is not None:
-                after = np.full(len(columns["row"]), task, np.int16)
-                self.record.write_predictions(task, {"after_task": after, **columns})
-                self.rows.add(task, columns)
-            return [] if task == BEFORE else self._add_rest(task, is_evaluated=columns is not None)
-
-    def _add_rest(self, task: int, *, is_evaluated: bool) -> list[float]:
-        record, loop = self.record, self.loop
-        if is_evaluated:
-            record.write_reliability(loop.evaluator.reliability)
-            if self.probe:
-                record.write_representations(task, self.probe.features())
-        loop.meter.task_ended(task, _held(self.parts, loop.meter))
-        num_tasks = len(self.parts.stream.tasks)
-        if task + 1 == num_tasks or is_landmark(task + 1):
-            self._write_matrices()
-        accuracies: list[float] = self.rows.accuracy[task, : task + 1].tolist()
-        notes = loop.strategy.notes()
-        record.event("task finished", task=task, accuracies=accuracies, **({"notes": notes} if notes else {}))
-        return accuracies
-
-    def _write_matrices(self) -> None:
-        """Write them as they are now; their file grows with the square of the number of tasks."""
-        stream = self.parts.stream
-        matrix = {
-            "accuracy": self.rows.accuracy,
-            "masked": self.rows.masked,
-            "untrained": self.rows.untrained,
-            "num_test": [len(each.test) for each in stream.tasks],
-            "class_order": stream.class_order,
-            "class_names": stream.class_names,
-            "classes_of_task": [each.classes for each in stream.tasks],
-        }
-        self.record.write_json("matrix.json", matrix)
-
-
-def is_landmark(number: int) -> bool:
-    """Tell whether at most the first three digits of a number in base two are not 0: 1 to 8, 10, 12, 14, 16.
-
-    What grows with the tasks and is written anew at these numbers alone costs a task no more as they grow.
-    """
-    return number % (1 << max(0, number.bit_length() - 3)) == 0

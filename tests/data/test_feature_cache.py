@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
 from clbench.data.inputs import Batch, Inputs
 from clbench.evaluate.results import COLUMNS
+from clbench.files import temporary_path
 from clbench.finite import NotFiniteError
 from clbench.petl.attached import Attached
 from clbench.records.progress import Progress
@@ -114,28 +117,97 @@ def test_what_was_charged_before_a_stop_is_not_charged_again(backbone: Backbone)
     assert (resumed.num_computed, resumed.num_charged) == (3, 1)
 
 
-def test_a_file_is_written_again_when_it_has_grown(backbone: Backbone, tmp_path: Path):
+def test_what_is_new_is_written_when_there_is_enough_of_it(backbone: Backbone, tmp_path: Path):
     counted = Counted(backbone, tmp_path)
     counted.inputs(np.arange(8)).features(backbone)
     counted.cache.save(growth=1.25)
-    (file,) = tmp_path.iterdir()
     counted.inputs([8]).features(backbone)
     counted.cache.save(growth=1.25)
-    assert len(load_file(file)["rows"]) == 8
+    assert [len(load_file(file)["rows"]) for file in tmp_path.iterdir()] == [8]
     counted.cache.save()
-    assert len(load_file(file)["rows"]) == 9
+    assert sorted(len(load_file(file)["rows"]) for file in tmp_path.iterdir()) == [1, 8]
 
 
-def test_a_damaged_file_is_computed_anew(backbone: Backbone, tmp_path: Path):
+def test_a_damaged_file_is_computed_anew_and_told_of(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     first = Counted(backbone, tmp_path)
     features = first.inputs().features(backbone)
     first.cache.save()
     (file,) = tmp_path.iterdir()
     assert set(load_file(file)) == {"rows", "values"}
-    file.write_bytes(file.read_bytes()[:40])
+    whole = file.read_bytes()
+    told = []
+    for place in (None, 0, 9, 60, len(whole) // 2, len(whole) - 1):
+        data = bytearray(whole)
+        if place is None:
+            del data[40:]
+        else:
+            data[place] ^= 4
+        file.write_bytes(data)
+        second = Counted(backbone, tmp_path)
+        assert torch.equal(second.inputs().features(backbone), features)
+        assert second.num_computed == 6
+        told += [message for message in caplog.messages if str(file) in message]
+        caplog.clear()
+        assert not file.exists()
+    assert len(told) == 6
+    assert all("damaged" in each and "\n" not in each for each in told)
+
+
+def test_a_task_writes_what_is_new_and_the_next_run_reads_it_all(backbone: Backbone, tmp_path: Path):
+    first = Counted(backbone, tmp_path)
+    features = []
+    for rows in ([0, 1], [1, 2, 3], [4]):
+        features.append(first.inputs(rows).features(backbone))
+        first.cache.save()
+    assert sorted(len(load_file(file)["rows"]) for file in tmp_path.iterdir()) == [1, 2, 2]
     second = Counted(backbone, tmp_path)
-    assert torch.equal(second.inputs().features(backbone), features)
-    assert second.num_computed == 6
+    assert torch.equal(second.inputs([4, 0, 1, 3]).features(backbone)[1:3], features[0])
+    assert second.num_computed == 0
+    second.cache.save()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("trouble", ["no space", "no folder"])
+def test_features_that_cannot_be_kept_are_used_all_the_same(
+    trouble: str,
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    folder = tmp_path / "features"
+    if trouble == "no space":
+        monkeypatch.setattr(os, "fsync", full)
+    else:
+        folder.write_text("in the way")
+    counted = Counted(backbone, folder)
+    for rows in (ROWS, [7]):
+        counted.inputs(rows).features(backbone)
+        counted.cache.save()
+    (told,) = caplog.messages
+    assert told.startswith("features are kept in memory only")
+    counted.inputs().features(backbone)
+    assert counted.num_computed == 7
+    assert not list(tmp_path.glob("features/*"))
+
+
+def test_what_a_killed_process_began_to_write_is_swept(backbone: Backbone, tmp_path: Path):
+    living = temporary_path(tmp_path / "living")
+    gone = living.with_name(living.name.replace(f".{os.getpid()}.", ".999999999."))
+    for file in (gone, living):
+        file.write_bytes(b"half")
+        os.utime(file, (1, 1))
+    counted = Counted(backbone, tmp_path)
+    counted.inputs().features(backbone)
+    counted.cache.save()
+    assert not gone.exists()
+    assert living.exists()
 
 
 def test_other_pixels_under_the_same_rows_are_other_images(backbone: Backbone, tmp_path: Path):

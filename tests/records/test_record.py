@@ -183,7 +183,7 @@ def test_results_are_counted_from_the_predictions(tmp_path: Path) -> None:
     assert np.isnan(Results.from_log(record.predictions(), num_tasks=2).accuracy).all()
     record.write_predictions(0, log_of(0, [0, 0], [True, True]))
     record.write_predictions(1, log_of(1, [0, 0, 1, 1], [True, False, True, True]))
-    record.write_json("matrix.json", {"classes_of_task": [[0], [1]]})
+    record.write_json("matrix.json", {"accuracy": [[None] * 2] * 2, "classes_of_task": [[0], [1]]})
     np.testing.assert_array_equal(record.results().accuracy, [[1.0, np.nan], [0.5, 1.0]])
 
 
@@ -216,7 +216,7 @@ def test_a_crash_before_the_renaming_leaves_the_old_file(
     with pytest.raises(KeyboardInterrupt):
         record.write_json("metrics.json", {"accuracy": 0.9})
     assert record.read_json("metrics.json") == {"accuracy": 0.5}
-    assert {path.name for path in record.path.iterdir()} == {"spec.toml", "metrics.json"}
+    assert {path.name for path in record.path.iterdir()} == {"spec.toml", "metrics.json", "manifest.sha256"}
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(

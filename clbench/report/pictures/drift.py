@@ -72,6 +72,8 @@ def similarities(group: Group) -> tuple[Matrix, Matrix]:
     known = [probe for probe in probes if probe and len(probe.after) > 1]
     if len(known) < len(probes):
         raise NoPictureError(f"{group.label} kept no features of the same images after two tasks or more")
+    if len({len(probe.after) for probe in known}) > 1:
+        raise NoPictureError(f"the seeds of {group.label} kept features after other numbers of tasks")
     similarity: Matrix = np.mean([_similarity(probe) for probe in known], axis=0)
     return similarity, np.array([representation_drift(probe) for probe in known])
 

@@ -1,0 +1,112 @@
+"""Tell whether a stopped run may go on: from what it wrote itself, on the machine that it was begun on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from clbench.errors import UserError
+from clbench.files import sweep
+from clbench.records import manifest
+from clbench.records.environment import environment
+from clbench.records.record import Record
+from clbench.runs.checkpoint import Position
+
+FROM_THE_START = ("spec.toml", "hashes.json")  # what they say decides every number
+
+log = logging.getLogger(__name__)
+
+
+class ChangedError(UserError, ValueError):
+    """What a run was begun with, or has written, is not what is found now."""
+
+
+def refuse_another_start(record: Record) -> None:
+    """Refuse a record whose spec or hashes were edited: what follows would be another run under its name."""
+    hashes = manifest.known(record.path) or {}
+    for name in manifest.changed(record.path, hashes, [name for name in FROM_THE_START if name in hashes]):
+        raise ChangedError(
+            f"cannot resume {record.path}: its {name} has changed since it was written; put it back, "
+            f"or begin a run of its own: clbench run --config {record.path / 'spec.toml'}"
+        )
+
+
+def refuse_missing(record: Record, position: Position) -> None:
+    """Refuse a record in which what was noted of a task that is behind is missing or was changed."""
+    hashes = manifest.known(record.path)
+    needed = [name for name in {**(hashes or {}), **_noted(record)} if _is_behind(name, position)]
+    for name in needed:
+        if not (record.path / name).is_file():
+            raise ChangedError(
+                f"cannot resume {record.path}: its {name} is missing, which is not made again; put it back, "
+                "or remove the folder checkpoint in it to go on from the beginning"
+            )
+    if (record.path / "matrix.json").exists():  # it would be made anew, but not from what is there
+        needed.append("matrix.json")
+    for name in manifest.changed(record.path, hashes, needed) if hashes else ():
+        raise ChangedError(f"cannot resume {record.path}: its {name} has changed since it was written")
+
+
+def clean(record: Record) -> None:
+    """Remove what a killed process had begun to write into the record; nobody else is writing there now."""
+    for folder in (record.path, *(path for path in record.path.rglob("*") if path.is_dir())):
+        sweep(folder, is_ours=True)
+
+
+def differences(record: Record) -> list[str]:
+    """Return what, of all that may change a number's last digits, is not as where the run was begun."""
+    if not (record.path / "environment.json").exists():
+        return []
+    before, now = _facts(record.read_json("environment.json")), _facts(environment())
+    return [
+        f"{noun} {_text(now[noun])}, not {_text(before[noun])}"
+        for noun in now
+        if before[noun] is not None and before[noun] != now[noun]
+    ]
+
+
+def warn_of(record: Record, found: Iterable[str]) -> None:
+    """Say that a run goes on elsewhere than it was begun."""
+    told = "; ".join(found)
+    if told:
+        log.warning(
+            "%s goes on with %s: its numbers may differ in their last digits from an undisturbed run's",
+            record.path.name,
+            told,
+        )
+
+
+def _noted(record: Record) -> dict[str, None]:
+    """Return the names of the predictions that the matrix was counted from: what an older record tells."""
+    if not (record.path / "matrix.json").exists():
+        return {}
+    rows = record.read_json("matrix.json")["accuracy"]
+    known = [task for task, row in enumerate(rows) if any(value is not None for value in row)]
+    return {f"predictions/after-task-{task:02d}.parquet": None for task in known}
+
+
+def _is_behind(name: str, position: Position) -> bool:
+    """Tell whether a file was written for good before a checkpoint."""
+    folder, _, file = name.rpartition("/")
+    if folder not in ("predictions", "probe"):
+        return False
+    if file == "before.parquet":
+        return position != Position()
+    number = file.partition(".")[0].removeprefix("after-task-")
+    return number.isdecimal() and int(number) < position.task
+
+
+def _facts(found: dict[str, Any]) -> dict[str, Any]:
+    machine, packages = found.get("machine") or {}, found.get("packages") or {}
+    return {
+        "the processor": machine.get("processor"),
+        "the accelerators": machine.get("accelerators"),
+        "threads:": machine.get("torch_threads"),
+        "torch": packages.get("torch"),
+        "clbench": packages.get("clbench"),
+    }
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -1,0 +1,107 @@
+"""Keep in a run's record what comes of each task: predictions, probes, and the matrix of accuracies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clbench.backbones.backbone import Backbone
+from clbench.data.tasks import TaskStream
+from clbench.evaluate.costs import (
+    bytes_by_kind,
+    capacity_bytes,
+    count_parameters,
+    packed_bytes,
+    stored_bytes,
+)
+from clbench.evaluate.matrix_rows import MatrixRows
+from clbench.evaluate.meter import Meter
+from clbench.records.record import Record
+from clbench.runs.evaluator import Columns
+from clbench.runs.loop import BEFORE, Loop
+from clbench.runs.probe import Probe
+from clbench.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """Keeps what comes of each task."""
+
+    record: Record
+    strategy: Strategy
+    backbone: Backbone
+    stream: TaskStream
+    loop: Loop
+    probe: Probe | None
+    rows: MatrixRows
+
+    def read(self) -> None:
+        """Count what was predicted before the run was stopped."""
+        predictions = self.record.predictions()
+        after_task = predictions["after_task"]
+        for task in np.unique(after_task).tolist():
+            chosen = after_task == task
+            self.rows.add(task, {name: values[chosen] for name, values in predictions.items()})
+
+    def add(self, task: int, columns: Columns | None) -> list[float]:
+        """Keep the predictions made after a task; return its row of the accuracy matrix."""
+        with self.loop.meter.phase("record"):
+            if columns is not None:
+                after = np.full(len(columns["row"]), task, np.int16)
+                self.record.write_predictions(task, {"after_task": after, **columns})
+                self.rows.add(task, columns)
+            return [] if task == BEFORE else self._add_rest(task, is_evaluated=columns is not None)
+
+    def _add_rest(self, task: int, *, is_evaluated: bool) -> list[float]:
+        record, loop = self.record, self.loop
+        if is_evaluated:
+            record.write_reliability(loop.evaluator.reliability)
+            if self.probe:
+                record.write_representations(task, self.probe.features())
+        loop.meter.task_ended(task, held(self.strategy, self.backbone, loop.meter))
+        num_tasks = len(self.stream.tasks)
+        if task + 1 == num_tasks or is_landmark(task + 1):
+            self._write_matrices()
+        accuracies: list[float] = self.rows.accuracy[task, : task + 1].tolist()
+        notes = loop.strategy.notes()
+        record.event("task finished", task=task, accuracies=accuracies, **({"notes": notes} if notes else {}))
+        return accuracies
+
+    def _write_matrices(self) -> None:
+        """Write them as they are now; their file grows with the square of the number of tasks."""
+        stream = self.stream
+        matrix = {
+            "accuracy": self.rows.accuracy,
+            "masked": self.rows.masked,
+            "untrained": self.rows.untrained,
+            "num_test": [len(each.test) for each in stream.tasks],
+            "class_order": stream.class_order,
+            "class_names": stream.class_names,
+            "classes_of_task": [each.classes for each in stream.tasks],
+        }
+        self.record.write_json("matrix.json", matrix)
+
+
+def is_landmark(number: int) -> bool:
+    """Tell whether at most the first three digits of a number in base two are not 0: 1 to 8, 10, 12, 14, 16.
+
+    What grows with the tasks and is written anew at these numbers alone costs a task no more as they grow.
+    """
+    return number % (1 << max(0, number.bit_length() - 3)) == 0
+
+
+def held(strategy: Strategy, backbone: Backbone, meter: Meter) -> dict[str, dict[str, int]]:
+    """Return what a strategy holds now: parameters, and bytes by part and by kind."""
+    kinds = strategy.parts()
+    parameters = count_parameters(backbone, kinds)
+    # a module that happens to be frozen when a task ends was trainable all the same
+    parameters["trainable"] = meter.num_trainable or parameters["trainable"]
+    return {
+        "parameters": parameters,
+        "stored_bytes": stored_bytes(kinds),
+        "capacity_bytes": capacity_bytes(kinds),
+        "packed_bytes": packed_bytes(kinds),
+        "stored_bytes_by_kind": bytes_by_kind(kinds),
+        "packed_bytes_by_kind": bytes_by_kind(kinds, packed=True),
+    }
