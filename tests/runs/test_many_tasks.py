@@ -14,7 +14,7 @@ import clbench
 from clbench.records.record import Record
 from clbench.runs import line
 from clbench.runs.checkpoint import Checkpoint
-from clbench.runs.line import is_landmark
+from clbench.runs.run_log import is_landmark
 
 
 @pytest.fixture
