@@ -24,6 +24,7 @@ from clbench.evaluate.reliability import Reliability
 from clbench.evaluate.results import SCORE_TYPES
 from clbench.records.progress import Progress
 from clbench.runs.modes import evaluation_mode
+from clbench.runs.returned import checked_scores, refuse_other_width
 from clbench.strategies import Strategy
 
 Columns = dict[str, NDArray[np.generic]]
@@ -134,11 +135,7 @@ class Evaluator:
         for part in self._parts(task_of_row):
             inputs = self.inputs(whole.rows[part], int(task_of_row[part.start]))
             scores = self._predicted(inputs, (phase, len(seen))).float()
-            expected = (part.stop - part.start, membership.shape[1])
-            if scores.shape != expected:
-                raise ValueError(
-                    f"predict returned scores of shape {tuple(scores.shape)}; expected {expected}"
-                )
+            refuse_other_width(self.strategy, scores, membership.shape[1])
             own_task = membership[torch.from_numpy(task_of_row[part]).to(self.batcher.device)]
             if self.stream.scenario == "task":
                 scores = scores.masked_fill(~own_task, 0.0)
@@ -184,7 +181,7 @@ class Evaluator:
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the strategy's scores in the run's precision."""
         with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.strategy.predict(inputs)
+            return checked_scores(self.strategy, self.strategy.predict(inputs), len(inputs))
 
 
 def joined(first: Columns, second: Columns) -> Columns:

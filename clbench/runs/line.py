@@ -20,6 +20,7 @@ from clbench.errors import UserError
 from clbench.evaluate.costs import bytes_by_kind, count_parameters, packed_bytes, stored_bytes
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.results import Results
+from clbench.mistakes import explained
 from clbench.options import build
 from clbench.records.environment import environment
 from clbench.records.former_sources import is_former
@@ -32,6 +33,7 @@ from clbench.runs.evaluator import Columns
 from clbench.runs.loop import BEFORE, Loop
 from clbench.runs.needs import refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.runs.probe import Probe, ProbeSet
+from clbench.runs.returned import LOST, checked_parts
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 
@@ -66,7 +68,8 @@ def prepare(spec: RunSpec, places: Places) -> Parts:
     seeds = Seeds(spec.run.seed)
     device = torch.device(spec.run.device)
     loader = build(streams.get(spec.stream.name), "stream", spec.stream.options)
-    stream = loader.build(spec.stream.name, places, seeds)
+    with explained(loader):
+        stream = loader.build(spec.stream.name, places, seeds)
     options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
     backbone = backbones.create(spec.backbone.name, options, seed=seeds.derive("weights")).to(device)
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
@@ -75,7 +78,10 @@ def prepare(spec: RunSpec, places: Places) -> Parts:
         refuse_unknown_classes(stream)
     if spec.run.step_cost > 1:
         refuse_waiting(stream)
-    strategy.setup(backbone, build(petl.get(spec.petl.name), "petl", spec.petl.options), seeds)
+    module = build(petl.get(spec.petl.name), "petl", spec.petl.options)
+    with explained(strategy, module):
+        strategy.setup(backbone, module, seeds)
+        checked_parts(strategy)
     return Parts(stream, backbone, strategy, seeds, device)
 
 
@@ -155,7 +161,8 @@ def _finish(
     images = ProbeSet.draw(loop.evaluator, parts.seeds, run.probe_images) if run.probe_images else None
     probe = Probe(parts.backbone, loop.evaluator, images) if images else None
     progress.run_started(record.spec, record.path, len(stream.tasks))
-    loop.run(checkpoint)
+    with explained(parts.strategy, petl.get(record.spec.petl.name), note=LOST if checkpoint else ""):
+        loop.run(checkpoint)
     record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
     write_figures(record)
     metrics = evaluate.compute(record.results())

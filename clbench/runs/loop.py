@@ -28,6 +28,12 @@ from clbench.runs.checkpoint import Checkpoint, Position, capture, restore
 from clbench.runs.evaluator import Columns, Evaluator, joined
 from clbench.runs.modes import evaluation_mode
 from clbench.runs.optimizers import carry_over, make_optimizer
+from clbench.runs.returned import (
+    checked_parts,
+    checked_samples,
+    not_taken_back,
+    refuse_nothing_to_train,
+)
 from clbench.runs.starting import start_modules
 from clbench.runs.step import Step
 from clbench.runs.watch import Watch
@@ -94,6 +100,7 @@ class Loop:
                     self.log(BEFORE, self.evaluator.ahead(0))
             seen = self.stream.tasks[: task.index + 1]
             samples = self.strategy.training_samples(seen, len(self.stream.tasks))
+            samples = checked_samples(self.strategy, samples)
             names = [self.stream.class_names[number] for number in task.classes]
             self.progress.task_started(task.index, names, len(samples) if samples else 0)
             if samples:
@@ -114,9 +121,11 @@ class Loop:
 
     def _begin(self, task: Task) -> None:
         self.strategy.begin_task(task)
+        checked_parts(self.strategy)
         before, self.optimizer = self.optimizer, None
         if self.strategy.num_epochs(task.index):
             self.optimizer = make_optimizer(self.strategy, self.batcher.device)
+            refuse_nothing_to_train(self.strategy, self.optimizer)
             carry_over(before, self.optimizer)
             learning = [p for group in self.optimizer.param_groups for p in group["params"]]
             size = sum(parameter.numel() for parameter in learning)
@@ -227,7 +236,10 @@ class Loop:
             self.strategy.begin_epoch(position.epoch)
         if not position.is_inside_task and self.stream.has_boundaries:
             self.optimizer = None
-        restore(checkpoint, self.strategy, self.optimizer)
+        try:
+            restore(checkpoint, self.strategy, self.optimizer)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise not_taken_back(self.strategy, error) from error
         self.meter.load(checkpoint.info)
         self.watch.load(checkpoint.info["watch"])
         self.progress.run_resumed(self.watch.num_steps)

@@ -11,6 +11,7 @@ from clbench.data.inputs import Batch
 from clbench.evaluate.meter import Meter
 from clbench.runs.modes import evaluation_mode, training_mode
 from clbench.runs.optimizers import set_rates
+from clbench.runs.returned import checked_batch, checked_loss
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 
@@ -38,7 +39,7 @@ class Step:
     def composed(self, batch: Batch) -> Batch:
         """Return what the strategy makes of a new batch, such as one with replayed images behind it."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.strategy.before_step(batch)
+            return checked_batch(self.strategy, self.strategy.before_step(batch))
 
     def flops_per_image(self, batch: Batch, optimizer: torch.optim.Optimizer, meter: Meter) -> float:
         """Count a step up to the update for one new image, in eval mode: no batch-norm statistic moves.
@@ -83,4 +84,4 @@ class Step:
 
     def _loss(self, batch: Batch) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.strategy.loss(batch)
+            return checked_loss(self.strategy, self.strategy.loss(batch))

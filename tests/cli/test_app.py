@@ -80,7 +80,7 @@ def test_the_list_of_options_is_frozen() -> None:
         for name, command in vars(group)["commands"].items()
     }
     assert listed == COMMANDS
-    assert [parameter.opts for parameter in group.params] == [["--version"]]
+    assert [parameter.opts for parameter in group.params] == [["--version"], ["--debug"]]
 
 
 # what a command line becomes
