@@ -10,7 +10,7 @@ from clbench import strategies
 from clbench.cli.app import main
 from clbench.runs.needs import NEEDS, NeedError, refuse_impossible
 from clbench.testing import small_backbone
-from clbench.testing.trial import generated_stream
+from clbench.testing.generated import generated_stream
 
 
 @pytest.mark.parametrize("name", strategies.names())
