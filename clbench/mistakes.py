@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType
 
@@ -43,7 +43,7 @@ class PluginError(UserError, RuntimeError):
 
 @contextmanager
 def explained(*components: object, note: str = "") -> Iterator[None]:
-    """Let an error from the own code of these components (or classes) come out as one PluginError.
+    """Let an error from the own code of these components, classes or functions come out as one PluginError.
 
     What a user can mend by himself (a UserError), and errors that never passed through their code, stay what
     they are. ``note`` ends the line.
@@ -53,8 +53,8 @@ def explained(*components: object, note: str = "") -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        classes = [each if isinstance(each, type) else type(each) for each in components]
-        place = _place(error, classes)
+        named = [each if isinstance(each, (type, FunctionType)) else type(each) for each in components]
+        place = _place(error, named)
         if place is None:
             raise
         raise PluginError(f"{place}: {in_words(error)}{note}") from error
@@ -91,21 +91,25 @@ def shown(file: str) -> str:
     return file if relative.startswith(os.pardir) else relative
 
 
-def _place(error: Exception, classes: Sequence[type]) -> str | None:
+def _place(error: Exception, components: Sequence[type | FunctionType]) -> str | None:
     """Return ``Class.hook (file:line)``: which hook was called, and where in its author's files it failed."""
     frames = traceback.extract_tb(error.__traceback__)
-    for component in classes:
-        files = _files(own_classes(component))
+    for component in components:
+        files = _files(component)
         own = [each for each in frames if each.filename in files]
         if own:
-            where = f"{shown(own[-1].filename)}:{own[-1].lineno}"
-            return f"{component.__name__}.{own[0].name} ({where})"
+            called = f"{component.__name__}.{own[0].name}" if isinstance(component, type) else own[0].name
+            return f"{called} ({shown(own[-1].filename)}:{own[-1].lineno})"
     return None
 
 
-def _files(classes: Iterable[type]) -> set[str]:
+def _files(component: type | FunctionType) -> set[str]:
+    """Return the files that hold what the author of a class or function wrote of it."""
+    if isinstance(component, FunctionType):
+        is_ours = component.__module__.partition(".")[0] in OURS
+        return set() if is_ours else {component.__code__.co_filename}
     files = set()
-    for each in classes:
+    for each in own_classes(component):
         files |= {own.__code__.co_filename for own in vars(each).values() if isinstance(own, FunctionType)}
         files.add(str(getattr(sys.modules.get(each.__module__), "__file__", None)))
     return files

@@ -32,7 +32,8 @@ HINTS = {
     " MobileNet (EfficientNet) families",
     "petl": "--petl NAME: the module that is trained in the frozen backbone; measured with"
     " clbench list petl --backbone NAME",
-    "metrics": "computed at the end of every run, in metrics.json of its record",
+    "metrics": "computed at the end of every run, in metrics.json of its record; one of your own:"
+    " --set run.metrics=path/to/file.py:function",
 }
 
 
@@ -47,10 +48,10 @@ def listing(kind: str | None = None) -> RenderableType:
 
 
 def metric_summaries() -> dict[str, str]:
-    """Return every metric's name and what it tells, family by family."""
-    from clbench.evaluate import METRICS
+    """Return every metric's name and what it tells, family by family; those of installed packages last."""
+    from clbench.evaluate import find, names
 
-    return {name: metric.summary for name, metric in METRICS.items()}
+    return {name: find(name).summary for name in names()}
 
 
 def _section(kind: str) -> Iterator[RenderableType]:
@@ -63,11 +64,11 @@ def _section(kind: str) -> Iterator[RenderableType]:
 
 def _families() -> Iterator[RenderableType]:
     """Give the metrics by the file that each stands in, under that file's first line."""
-    from clbench.evaluate import METRICS
+    from clbench.evaluate import find, names
 
     families: dict[str, list[tuple[str, str]]] = {}
-    for name, metric in METRICS.items():
-        families.setdefault(metric.family_summary, []).append((name, metric.summary))
+    for metric in map(find, names()):
+        families.setdefault(metric.family_summary, []).append((metric.name, metric.summary))
     for about, members in families.items():
         yield Padding(Text(about, style="italic"), (0, 0, 0, 2), expand=False)
         yield indented(rows(members))

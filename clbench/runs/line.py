@@ -20,7 +20,7 @@ from clbench.errors import UserError
 from clbench.evaluate.costs import bytes_by_kind, count_parameters, packed_bytes, stored_bytes
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.results import Results
-from clbench.mistakes import explained
+from clbench.mistakes import PluginError, explained
 from clbench.options import build
 from clbench.records.environment import environment
 from clbench.records.former_sources import is_former
@@ -74,6 +74,7 @@ def prepare(spec: RunSpec, places: Places) -> Parts:
     backbone = backbones.create(spec.backbone.name, options, seed=seeds.derive("weights")).to(device)
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
     refuse_impossible(spec.strategy.name, strategy, stream, backbone)
+    evaluate.find_all(spec.run.metrics)  # before anything is learnt: one that is not there is told now
     if spec.run.eval_ahead:
         refuse_unknown_classes(stream)
     if spec.run.step_cost > 1:
@@ -165,10 +166,23 @@ def _finish(
         loop.run(checkpoint)
     record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
     write_figures(record)
-    metrics = evaluate.compute(record.results())
-    record.write_json("metrics.json", metrics)  # the last file: it means "finished"
+    failed = _measure(record)
     record.event("finished")
     progress.run_finished(record.path)
+    for error in failed:
+        raise PluginError(f"{error}; the run is finished, without this metric") from error
+
+
+def _measure(record: Record) -> list[PluginError]:
+    """Write every metric down, the last file: it means "finished"; return the failures of others' metrics."""
+    results, values, failed = record.results(), {}, []
+    for name, metric in evaluate.METRICS.items():
+        try:
+            values[name] = metric(results)
+        except PluginError as error:  # what was learnt is not to be lost for it
+            failed.append(error)
+    record.write_json("metrics.json", values)
+    return failed
 
 
 def _held(parts: Parts, meter: Meter) -> dict[str, dict[str, int]]:

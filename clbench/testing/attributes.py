@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType, MethodType, ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ def leaves(holder: object, name: str = "self") -> Iterator[tuple[str, Leaf]]:
     while waiting:
         place, value, depth = waiting.pop(0)
         if isinstance(value, LEAVES):
-            yield place, cast("Leaf", value)
+            yield place, value
         elif id(value) not in seen and depth < DEEPEST and not isinstance(value, PASSED_BY):
             seen.add(id(value))
             waiting += [(inside, each, depth + 1) for inside, each in _inside(place, value)]

@@ -127,9 +127,8 @@ def _equal(first: Value, second: Value) -> bool:
 
 
 def _global_states() -> dict[str, object]:
-    _, keys, *places = np.random.get_state()
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": (keys.tobytes(), places),
+        "numpy": [np.asarray(each).tobytes() for each in np.random.get_state()],
         "Python": random.getstate(),
     }
