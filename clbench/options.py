@@ -131,6 +131,7 @@ def _odd_options(component: type) -> Iterator[str]:
             yield f".{option.name} has no plain default; write {option.name}: ... = VALUE"
         else:
             yield from _odd_default(option.name, known[option.name], option.default)
+            yield from _other_meaning(component, option.name, option.default)
 
 
 def _odd_default(name: str, hint: Any, default: object) -> Iterator[str]:
@@ -139,6 +140,17 @@ def _odd_default(name: str, hint: Any, default: object) -> Iterator[str]:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         yield f".{name}: its default {default!r} is not of its type: {reason[0].lower()}{reason[1:]}"
+
+
+def _other_meaning(component: type, name: str, default: object) -> Iterator[str]:
+    """Tell of an option that every component of the kind has, and that cannot hold what stands there now."""
+    for base in component.__mro__[1:]:
+        is_ours = base.__module__.partition(".")[0] in OURS and dataclasses.is_dataclass(base)
+        if not is_ours or name not in option_types(base):
+            continue
+        for told in _odd_default(name, option_types(base)[name], default):
+            yield f"{told}; {base.__name__} has an option of this name, choose another"
+        return
 
 
 def _can_be_typed(hint: Any) -> bool:

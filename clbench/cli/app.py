@@ -201,6 +201,41 @@ def report(
 
 
 @app.command()
+def check(
+    address: Annotated[str, typer.Argument(metavar="FILE.py:NAME")],
+    kind: Annotated[
+        str | None, Option(metavar="KIND", help="strategy, stream, petl or metric, where it may be several.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=VALUE", help="An option, as in strategy.epochs=3.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Check that a strategy, stream, module or metric keeps its contract, promise by promise."""
+    places = _places(data_dir)
+    from rich.text import Text
+
+    from clbench.cli import checking
+
+    def told(promise: str) -> None:
+        _print(Text.assemble((_tick(), "green"), " ", promise))
+
+    found = checking.check(address, kind, settings or [], places, told)
+    _print(Text(f"{address} keeps the contract of a {found}"))
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(metavar="strategy|stream|petl|metric")],
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+) -> None:
+    """Write NAME.py here: a small strategy, stream, module or metric to change into your own."""
+    from clbench.cli.beginning import begin
+
+    print(begin(kind, name))
+
+
+@app.command()
 def doctor(data_dir: DataDir = None) -> None:
     """Say what this machine has, and what is missing."""
     from clbench.cli.doctor import examine
@@ -223,6 +258,13 @@ def _print(what: RenderableType) -> None:
     from rich.console import Console
 
     Console(highlight=False).print(what, crop=False)
+
+
+def _tick() -> str:
+    """Return what stands before a promise that is kept, as far as the output can write it."""
+    mark = "\N{CHECK MARK}"
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return mark if mark.encode(encoding, "ignore") else "ok"
 
 
 def _failed(message: str) -> int:

@@ -24,6 +24,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
 }
 KINDS = (*REGISTRIES, "metrics")
 SECTION_OF = {"streams": "stream", "strategies": "strategy", "backbones": "backbone", "petl": "petl"}
+# what a user may write: the kind in the singular, and as it is listed
+OWN_KINDS = {"strategy": "strategies", "stream": "streams", "petl": "petl", "metric": "metrics"}
 HINTS = {
     "streams": "--stream NAME; a file of your own: --stream path/to/file.py:Class",
     "strategies": "--strategy NAME or NAME-PETL, as in lae-lora; a file of your own: path/to/file.py:Class",

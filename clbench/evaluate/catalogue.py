@@ -59,6 +59,11 @@ class Metric:
         """The first line of that file's documentation."""
         return (sys.modules[self.function.__module__].__doc__ or "").split("\n", 1)[0].rstrip(".")
 
+    @property
+    def is_of_others(self) -> bool:
+        """Whether it came through a door for metrics of others."""
+        return self.function.__module__.partition(".")[0] != "clbench"
+
     def __call__(self, results: Results, joint: Results | None = None) -> float:
         """Return the metric's value, NaN if it is not known; some compare with a run of joint training."""
         if self.against and joint is None:

@@ -6,8 +6,9 @@ author's own code fails. They run on the CPU, on small generated data and a smal
 
 from __future__ import annotations
 
+from clbench.testing.metric_contract import check_metric
 from clbench.testing.petl_contract import check_petl
 from clbench.testing.strategy_contract import check_strategy
 from clbench.testing.stream_contract import check_stream
 
-__all__ = ["check_petl", "check_strategy", "check_stream"]
+__all__ = ["check_metric", "check_petl", "check_strategy", "check_stream"]
