@@ -99,7 +99,7 @@ def refuse_nothing_to_train(strategy: Strategy, optimizer: torch.optim.Optimizer
     if not any(group["params"] for group in optimizer.param_groups):
         raise PluginError(
             f"{type(strategy).__name__} is to be trained, but nothing in parts() requires a gradient; hold"
-            " what is trained in parts(), or let num_epochs() return 0"
+            " what is trained in parts() and grow it in begin_task, or let num_epochs() return 0"
         )
 
 

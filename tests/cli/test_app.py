@@ -47,6 +47,8 @@ COMMANDS = {
     "list": ["[KIND]", "--backbone", "--set"],
     "show": ["[KIND] NAME"],
     "report": ["RUN...", "--out", "--html", "--recompute"],
+    "check": ["FILE.py:NAME", "--kind", "--set", "--data-dir"],
+    "new": ["strategy|stream|petl|metric", "NAME"],
     "doctor": ["--data-dir"],
 }
 

@@ -110,7 +110,7 @@ IN_A_TRIAL = {
     "labels that are off by one": (
         "logits, batch.labels,",
         "logits, batch.labels + 1,",
-        "mine.py:37): IndexError",
+        "mine.py:35): IndexError",
     ),
     "width that is off": (
         "GrowingHead(backbone.width)",
@@ -141,7 +141,7 @@ IN_A_TRIAL = {
         "batch.images.add_(1)",
         "Mine.loss changes the images that it is given",
     ),
-    "labels changed in place": ("# loss", "batch.labels.sub_(1)", "Mine.loss changes the labels"),
+    "labels changed in place": ("# loss", "batch.labels.clamp_(max=0)", "Mine.loss changes the labels"),
     "features changed in place": (
         "batch.features(self.backbone)",
         "batch.features(self.backbone).relu_()",
@@ -164,7 +164,7 @@ IN_SEVERAL_TRIALS = {
     "state in a list": (
         ("# setup", "self.means = []"),
         ("        pass\n", "        self.means.append(float(images.features(self.backbone).mean()))\n"),
-        (SCORES, SCORES + " * (1 + self.means[0])"),
+        (SCORES, SCORES + " + self.means[0]"),
         "lost when it stopped, being in none of parts(): self.means[0]",
     ),
     "tensor in no part": (
@@ -230,4 +230,4 @@ def test_a_mistake_that_two_runs_show_is_told(name: str, here: Path) -> None:
 def test_the_strategy_without_a_mistake_passes(here: Path) -> None:
     promises: list[str] = []
     check_strategy(strategies.get(broken(here, ())), told=promises.append)
-    assert len(promises) == len(set(promises)) == 11
+    assert len(promises) == len(set(promises)) == 10
