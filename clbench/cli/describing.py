@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from clbench import backbones, petl, strategies, streams
+from clbench import backbones, evaluate, petl, strategies, streams
 from clbench.cards import RegistryError
-from clbench.cli.listing import KINDS, REGISTRIES, SECTION_OF, metric_summaries
+from clbench.cli.listing import KINDS, REGISTRIES, SECTION_OF
 from clbench.cli.options import Option, options
 from clbench.registry import UnknownNameError, did_you_mean
 from clbench.runs.needs import NEEDS
@@ -63,7 +63,7 @@ def describe(name: str, kind: str | None = None) -> list[Description]:
             return [_registered(kind, head)]
     if head.endswith(".py") or (":" in name and all(part.isidentifier() for part in head.split("."))):
         return [_addressed(name)]
-    return [_metric(name) if name in metric_summaries() else _of_timm(name)]
+    return [_metric(name) if name in evaluate.names() else _of_timm(name)]
 
 
 def _among(kind: str, name: str) -> list[Description]:
@@ -109,9 +109,7 @@ def kinds_at(address: str) -> list[str]:
 
     UnknownNameError if there is nothing of that name at all.
     """
-    from clbench.evaluate import find
-
-    finders = {**{kind: registry.get for kind, registry in REGISTRIES.items()}, "metrics": find}
+    finders = {**{kind: registry.get for kind, registry in REGISTRIES.items()}, "metrics": evaluate.find}
     kinds = []
     for kind, get in finders.items():
         try:
@@ -136,7 +134,7 @@ def _of_timm(name: str) -> Description:
 
     ours = {*strategies.combinations(), *(each for kind in REGISTRIES.values() for each in kind.names())}
     if not timm.is_model(name.partition(".")[0]):
-        near = did_you_mean(name, [*sorted(ours), *metric_summaries()]) or did_you_mean(
+        near = did_you_mean(name, [*sorted(ours), *evaluate.names()]) or did_you_mean(
             name, timm.list_models()
         )
         raise UnknownNameError(f"nothing is called {name!r}{near} (see: clbench list)")
@@ -172,9 +170,7 @@ def _inside(name: str) -> tuple[tuple[str, str], ...]:
 
 
 def _metric(name: str) -> Description:
-    from clbench.evaluate import find
-
-    metric = find(name)
+    metric = evaluate.find(name)
     facts = (
         ("formula", metric.formula),
         ("averaging", metric.averaging),

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench import backbones, petl, strategies, streams
-from clbench.registry import Registry, UnknownNameError, did_you_mean
+from clbench.registry import Registry, UnknownNameError, did_you_mean, entry_points_of
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "streams": streams.registry,
@@ -49,13 +49,6 @@ def listing(kind: str | None = None) -> RenderableType:
     return Group(*(part for each in wanted for part in _section(each)))
 
 
-def metric_summaries() -> dict[str, str]:
-    """Return every metric's name and what it tells, family by family; those of installed packages last."""
-    from clbench.evaluate import find, names
-
-    return {name: find(name).summary for name in names()}
-
-
 def _section(kind: str) -> Iterator[RenderableType]:
     yield Text.assemble((kind, "bold"), f"  ({HINTS[kind]})")
     if kind == "metrics":
@@ -66,18 +59,30 @@ def _section(kind: str) -> Iterator[RenderableType]:
 
 def _families() -> Iterator[RenderableType]:
     """Give the metrics by the file that each stands in, under that file's first line."""
-    from clbench.evaluate import find, names
+    from clbench.evaluate import METRICS
 
     families: dict[str, list[tuple[str, str]]] = {}
-    for metric in map(find, names()):
-        families.setdefault(metric.family_summary, []).append((metric.name, metric.summary))
+    for name, metric in METRICS.items():
+        families.setdefault(metric.family_summary, []).append((name, metric.summary))
+    for name, point in sorted(entry_points_of("metrics").items()):
+        if name not in METRICS:
+            families.setdefault("Of installed packages", []).append((name, _of_package(point.value)))
     for about, members in families.items():
         yield Padding(Text(about, style="italic"), (0, 0, 0, 2), expand=False)
         yield indented(rows(members))
 
 
 def _summaries(registry: Registry[Any]) -> dict[str, str]:
-    return {name: registry.card(name).summary.replace("``", "") for name in registry.names()}
+    plugins = registry.plugins()
+    return {
+        name: _of_package(plugins[name]) if name in plugins else registry.card(name).summary.replace("``", "")
+        for name in registry.names()
+    }
+
+
+def _of_package(value: str) -> str:
+    """Tell where an entry point leads; nothing is imported for a list, which a broken package would end."""
+    return f"of an installed package: {value}"
 
 
 def indented(what: RenderableType) -> Padding:

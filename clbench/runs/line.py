@@ -166,15 +166,11 @@ def _finish(
         loop.run(checkpoint)
     record.write_json("costs.json", {**_held(parts, meter), **meter.to_dict()})
     write_figures(record)
-    failed = _measure(record)
-    record.event("finished")
-    progress.run_finished(record.path)
-    for error in failed:
-        raise PluginError(f"{error}; the run is finished, without this metric") from error
+    _measure(record, progress)
 
 
-def _measure(record: Record) -> list[PluginError]:
-    """Write every metric down, the last file: it means "finished"; return the failures of others' metrics."""
+def _measure(record: Record, progress: Progress) -> None:
+    """Write every metric down, the last file: it means "finished"; then tell of one of others' that failed."""
     results, values, failed = record.results(), {}, []
     for name, metric in evaluate.METRICS.items():
         try:
@@ -182,7 +178,10 @@ def _measure(record: Record) -> list[PluginError]:
         except PluginError as error:  # what was learnt is not to be lost for it
             failed.append(error)
     record.write_json("metrics.json", values)
-    return failed
+    record.event("finished")
+    progress.run_finished(record.path)
+    for error in failed:
+        raise PluginError(f"{error}; the run is finished, without this metric") from error
 
 
 def _held(parts: Parts, meter: Meter) -> dict[str, dict[str, int]]:

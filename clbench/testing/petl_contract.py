@@ -67,25 +67,30 @@ def _check(petl: Petl, backbone: Backbone, told: Told) -> None:
     attached.enabled = True
     assert torch.equal(_features(backbone, images), trained), "switched off and on, the module has changed"
     told("switched off, the backbone is bit for bit what it was")
-    # each of these ends with the features that it began with
-    _check_merge(petl, backbone, attached, images, trained)
-    told("merged, it gives the same features" if petl.mergeable else "that it merges is refused")
-    _check_copy(backbone, attached, images, trained)
-    told("a copy is independent")
-    _check_saved_state(petl, backbone, attached, images, trained)
-    told("saved and loaded, it gives the same features")
-    _check_batch_mates(backbone, images, trained)
-    told("an image's features do not depend on the others of its batch")
-    _check_company(backbone, attached, images, trained)
-    told("another module can stand beside it")
-    _check_half_precision(backbone, images, trained)
-    told("it computes in half precision")
+    _check_life(petl, backbone, attached, images, told)
     attached.detach()
     assert not any(site.attached for site in backbone.sites.values()), "detached, a branch is left at a site"
     assert torch.equal(_features(backbone, images), base), "detached, the module still has an effect"
     after = _snapshot(backbone)
     assert all(torch.equal(after[name], state[name]) for name in state), "the backbone's own tensors changed"
     told("detached, nothing of it is left")
+
+
+def _check_life(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor, told: Told) -> None:
+    """Merge it, copy it, save it and so on; each check ends with the features that it began with."""
+    features = _features(backbone, images)
+    _check_merge(petl, backbone, attached, images, features)
+    told("merged, it gives the same features" if petl.mergeable else "that it merges is refused")
+    _check_copy(backbone, attached, images, features)
+    told("a copy is independent")
+    _check_saved_state(petl, backbone, attached, images, features)
+    told("saved and loaded, it gives the same features")
+    _check_batch_mates(backbone, images, features)
+    told("an image's features do not depend on the others of its batch")
+    _check_company(backbone, attached, images, features)
+    told("another module can stand beside it")
+    _check_half_precision(backbone, images, features)
+    told("it computes in half precision")
 
 
 def _attached_anew(petl: Petl, backbone: Backbone) -> Attached:

@@ -14,8 +14,6 @@ from clbench.testing.generated import generated_stream, small_backbone
 from clbench.testing.promises import Told, nobody
 from clbench.testing.trial import Trial
 
-AN_EXACT_RUN = "a run that computes everything each time"
-
 
 def check_strategy(
     make: Callable[[], Strategy],
@@ -55,10 +53,7 @@ def check_strategy(
     first.check_bytes()
     told("a memory holds no more than it may, and the bytes reported are those held")
     _check_again(first, trial, told)
-    exact = trial(4, is_exact=True)
-    exact.run()
-    first.check_predictions(exact, AN_EXACT_RUN)
-    told("with every feature computed each time it predicts the same")
+    _check_exact(first, trial(4, is_exact=True), told)
     first.check_frozen()
     told("the backbone stays frozen, bit for bit")
 
@@ -80,6 +75,12 @@ def _check_again(first: Trial, trial: Callable[[int], Trial], told: Told) -> Non
             _check_resumed(first, trial(2), stopped, second.kept[stop_at], stop_at)
         if first.strategy.resumable:
             told("a run that was stopped and resumed ends as it would have, bit for bit")
+
+
+def _check_exact(first: Trial, exact: Trial, told: Told) -> None:
+    exact.run()
+    first.check_predictions(exact, "a run that computes everything each time")
+    told("with every feature computed each time it predicts the same")
 
 
 def _check_resumed(first: Trial, resumed: Trial, stopped: Path, kept: dict[str, str], stop_at: int) -> None:

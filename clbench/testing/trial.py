@@ -77,15 +77,18 @@ class Trial(Progress):
             strategy.setup(self.backbone, self.module, seeds)
             checked_parts(strategy)
         self.check_freezing()
+        self.loop = self._loop(seeds, is_exact=is_exact)
+
+    def _loop(self, seeds: Seeds, *, is_exact: bool) -> Loop:
         batcher = Batcher(
-            stream.tasks[0].train.images, self.backbone.preprocessing, "none", torch.device("cpu")
+            self.stream.tasks[0].train.images, self.backbone.preprocessing, "none", torch.device("cpu")
         )
         cache = None if is_exact else FeatureCache(batcher, batch_size=16)
         if cache:
             self.watch.hand(cache)
-        self.loop = Loop(
-            strategy,
-            stream,
+        return Loop(
+            self.strategy,
+            self.stream,
             batcher,
             seeds,
             Meter(torch.device("cpu")),

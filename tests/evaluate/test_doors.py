@@ -12,6 +12,7 @@ import pytest
 from clbench import load_runs
 from clbench.cards import RegistryError
 from clbench.cli.app import main
+from clbench.cli.listing import REGISTRIES
 from clbench.evaluate import METRICS, find, find_all, names
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec, resolve
@@ -116,3 +117,16 @@ def test_a_run_computes_it_and_loses_nothing_by_its_mistakes(
         assert "the run is finished" in line
     else:
         assert "owner.half" in printed.out
+
+
+@pytest.mark.parametrize("kind", ["metrics", "strategies", "streams", "petl"])
+def test_a_list_imports_no_package(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point = EntryPoint("owner.other", "a_package_that_is_broken:Other", f"clbench.{kind}")
+    monkeypatch.setattr("clbench.registry.entry_points", lambda group: [point])
+    if kind in REGISTRIES:
+        monkeypatch.setitem(vars(REGISTRIES[kind]), "_entry_points", {"owner.other": point})
+    assert main(["list", kind]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "owner.other of an installed package: a_package_that_is_broken:Other" in told
