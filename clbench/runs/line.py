@@ -170,7 +170,7 @@ def _finish(
 
 
 def _measure(record: Record, progress: Progress) -> None:
-    """Write every metric down, the last file: it means "finished"; then tell of one of others' that failed."""
+    """Write every metric down, the last file: it means "finished"; then tell of one that failed."""
     results, values, failed = record.results(), {}, []
     for name, metric in evaluate.METRICS.items():
         try:
