@@ -75,13 +75,22 @@ def refuse_odd_class(component: type) -> None:
     hooks take what they are called with.
     """
     for own in own_classes(component):
-        if "__dataclass_fields__" not in vars(own):
+        if _lacks_decorator(own):
             raise PluginError(f"{own.__name__} is no dataclass; write @dataclass above class {own.__name__}")
         for told in (*_odd_attributes(own), *_odd_hooks(own)):
             raise PluginError(f"{own.__name__}{told}")
     if own_classes(component):
         for told in _odd_options(component):
             raise PluginError(f"{component.__name__}{told}")
+
+
+def _lacks_decorator(own: type) -> bool:
+    """Tell whether a class is no dataclass; one that adds no option to another dataclass need not say so."""
+    if "__dataclass_fields__" in vars(own):
+        return False
+    hints = map(str, vars(own).get("__annotations__", {}).values())
+    is_first = any(base.__module__.partition(".")[0] in OURS for base in own.__bases__)
+    return is_first or any("ClassVar" not in hint for hint in hints)
 
 
 def _odd_attributes(own: type) -> Iterator[str]:
