@@ -36,7 +36,7 @@ from clbench.runs.checkpoint import Position
 from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
 from clbench.streams import Task, TaskStream
-from clbench.testing.trial import small_backbone
+from clbench.testing.generated import small_backbone
 
 NUM_CLASSES, BATCH, MEMORY, RATE = 10, 10, 1000, 0.1
 CPU = torch.device("cpu")

@@ -25,6 +25,7 @@ from typing import Generic, TypeVar, cast
 
 from clbench.cards import Card, Literal, RegistryError, not_python, read_cards, source_files
 from clbench.errors import UserError
+from clbench.mistakes import mistake_at_import, shown
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
@@ -104,7 +105,7 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> type[T]:
         """Return the class behind a name or an address; UnknownNameError if there is none."""
-        if ":" in name or name.endswith(".py"):
+        if is_address(name):
             component = self._load(name)
             self._addresses[component] = name
             return component
@@ -113,7 +114,7 @@ class Registry(Generic[T]):
         if name in self._index:
             importlib.import_module(self._index[name].origin)
         elif name in self._entry_points:
-            self._classes.setdefault(name, self._checked(name, self._entry_points[name].load()))
+            self._classes.setdefault(name, self._checked(name, load(self._entry_points[name])))
         if name not in self._classes:
             near = did_you_mean(name, self.names())
             raise UnknownNameError(f"no {name!r} among the {self.kind}{near} (see: clbench list {self.kind})")
@@ -148,33 +149,19 @@ class Registry(Generic[T]):
 
     @cached_property
     def _entry_points(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=f"clbench.{self.kind}")}
+        return entry_points_of(self.kind)
 
     def _load(self, address: str) -> type[T]:
         """Import ``file.py:Class`` or ``module:Class`` (or the one registered class of ``file.py``)."""
-        place, _, attribute = address.rpartition(":") if ":" in address else (address, "", "")
-        if place.endswith(".py"):
-            module = _import_file(Path(place), self.kind)
-        else:
-            if not all(part.isidentifier() for part in place.split(".")):
-                raise UnknownNameError(
-                    f"{self.kind} {address!r}: write path/to/file.py:Class or module:Class"
-                )
-            try:
-                module = importlib.import_module(place)
-            except ModuleNotFoundError as error:
-                raise UnknownNameError(f"{self.kind} {address!r}: no module named {error.name!r}") from error
+        module, attribute = imported(address, self.kind)
         if not attribute:
             added = [name for name in self._classes if self._modules.get(name) is module]
             if len(added) != 1:
                 raise UnknownNameError(
-                    f"{place} registers {len(added)} {self.kind}; say which: {place}:ClassName"
+                    f"{address} registers {len(added)} {self.kind}; say which: {address}:ClassName"
                 )
             return self._classes[added[0]]
-        if attribute not in vars(module):
-            near = did_you_mean(attribute, vars(module))
-            raise UnknownNameError(f"{place} has no {attribute!r}{near}")
-        return self._checked(address, vars(module)[attribute])
+        return self._checked(address, member(module, attribute, address))
 
     def _checked(self, name: str, component: object) -> type[T]:
         """Return what a name of somebody else's stands for, if it is of this kind."""
@@ -189,6 +176,54 @@ class Registry(Generic[T]):
             names = f"{known.__module__} and {component.__module__}"
             return f"{first} was imported as {names}; import it as {module} only"
         return f"{self.kind} {name!r} is registered twice: by {first} and by {second}"
+
+
+def is_address(name: str) -> bool:
+    """Tell ``file.py:Class``, ``module:Class`` and ``file.py`` from a name."""
+    return ":" in name or name.endswith(".py")
+
+
+def imported(address: str, kind: str) -> tuple[ModuleType, str]:
+    """Import what an address names, and return the module and the attribute; "" where it names a file alone.
+
+    UnknownNameError if there is no such place; PluginError if it is there, but cannot be imported.
+    """
+    place, _, attribute = address.rpartition(":") if ":" in address else (address, "", "")
+    if place.endswith(".py"):
+        return _import_file(Path(place), kind), attribute
+    if not all(part.isidentifier() for part in place.split(".")):
+        raise UnknownNameError(f"{kind} {address!r}: write path/to/file.py:Class or module:Class")
+    try:
+        return importlib.import_module(place), attribute
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):
+            raise UnknownNameError(f"{kind} {address!r}: no module named {error.name!r}") from error
+        raise mistake_at_import(place, error) from error
+
+
+def member(module: ModuleType, attribute: str, address: str) -> object:
+    """Return what an address names inside the module that was imported for it."""
+    if attribute not in vars(module):
+        near = did_you_mean(attribute, vars(module))
+        raise UnknownNameError(f"{address.rpartition(':')[0]} has no {attribute!r}{near}")
+    return cast("object", vars(module)[attribute])
+
+
+def entry_points_of(kind: str) -> dict[str, EntryPoint]:
+    """Return what installed packages offer of a kind, by name; nothing is imported."""
+    return {point.name: point for point in entry_points(group=f"clbench.{kind}")}
+
+
+def load(point: EntryPoint) -> object:
+    """Import what an entry point names; PluginError if that fails."""
+    try:
+        return cast("object", point.load())
+    except UserError:
+        raise
+    except Exception as error:
+        raise mistake_at_import(f"{point.name} ({point.value})", error) from error
 
 
 def _documentation(component: type) -> str:
@@ -226,5 +261,7 @@ def _import_file(file: Path, kind: str) -> ModuleType:
             vars(known)[CONTENTS] = []
         if isinstance(error, (SyntaxError, UnicodeDecodeError)):
             raise not_python(path, error) from error
-        raise
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        raise mistake_at_import(shown(str(path)), error) from error
     return module

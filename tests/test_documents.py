@@ -170,9 +170,7 @@ def test_the_shown_metric_is_computed(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(catalogue, "METRICS", {})
-    loaded(
-        shown(checkout / "docs/how-to/metric.md", "clbench/evaluate/metrics/spread.py"), tmp_path, "spread"
-    )
+    loaded(shown(checkout / "docs/how-to/metric.md", "spread.py"), tmp_path, "spread")
     accuracy = np.array([[0.9, np.nan], [0.5, 0.8]])
     assert evaluate.compute(evaluate.Results(accuracy, accuracy, np.array([1, 1]))) == {
         "spread": pytest.approx(0.3)

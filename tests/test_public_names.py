@@ -24,6 +24,17 @@ PUBLIC = {
         "resume",
     ],
     "clbench.backbones": ["BackboneOptions", "create", "get", "names", "register"],
+    "clbench.evaluate": [
+        "METRICS",
+        "Metric",
+        "Results",
+        "avalanche_plugin",
+        "compute",
+        "find",
+        "find_all",
+        "metric",
+        "names",
+    ],
     "clbench.petl": ["Petl", "attach", "get", "load", "names", "plain_state_dict", "register"],
     "clbench.strategies": ["Strategy", "Task", "combinations", "get", "names", "register", "split"],
     "clbench.streams": [
@@ -40,6 +51,13 @@ PUBLIC = {
     ],
 }
 HEAVY = {"torch", "timm", "torchvision", "avalanche", "pandas", "matplotlib", "sklearn", "pyarrow"}
+
+
+CHECKS = ["check_metric", "check_petl", "check_strategy", "check_stream"]  # clbench.testing imports torch
+
+
+def test_the_checks_are_listed() -> None:
+    assert sorted(importlib.import_module("clbench.testing").__all__) == CHECKS
 
 
 @pytest.mark.parametrize("module", PUBLIC)

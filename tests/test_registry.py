@@ -12,6 +12,7 @@ import pytest
 
 from clbench import backbones, petl, strategies, streams
 from clbench.cards import RegistryError, read_cards
+from clbench.mistakes import PluginError
 from clbench.registry import Registry, UnknownNameError, did_you_mean
 
 PLUGIN = '''"""Learn nothing at all.
@@ -169,7 +170,7 @@ def test_a_file_that_is_broken_by_an_edit_can_be_mended(
     with pytest.raises(RegistryError, match=r"dogs\.py:13: "):
         animals.get("dogs.py")
     dog.write_text(f"{text}\nraise OSError('no disk')")  # after the class is registered
-    with pytest.raises(OSError, match="no disk"):
+    with pytest.raises(PluginError, match=r"dogs\.py:13: OSError: no disk"):
         animals.get("dogs.py")
     dog.write_text(text)
     assert animals.get("dogs.py") is animals.get("dogs.py:Dog")

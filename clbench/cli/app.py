@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -31,6 +32,7 @@ app = typer.Typer(
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 # What a file system may refuse through no fault of the program.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
+DEBUG = "--debug"
 Option = typer.Option
 DataDir = Annotated[Path | None, Option(metavar="DIR", envvar="CLBENCH_DATA", help="Where data sets lie.")]
 Loggers = Annotated[
@@ -44,10 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that wait for each other spin less: as fast on a quiet machine, a third faster on a busy one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     words = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = DEBUG in words  # in any place, also behind a command: it is typed when something has failed
+    words = [word for word in words if word != DEBUG]
     try:
         status = app(words, prog_name="clbench", standalone_mode=False, obj=shlex.join(["clbench", *words]))
         sys.stdout.flush()
     except UserError as error:
+        if is_debug:
+            traceback.print_exc()
         return _failed(str(error))
     except UsageError as error:
         asked = error.ctx.command_path if error.ctx else "clbench"
@@ -68,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def clbench(
     context: typer.Context,
     version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, Option(DEBUG, help="Of any command: print the traceback of an error.")] = False,
 ) -> None:
     """Continual learning with parameter-efficient modules: run, compare, and trust the numbers."""
     if version:
@@ -194,6 +201,41 @@ def report(
 
 
 @app.command()
+def check(
+    address: Annotated[str, typer.Argument(metavar="FILE.py:NAME")],
+    kind: Annotated[
+        str | None, Option(metavar="KIND", help="strategy, stream, petl or metric, where it may be several.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=VALUE", help="An option, as in strategy.epochs=3.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Check that a strategy, stream, module or metric keeps its contract, promise by promise."""
+    places = _places(data_dir)
+    from rich.text import Text
+
+    from clbench.cli import checking
+
+    def told(promise: str) -> None:
+        _print(Text.assemble((_tick(), "green"), " ", promise))
+
+    found = checking.check(address, kind, settings or [], places, told)
+    _print(Text(f"{address} keeps the contract of a {found}"))
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(metavar="strategy|stream|petl|metric")],
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+) -> None:
+    """Write NAME.py here: a small strategy, stream, module or metric to change into your own."""
+    from clbench.cli.beginning import begin
+
+    print(begin(kind, name))
+
+
+@app.command()
 def doctor(data_dir: DataDir = None) -> None:
     """Say what this machine has, and what is missing."""
     from clbench.cli.doctor import examine
@@ -216,6 +258,13 @@ def _print(what: RenderableType) -> None:
     from rich.console import Console
 
     Console(highlight=False).print(what, crop=False)
+
+
+def _tick() -> str:
+    """Return what stands before a promise that is kept, as far as the output can write it."""
+    mark = "\N{CHECK MARK}"
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return mark if mark.encode(encoding, "ignore") else "ok"
 
 
 def _failed(message: str) -> int:

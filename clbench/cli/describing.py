@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clbench import backbones, petl, strategies, streams
+from clbench import backbones, evaluate, petl, strategies, streams
 from clbench.cards import RegistryError
-from clbench.cli.listing import KINDS, REGISTRIES, SECTION_OF, metric_summaries
+from clbench.cli.listing import KINDS, REGISTRIES, SECTION_OF
 from clbench.cli.options import Option, options, value_in_words
 from clbench.records.recipes import AUTHORS, ORIGINS, place
 from clbench.registry import UnknownNameError, did_you_mean
@@ -67,9 +67,9 @@ def describe(name: str, kind: str | None = None) -> list[Description]:
     for kind, registry in REGISTRIES.items():
         if head in registry.names():
             return [_registered(kind, head)]
-    if head.endswith(".py") or (":" in name and head.isidentifier()):
+    if head.endswith(".py") or (":" in name and all(part.isidentifier() for part in head.split("."))):
         return [_addressed(name)]
-    return [_metric(name) if name in metric_summaries() else _of_timm(name)]
+    return [_metric(name) if name in evaluate.names() else _of_timm(name)]
 
 
 def _among(kind: str, name: str) -> list[Description]:
@@ -81,9 +81,6 @@ def _among(kind: str, name: str) -> list[Description]:
             f"no kind called {kind!r}{did_you_mean(kind, KINDS)} (allowed: {', '.join(KINDS)})"
         )
     if plural == "metrics":
-        if name not in metric_summaries():
-            near = did_you_mean(name, metric_summaries())
-            raise UnknownNameError(f"no {name!r} among the metrics{near} (see: clbench list metrics)")
         return [_metric(name)]
     if plural != "backbones" and strategies.split(name)[1] is None:
         REGISTRIES[plural].get(name.partition(":")[0] if plural == "streams" else name)
@@ -102,8 +99,13 @@ def _registered(kind: str, name: str) -> Description:
 
 
 def _addressed(address: str) -> Description:
-    """Describe the class at ``file.py:Class`` or ``module:Class``."""
-    kind = _kind_of(address)
+    """Describe the class or metric at ``file.py:Class`` or ``module:Class``."""
+    kinds = kinds_at(address)
+    if not kinds:
+        raise UnknownNameError(f"{address} is no stream, strategy, backbone, module or metric")
+    kind = kinds[0]
+    if kind == "metrics":
+        return _metric(address)
     doc = REGISTRIES[kind].card(address).doc
     notes = (_of_scores(strategies.get(address)),) if kind == "strategies" else ()
     return Description(
@@ -111,17 +113,24 @@ def _addressed(address: str) -> Description:
     )
 
 
-def _kind_of(address: str) -> str:
-    """Return the kind of the class at ``file.py:Class`` or ``module:Class``."""
-    refused = None
-    for kind, registry in REGISTRIES.items():
+def kinds_at(address: str) -> list[str]:
+    """Return the kinds of what is at ``file.py:Class``, ``module:Class`` or in ``file.py``; none: of no kind.
+
+    UnknownNameError if there is nothing of that name at all.
+    """
+    finders = {**{kind: registry.get for kind, registry in REGISTRIES.items()}, "metrics": evaluate.find}
+    kinds = []
+    for kind, get in finders.items():
         try:
-            registry.get(address)
-        except RegistryError as error:  # a class, but of another kind
-            refused = error
-        else:
-            return kind
-    raise UnknownNameError(f"{address} is no stream, strategy, backbone or module") from refused
+            get(address)
+        except RegistryError:  # it is there, but of another kind
+            continue
+        except UnknownNameError:
+            if ":" in address:
+                raise
+            continue  # a file that registers none of this kind, or several
+        kinds.append(kind)
+    return kinds
 
 
 def _options(kind: str, name: str) -> tuple[Option, ...]:
@@ -134,7 +143,7 @@ def _of_timm(name: str) -> Description:
 
     ours = {*strategies.combinations(), *(each for kind in REGISTRIES.values() for each in kind.names())}
     if not timm.is_model(name.partition(".")[0]):
-        near = did_you_mean(name, [*sorted(ours), *metric_summaries()]) or did_you_mean(
+        near = did_you_mean(name, [*sorted(ours), *evaluate.names()]) or did_you_mean(
             name, timm.list_models()
         )
         raise UnknownNameError(f"nothing is called {name!r}{near} (see: clbench list)")
@@ -170,9 +179,7 @@ def _inside(name: str) -> tuple[tuple[str, str], ...]:
 
 
 def _metric(name: str) -> Description:
-    from clbench.evaluate import METRICS
-
-    metric = METRICS[name]
+    metric = evaluate.find(name)
     facts = (
         ("formula", metric.formula),
         ("averaging", metric.averaging),
@@ -181,7 +188,7 @@ def _metric(name: str) -> Description:
         ("reference", metric.reference),
         ("direction", "higher is better" if metric.higher_is_better else "lower is better"),
     )
-    return Description(name, "metric", _paragraphs(f"{metric.function.__doc__}"), facts)
+    return Description(metric.name, "metric", _paragraphs(f"{metric.function.__doc__}"), facts)
 
 
 def _of_strategy(name: str) -> Iterator[Note]:

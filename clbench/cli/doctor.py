@@ -17,6 +17,7 @@ from rich.text import Text
 from clbench import backbones, devices, petl, strategies, streams
 from clbench.data.tasks import Places
 from clbench.records.environment import PACKAGES, package_version
+from clbench.registry import entry_points_of
 
 GIGABYTE = 1e9
 STYLES = {"ok": "green", "optional": "yellow", "missing": "bold red"}
@@ -150,6 +151,8 @@ def _plugins() -> Iterator[Finding]:
     for registry in (streams.registry, strategies.registry, backbones.registry, petl.registry):
         for name, origin in registry.plugins().items():
             yield Finding("plug-ins", name, f"{registry.kind}: {origin}")
+    for name, point in sorted(entry_points_of("metrics").items()):
+        yield Finding("plug-ins", name, f"metrics: {point.value}")
 
 
 def _gigabytes(size: float) -> str:

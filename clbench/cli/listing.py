@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench import backbones, petl, strategies, streams
-from clbench.registry import Registry, UnknownNameError, did_you_mean
+from clbench.registry import Registry, UnknownNameError, did_you_mean, entry_points_of
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "streams": streams.registry,
@@ -24,6 +24,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
 }
 KINDS = (*REGISTRIES, "metrics")
 SECTION_OF = {"streams": "stream", "strategies": "strategy", "backbones": "backbone", "petl": "petl"}
+# what a user may write: the kind in the singular, and as it is listed
+OWN_KINDS = {"strategy": "strategies", "stream": "streams", "petl": "petl", "metric": "metrics"}
 HINTS = {
     "streams": "--stream NAME; a file of your own: --stream path/to/file.py:Class",
     "strategies": "--strategy NAME or NAME-PETL, as in lae-lora; a file of your own: path/to/file.py:Class",
@@ -32,7 +34,8 @@ HINTS = {
     " MobileNet (EfficientNet) families",
     "petl": "--petl NAME: the module that is trained in the frozen backbone; measured with"
     " clbench list petl --backbone NAME",
-    "metrics": "computed at the end of every run, in metrics.json of its record",
+    "metrics": "computed at the end of every run, in metrics.json of its record; one of your own:"
+    " --set run.metrics=path/to/file.py:function",
 }
 
 
@@ -44,13 +47,6 @@ def listing(kind: str | None = None) -> RenderableType:
         )
     wanted = KINDS if kind is None else (kind,)
     return Group(*(part for each in wanted for part in _section(each)))
-
-
-def metric_summaries() -> dict[str, str]:
-    """Return every metric's name and what it tells, family by family."""
-    from clbench.evaluate import METRICS
-
-    return {name: metric.summary for name, metric in METRICS.items()}
 
 
 def _section(kind: str) -> Iterator[RenderableType]:
@@ -68,13 +64,25 @@ def _families() -> Iterator[RenderableType]:
     families: dict[str, list[tuple[str, str]]] = {}
     for name, metric in METRICS.items():
         families.setdefault(metric.family_summary, []).append((name, metric.summary))
+    for name, point in sorted(entry_points_of("metrics").items()):
+        if name not in METRICS:
+            families.setdefault("Of installed packages", []).append((name, _of_package(point.value)))
     for about, members in families.items():
         yield Padding(Text(about, style="italic"), (0, 0, 0, 2), expand=False)
         yield indented(rows(members))
 
 
 def _summaries(registry: Registry[Any]) -> dict[str, str]:
-    return {name: registry.card(name).summary.replace("``", "") for name in registry.names()}
+    plugins = registry.plugins()
+    return {
+        name: _of_package(plugins[name]) if name in plugins else registry.card(name).summary.replace("``", "")
+        for name in registry.names()
+    }
+
+
+def _of_package(value: str) -> str:
+    """Tell where an entry point leads; nothing is imported for a list, which a broken package would end."""
+    return f"of an installed package: {value}"
 
 
 def indented(what: RenderableType) -> Padding:

@@ -1,7 +1,7 @@
 """Register the metrics of a run: pure functions of its results, each with its formula and its rules.
 
-A family of metrics is one file in ``clbench.evaluate.metrics``, found because it is there. Nothing here
-imports torch.
+A family of metrics is one file in ``clbench.evaluate.metrics``, found because it is there; ``find`` opens the
+two doors for metrics of others. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from clbench.evaluate import metrics
-from clbench.evaluate.catalogue import METRICS, Metric, compute, metric
+from clbench.evaluate.catalogue import METRICS, Metric, compute, find, find_all, metric, names
 from clbench.evaluate.results import Results
 
 if TYPE_CHECKING:
@@ -37,4 +37,14 @@ def avalanche_plugin(*others: Any, loggers: Any = None, outputs: str = "logits")
 for _family in pkgutil.iter_modules(metrics.__path__, f"{metrics.__name__}."):
     importlib.import_module(_family.name)
 
-__all__ = ["METRICS", "Metric", "Results", "avalanche_plugin", "compute", "metric"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "Results",
+    "avalanche_plugin",
+    "compute",
+    "find",
+    "find_all",
+    "metric",
+    "names",
+]

@@ -58,6 +58,7 @@ class RunOptions(BaseModel):
         1  # micro-batches that arrive while one is learnt; all are predicted, only every so many is learnt
     )
     exact: bool = False  # compute everything each time: keep no features
+    metrics: str = ""  # others than clbench's own, to be computed too: names or file.py:function, by commas
 
 
 class RunSpec(BaseModel):
@@ -80,7 +81,9 @@ class RunSpec(BaseModel):
         """Return a table a section, as they stand in the TOML file."""
         parts = {kind: getattr(self, kind) for kind in SECTIONS[:-1]}
         sections = {kind: {"name": part.name, **part.options} for kind, part in parts.items()}
-        return {**sections, "run": self.run.model_dump()}
+        run = self.run.model_dump()
+        unused = [] if run["metrics"] else ["metrics"]  # so that ids from before there was such a thing stay
+        return {**sections, "run": {name: value for name, value in run.items() if name not in unused}}
 
     def to_toml(self) -> str:
         """Return the spec as TOML that ``--config`` accepts."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clbench.evaluate import Results, compute
+from clbench.evaluate import METRICS, Results, compute
 from clbench.records.record import Record, safe_name, short_name
 from clbench.records.spec import RunSpec
 from clbench.report.columns import values_of
@@ -31,6 +31,7 @@ class Group:
     records: list[Record]
     joint: Mapping[int, Record] = field(default_factory=dict)  # by seed: joint training on the same stream
     recompute: bool = False  # whether metrics are computed anew from the predictions, not read
+    metrics: Sequence[str] = ()  # names of those that are computed where a record does not hold them
 
     @property
     def spec(self) -> RunSpec:
@@ -54,6 +55,9 @@ class Group:
         values = [values_of(record) for record in self.records]
         if self.recompute:
             values = [{**old, **compute(new)} for old, new in zip(values, self.results, strict=True)]
+        for own, record in zip(values, self.records, strict=True):
+            missing = [name for name in self.metrics if name not in own]
+            own |= computed(record, missing)
         joint = [self.joint.get(seed) for seed in self.seeds]
         return [
             {**own, **compared(record, other)}
@@ -117,10 +121,19 @@ class Group:
         return [record.read_json("hashes.json") for record in self.records]
 
 
-def group_runs(records: Iterable[Record], *, recompute: bool = False) -> list[Group]:
+def computed(record: Record, names: Sequence[str]) -> dict[str, float]:
+    """Return metrics of a run, by names, computed from its predictions; they are not read for no name."""
+    results = record.results() if names else None
+    return {name: METRICS[name](results) for name in names} if results else {}
+
+
+def group_runs(
+    records: Iterable[Record], *, recompute: bool = False, metrics: Sequence[str] = ()
+) -> list[Group]:
     """Gather the runs of each spec and version of clbench, whatever the seed.
 
-    Of two runs with one seed the later one counts.
+    Of two runs with one seed the later one counts. ``metrics`` are names of some that are computed where a
+    record does not hold them.
     """
     by_age = sorted((record.remembering() for record in records), key=_age)
     runs: dict[tuple[str, str], dict[int, Record]] = {}
@@ -132,7 +145,7 @@ def group_runs(records: Iterable[Record], *, recompute: bool = False) -> list[Gr
     groups = []
     for label, members in zip(labels, ordered, strict=True):
         joint = {record.spec.run.seed: found for record in members if (found := references(record))}
-        groups.append(Group(label, members, joint, recompute))
+        groups.append(Group(label, members, joint, recompute, metrics))
     return sorted(groups, key=lambda group: (group.spec.stream.name, group.label))
 
 
@@ -192,6 +205,7 @@ def _age(record: Record) -> tuple[float, Path]:
 def _without_seed(spec: RunSpec) -> dict[str, dict[str, Any]]:
     sections: dict[str, dict[str, Any]] = {kind: dict(table) for kind, table in spec.to_dict().items()}
     del sections["run"]["seed"]
+    sections["run"].pop("metrics", None)  # what is computed of a run does not change the run
     return sections
 
 

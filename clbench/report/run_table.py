@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from clbench.evaluate import METRICS
 from clbench.evaluate.means import mean
 from clbench.evaluate.results import is_tested
 from clbench.records.record import Record
@@ -96,12 +97,14 @@ def _some(num_tasks: int) -> list[int | None]:
 def _metrics(values: dict[str, float]) -> list[tuple[str, str]]:
     """Write the metrics that most runs are asked for, and how many more are known."""
     always = [(name, metric_value(name, values[name])) for name in MAIN if name in values]
+    of_others = [name for name in values if name in METRICS and METRICS[name].is_of_others]
+    shown_if_known = [*MAIN_IF_KNOWN, *of_others]  # who brings a metric wants to see it
     if_known = [
         (name, metric_value(name, values[name]))
-        for name in MAIN_IF_KNOWN
+        for name in shown_if_known
         if not np.isnan(values.get(name, NAN))
     ]
-    more = sum(not np.isnan(value) for name, value in values.items() if name not in {*MAIN, *MAIN_IF_KNOWN})
+    more = sum(not np.isnan(value) for name, value in values.items() if name not in {*MAIN, *shown_if_known})
     return [*always, *if_known, *([(f"{more} more in metrics.json", "")] if more else [])]
 
 

@@ -6,13 +6,13 @@ Every frame has the columns ``run`` (the record's folder), ``group`` (runs that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.evaluate import METRICS
+from clbench.evaluate import METRICS, find
 from clbench.records.record import Record
 from clbench.report.collect import collect
 from clbench.report.comparing import interval, mean_ranks, paired_tests, pareto_front
@@ -25,14 +25,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def load_runs(*folders: str | Path, recompute: bool = False) -> Runs:
+def load_runs(*folders: str | Path, recompute: bool = False, metrics: Sequence[str] = ()) -> Runs:
     """Read every finished run in the folders, or in the folders inside them; NoRunError if there is none.
 
     With ``recompute`` the metrics are computed anew from the predictions, by today's formulas; that reads
-    all of them. What is comparable and what is not stands in ``warnings``.
+    all of them. ``metrics`` are names, or addresses such as ``mine.py:spread``, of metrics that the records
+    need not hold: where they do not, they are computed from the predictions. What is comparable and what is
+    not stands in ``warnings``.
     """
     records, notes = collect([Path(folder) for folder in folders], with_results=recompute)
-    return Runs(group_runs(records, recompute=recompute), notes)
+    wanted = [find(name).name for name in metrics]
+    return Runs(group_runs(records, recompute=recompute, metrics=wanted), notes)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from clbench.records.progress import Progress
 from clbench.runs.membership import Membership
 from clbench.runs.modes import evaluation_mode
 from clbench.runs.prediction_flops import First, PredictionFlops
+from clbench.runs.returned import checked_scores, refuse_other_width
 from clbench.runs.soundness import refuse_scores
 from clbench.strategies import Strategy
 
@@ -151,11 +152,7 @@ class Evaluator:
             inputs = self.inputs(whole.rows[part], int(task_of_row[part.start]))
             scores, counted = self.flops.first(inputs) if first is None else (self.predict(inputs), first)
             scores, first = scores.float(), counted
-            expected = (part.stop - part.start, membership.shape[1])
-            if scores.shape != expected:
-                raise ValueError(
-                    f"predict returned scores of shape {tuple(scores.shape)}; expected {expected}"
-                )
+            refuse_other_width(self.strategy, scores, membership.shape[1])
             if check:
                 check.add(scores)
             own_task = membership[torch.from_numpy(task_of_row[part]).to(self.batcher.device)]
@@ -202,7 +199,7 @@ class Evaluator:
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the strategy's scores in the run's precision."""
         with torch.autocast(self.batcher.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.strategy.predict(inputs)
+            return checked_scores(self.strategy, self.strategy.predict(inputs), len(inputs))
 
 
 def joined(first: Columns, second: Columns) -> Columns:

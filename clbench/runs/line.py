@@ -20,6 +20,7 @@ from clbench.evaluate.costs import (
 )
 from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
+from clbench.mistakes import PluginError, explained
 from clbench.options import build
 from clbench.records.environment import environment
 from clbench.records.former_sources import is_former
@@ -47,6 +48,7 @@ from clbench.runs.resuming import (
     refuse_missing,
     warn_of,
 )
+from clbench.runs.returned import LOST, checked_parts
 from clbench.runs.run_log import RunLog, held
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
@@ -78,17 +80,22 @@ def prepare(spec: RunSpec, places: Places) -> Parts:
     seeds = Seeds(spec.run.seed)
     device = torch.device(devices.present(spec.run.device))
     loader = build(streams.get(spec.stream.name), "stream", spec.stream.options)
-    stream = loader.build(spec.stream.name, places, seeds)
+    with explained(loader):
+        stream = loader.build(spec.stream.name, places, seeds)
     options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
     seed = seeds.derive("weights")
     backbone = backbones.create(spec.backbone.name, options, seed=seed, folder=places.data_dir).to(device)
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
     refuse_impossible(spec.strategy.name, strategy, stream, backbone)
+    evaluate.find_all(spec.run.metrics)  # before anything is learnt: one that is not there is told now
     if spec.run.eval_ahead:
         refuse_unknown_classes(stream)
     if spec.run.step_cost > 1:
         refuse_waiting(stream)
-    strategy.setup(backbone, build(petl.get(spec.petl.name), "petl", spec.petl.options), seeds)
+    module = build(petl.get(spec.petl.name), "petl", spec.petl.options)
+    with explained(strategy, module):
+        strategy.setup(backbone, module, seeds)
+        checked_parts(strategy)
     return Parts(stream, backbone, strategy, seeds, device)
 
 
@@ -171,18 +178,33 @@ def _finish(
     for line in _notes(record.spec, parts):
         progress.noted(line)
     with meter.phase("other"):
-        loop.run(checkpoint)
+        note = LOST if checkpoint else ""
+        with explained(parts.strategy, petl.get(record.spec.petl.name), note=note):
+            loop.run(checkpoint)
         with meter.phase("record"):
             record.write_anytime(loop.watch.columns())
         finished = record.remembering()  # the predictions are read once
         with meter.phase("figures"):
             write_figures(finished)
         with meter.phase("metrics"):
-            metrics = evaluate.compute(finished.results())
+            metrics, failed = _measured(finished)
         record.write_json("costs.json", {**held(parts.strategy, parts.backbone, meter), **meter.to_dict()})
     record.finish(metrics)
     record.event("finished")
     progress.run_finished(record.path)
+    for error in failed:
+        raise PluginError(f"{error}; the run is finished, without this metric") from error
+
+
+def _measured(record: Record) -> tuple[dict[str, float], list[PluginError]]:
+    """Return every metric, and the errors of those that failed: the run is not to be lost for them."""
+    results, values, failed = record.results(), {}, []
+    for name, metric in evaluate.METRICS.items():
+        try:
+            values[name] = metric(results)
+        except PluginError as error:
+            failed.append(error)
+    return values, failed
 
 
 def _loop(

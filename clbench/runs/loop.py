@@ -29,6 +29,12 @@ from clbench.runs.checkpoint import Checkpoint, Ended, Position, capture, restor
 from clbench.runs.evaluator import Columns, Evaluator, joined
 from clbench.runs.modes import evaluation_mode
 from clbench.runs.optimizers import carry_over, make_optimizer
+from clbench.runs.returned import (
+    checked_parts,
+    checked_samples,
+    not_taken_back,
+    refuse_nothing_to_train,
+)
 from clbench.runs.soundness import refuse_divergence, refuse_lost_weights, refuse_parts
 from clbench.runs.starting import start_modules
 from clbench.runs.step import Step
@@ -99,6 +105,7 @@ class Loop:
                     self.log(BEFORE, self.evaluator.ahead(0))
             seen = self.stream.tasks[: task.index + 1]
             samples = self.strategy.training_samples(seen, len(self.stream.tasks))
+            samples = checked_samples(self.strategy, samples)
             names = [self.stream.class_names[number] for number in task.classes]
             self.progress.task_started(task.index, names, len(samples) if samples else 0)
             if samples:
@@ -123,9 +130,11 @@ class Loop:
 
     def _begin(self, task: Task) -> None:
         self.strategy.begin_task(task)
+        checked_parts(self.strategy)
         before, self.optimizer = self.optimizer, None
         if self.strategy.num_epochs(task.index):
             self.optimizer = make_optimizer(self.strategy, self.batcher.device)
+            refuse_nothing_to_train(self.strategy, self.optimizer)
             carry_over(before, self.optimizer)
             learning = [p for group in self.optimizer.param_groups for p in group["params"]]
             size = sum(parameter.numel() for parameter in learning)
@@ -249,7 +258,10 @@ class Loop:
             self.strategy.begin_epoch(position.epoch)
         if not position.is_inside_task and self.stream.has_boundaries:
             self.optimizer = None
-        restore(checkpoint, self.strategy, self.optimizer)
+        try:
+            restore(checkpoint, self.strategy, self.optimizer)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise not_taken_back(self.strategy, error) from error
         self._load_account(checkpoint)
         if position.is_inside_task:
             self.watch.look_again(self.stream.tasks[: position.task + 1])

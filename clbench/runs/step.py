@@ -11,6 +11,7 @@ from clbench.data.inputs import Batch
 from clbench.evaluate.step_flops import StepFlops
 from clbench.runs.modes import training_mode
 from clbench.runs.optimizers import rate_factor, set_rates
+from clbench.runs.returned import checked_batch, checked_loss
 from clbench.runs.soundness import refuse_first_loss
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
@@ -40,7 +41,7 @@ class Step:
     def composed(self, batch: Batch) -> Batch:
         """Return what the strategy makes of a new batch, such as one with replayed images behind it."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.strategy.before_step(batch)
+            return checked_batch(self.strategy, self.strategy.before_step(batch))
 
     def _update(self, new: Batch, optimizer: torch.optim.Optimizer, done: float) -> Tensor:
         training_mode(self.strategy)
@@ -63,7 +64,7 @@ class Step:
 
     def _loss(self, batch: Batch) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            loss = self.strategy.loss(batch)
+            loss = checked_loss(self.strategy, self.strategy.loss(batch))
             if batch.position[1:] == self._first_position:  # an accelerator is waited for, once a task
                 refuse_first_loss(self.strategy, batch, loss)
             return loss

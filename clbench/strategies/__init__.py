@@ -16,7 +16,7 @@ from pydantic import Field
 
 from clbench.data.tasks import Task
 from clbench.options import LATER
-from clbench.registry import Registry, UnknownNameError, did_you_mean, plugin_path
+from clbench.registry import Registry, UnknownNameError, did_you_mean, is_address, plugin_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -161,7 +161,7 @@ def split(name: str) -> tuple[str, str | None]:
     """Split ``<strategy>-<petl>`` into the two names; the second is None where only a strategy is named."""
     from clbench import petl
 
-    if name in registry.names() or ":" in name or name.endswith(".py"):
+    if name in registry.names() or is_address(name):
         return name, None
     for cut in range(len(name) - 1, 0, -1):
         if name[cut] == "-" and name[:cut] in registry.names() and name[cut + 1 :] in petl.names():
@@ -179,7 +179,7 @@ def combinations() -> list[str]:
 def get(name: str) -> type[Strategy]:
     """Return the class behind a strategy's name, with or without ``-<petl>``."""
     strategy, module = split(name)
-    if module is None and ":" not in name and not name.endswith(".py") and name not in registry.names():
+    if module is None and not is_address(name) and name not in registry.names():
         near = did_you_mean(name, combinations())
         raise UnknownNameError(f"no strategy named {name!r}{near} (see: clbench list strategies)")
     return registry.get(strategy)

@@ -32,9 +32,10 @@ class Stream(ScenarioOptions, ABC):
 
     def build(self, name: str, places: Places, seeds: Seeds) -> TaskStream:
         """Load the collection and cut it into tasks."""
+        from clbench.data.checked_source import checked_source
         from clbench.data.protocol import cut
 
-        return cut(self, name=name, source=self.load(places), seeds=seeds)
+        return cut(self, name=name, source=checked_source(self, self.load(places)), seeds=seeds)
 
 
 registry: Registry[Stream] = Registry("streams", __name__, Stream)

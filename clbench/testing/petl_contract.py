@@ -10,58 +10,98 @@ from torch.nn import functional as F
 from clbench import backbones
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
+from clbench.mistakes import explained
+from clbench.options import refuse_odd_class
 from clbench.petl import Petl
 from clbench.petl.attached import Attached, swapped
 from clbench.petl.scheduled import scheduled
 from clbench.petl.ssf import SSF
 from clbench.seeds import forked
+from clbench.testing.attributes import unregistered
+from clbench.testing.promises import Told, nobody
 
 CLOSE = 1e-5  # what two orders of the same float32 sums may differ by, relative to the features' size
 HALF_CLOSE = 0.2  # what the 8 bits of bfloat16 may add up to in a few layers of random weights
 
 
-def check_petl(petl: Petl, on: str | Backbone = "vit-micro") -> None:
+def check_petl(petl: Petl, on: str | Backbone = "vit-micro", *, told: Told = nobody) -> None:
     """Attach, train, switch, merge, copy, save, load and detach a module on a small backbone.
 
-    ``on`` is a backbone, or the name of one that gets random weights.
+    ``on`` is a backbone, or the name of one that gets random weights; ``told`` hears of each promise that is
+    kept. AssertionError, or PluginError where the module's own code fails, says in a line what was broken.
 
-    Checked: identity at the start exactly where declared; training steps, two unless declared, reach every
-    trained tensor and no frozen one; disabled, the backbone is bit for bit what it was; merged equals
-    unmerged, or merging is refused; a copy is independent; a saved state restores the output; a feature
-    depends on its own image alone; it works under bf16 autocast; detached, nothing of it is left.
+    Checked: it is a dataclass whose options can be used; every trained tensor is registered; identity at the
+    start exactly where declared; training steps, two unless declared, reach every trained tensor and no
+    frozen one; disabled, the backbone is bit for bit what it was; merged equals unmerged, or merging is
+    refused; a copy is independent; a saved state restores the output; a feature depends on its own image
+    alone; it works under bf16 autocast; detached, nothing of it is left.
     """
+    refuse_odd_class(type(petl))
+    told("it is a dataclass, whose options can be set and whose methods can be called")
     backbone = on if isinstance(on, Backbone) else backbones.create(on, BackboneOptions(weights="none"))
+    with explained(petl):
+        _check(petl, backbone, told)
+
+
+def _check(petl: Petl, backbone: Backbone, told: Told) -> None:
     size = backbone.preprocessing.image_size
     images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
     _fill_biases(backbone)
     base, state = _features(backbone, images), _snapshot(backbone)
-    attached = _attach(petl, backbone, seed=1)
+    attached = _attached_anew(petl, backbone)
+    told("every tensor that is to be trained is registered, and drawn from the generator given")
     if petl == type(petl)():  # what is declared is declared of the default options
         gap = _gap(_features(backbone, images), base)
         is_as_declared = gap < CLOSE if petl.identity_at_start else gap > 0
         declared = f"identity_at_start is {petl.identity_at_start}"
         assert is_as_declared, f"{declared}, yet the features differ by {gap:.1e}"
+        told(f"{declared}, and so it is")
     with forked(5):  # dropout and sampled architectures draw from the global generator
         _train(petl, backbone, attached, images)
     trained = _features(backbone, images)
     if attached.num_parameters:
         assert not torch.equal(trained, base), "training the module changes no feature"
+    told("training reaches each of its tensors, and none of the backbone's")
     attached.enabled = False
     assert torch.equal(_features(backbone, images), base), "switched off, the module still has an effect"
     attached.enabled = True
     assert torch.equal(_features(backbone, images), trained), "switched off and on, the module has changed"
-    # each of these ends with the features that it began with
-    _check_merge(petl, backbone, attached, images, trained)
-    _check_copy(backbone, attached, images, trained)
-    _check_saved_state(petl, backbone, attached, images, trained)
-    _check_batch_mates(backbone, images, trained)
-    _check_company(backbone, attached, images, trained)
-    _check_half_precision(backbone, images, trained)
+    told("switched off, the backbone is bit for bit what it was")
+    _check_life(petl, backbone, attached, images, told)
     attached.detach()
     assert not any(site.attached for site in backbone.sites.values()), "detached, a branch is left at a site"
     assert torch.equal(_features(backbone, images), base), "detached, the module still has an effect"
     after = _snapshot(backbone)
     assert all(torch.equal(after[name], state[name]) for name in state), "the backbone's own tensors changed"
+    told("detached, nothing of it is left")
+
+
+def _check_life(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor, told: Told) -> None:
+    """Merge it, copy it, save it and so on; each check ends with the features that it began with."""
+    features = _features(backbone, images)
+    _check_merge(petl, backbone, attached, images, features)
+    told("merged, it gives the same features" if petl.mergeable else "that it merges is refused")
+    _check_copy(backbone, attached, images, features)
+    told("a copy is independent")
+    _check_saved_state(petl, backbone, attached, images, features)
+    told("saved and loaded, it gives the same features")
+    _check_batch_mates(backbone, images, features)
+    told("an image's features do not depend on the others of its batch")
+    _check_company(backbone, attached, images, features)
+    told("another module can stand beside it")
+    _check_half_precision(backbone, images, features)
+    told("it computes in half precision")
+
+
+def _attached_anew(petl: Petl, backbone: Backbone) -> Attached:
+    """Attach, and expect everything that is to be trained among the parameters."""
+    attached = _attach(petl, backbone, seed=1)
+    outside = unregistered([*attached.branches, *attached.shared], [backbone, attached])
+    assert not outside, (
+        f"{outside[0].replace('self[', 'branch[', 1)} requires a gradient but is not registered: assign it to"
+        " the branch itself, or hold several in nn.ParameterList or nn.ModuleList"
+    )
+    return attached
 
 
 def _gap(features: Tensor, reference: Tensor) -> float:

@@ -6,51 +6,63 @@ from collections.abc import Callable
 
 import numpy as np
 
+from clbench.data.checked_source import checked_source
 from clbench.data.tasks import Places, Source, Task, TaskStream
+from clbench.mistakes import explained
+from clbench.options import refuse_odd_class
 from clbench.seeds import Seeds
 from clbench.streams import Stream
+from clbench.testing.promises import Told, nobody
 
 NUM_COMPARED = 16  # images looked at in two loads
 
 
-def check_stream(make: Callable[..., Stream], places: Places) -> None:
-    """Load a stream and cut it in several ways; AssertionError says what was broken.
+def check_stream(make: Callable[..., Stream], places: Places, *, told: Told = nobody) -> None:
+    """Load a stream and cut it in several ways; AssertionError or PluginError says what was broken.
 
     ``make`` is called with options such as ``order="random"``: the stream's class, or
-    ``functools.partial(MyStream, path=...)``.
+    ``functools.partial(MyStream, path=...)``. ``told`` hears of each promise that is kept.
     """
-    source = make().load(places)
+    refuse_odd_class(type(make()))
+    told("it is a dataclass, whose options can be set and whose methods can be called")
+    with explained(make()):
+        _check(make, places, told)
+
+
+def _check(make: Callable[..., Stream], places: Places, told: Told) -> None:
+    source = checked_source(make(), make().load(places))
     _check_source(source)
+    told("load() returns a Source: one array of images, and rows and labels of both parts")
     _check_same(source, make().load(places))
+    told("a second load gives the same")
     stream = make().build("checked", places, Seeds(0))
     _check_tasks(stream)
+    told("no image is in two parts or two tasks, and every class is trained on and tested")
     _check_labels(stream, source, make())
+    told("labels are places in the class order, with the names that belong to them")
     _check_tasks(make(validation_rate=0.5).build("checked", places, Seeds(0)))
+    told("a validation part can be held out")
     again = make().build("checked", places, Seeds(0))
     assert again.digest == stream.digest, "the same seed cuts other tasks"
+    told("the same seed cuts the same tasks")
     shuffled = [make(tasks="1", order="random").build("checked", places, Seeds(seed)) for seed in range(6)]
     orders = {tuple(cut.class_order) for cut in shuffled}
     assert len(orders) > 1, "order='random' gives one class order whatever the seed"
     _check_labels(shuffled[0], source, make())
+    told("another seed gives another class order")
 
 
 def _check_source(source: Source) -> None:
     images = source.train.images
-    assert images is source.test.images, (
-        "the training and test part hold two image arrays; one is to be shared"
-    )
-    assert images.dtype == np.uint8, f"images are {images.dtype}, not uint8"
-    assert images.ndim == 4, f"images are of shape {images.shape}, not (N, H, W, 3)"
-    assert images.shape[3] == 3, f"images are of shape {images.shape}, not (N, H, W, 3)"
     num_classes = len(source.class_names)
     for name, part in (("training", source.train), ("test", source.test)):
-        assert part.rows.shape == part.labels.shape == (len(part),), f"{name} rows and labels differ in shape"
-        for values, bound in ((part.rows, len(images)), (part.labels, num_classes)):
+        assert len(part), f"there is no {name} image"
+        for values in (part.rows, part.labels):
             assert values.dtype == np.int64, f"{name} rows or labels are {values.dtype}, not int64"
-            assert values.min() >= 0, f"a {name} row or label is negative"
-            assert values.max() < bound, (
-                f"a {name} row or label is {values.max()}, which is not below {bound}"
-            )
+        worst = part.labels.min() if part.labels.min() < 0 else part.labels.max()
+        assert 0 <= worst < num_classes, (
+            f"a {name} label is {worst}; there are names of {num_classes} classes"
+        )
     if source.domain is not None:
         assert source.domain.shape == (len(images),), "the source does not name a domain for each image"
         assert source.domain.min() >= 0, "a domain is negative"

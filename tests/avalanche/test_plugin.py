@@ -18,7 +18,7 @@ from clbench.avalanche.experiences import as_experiences
 from clbench.avalanche.quietly import import_avalanche
 from clbench.data.samples import Samples
 from clbench.errors import UserError
-from clbench.testing.trial import generated_stream
+from clbench.testing.generated import generated_stream
 
 NUM_IMAGES = 20  # a task, of scripted learners: every accuracy is a multiple of 0.05
 LATE_PEAK = np.array([[0.90, 0.30, 0.10], [0.95, 0.80, 0.20], [0.60, 0.70, 0.90]])

@@ -26,7 +26,8 @@ from clbench.runs.needs import NeedError, refuse_impossible
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 from clbench.streams import Places, Task
-from clbench.testing.trial import Trial, generated_stream, small_backbone
+from clbench.testing.generated import generated_stream, small_backbone
+from clbench.testing.trial import Trial
 
 NAMES = [name for name in strategies.names() if name.startswith("avalanche.")]
 QUICK = ("naive", "replay", "der", "icarl", "gdumb", "slda", "cope")  # one of each way that the file goes

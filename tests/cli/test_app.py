@@ -47,6 +47,8 @@ COMMANDS = {
     "list": ["[KIND]", "--backbone", "--set"],
     "show": ["[KIND] NAME"],
     "report": ["RUN...", "--out", "--html", "--recompute"],
+    "check": ["FILE.py:NAME", "--kind", "--set", "--data-dir"],
+    "new": ["strategy|stream|petl|metric", "NAME"],
     "doctor": ["--data-dir"],
 }
 
@@ -80,7 +82,7 @@ def test_the_list_of_options_is_frozen() -> None:
         for name, command in vars(group)["commands"].items()
     }
     assert listed == COMMANDS
-    assert [parameter.opts for parameter in group.params] == [["--version"]]
+    assert [parameter.opts for parameter in group.params] == [["--version"], ["--debug"]]
 
 
 # what a command line becomes

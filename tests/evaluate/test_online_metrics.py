@@ -29,7 +29,7 @@ from clbench.runs.loop import Loop
 from clbench.runs.watch import Watch
 from clbench.seeds import Seeds
 from clbench.streams import Places, Task, TaskStream
-from clbench.testing.trial import small_backbone
+from clbench.testing.generated import small_backbone
 
 NAN = float("nan")
 OF_LOOKS = [name for name, metric in METRICS.items() if metric.family in ("online", "stability")]

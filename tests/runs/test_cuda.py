@@ -17,7 +17,7 @@ from clbench.runs.line import execute
 from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
 from clbench.streams import Places
-from clbench.testing.trial import generated_stream
+from clbench.testing.generated import generated_stream
 
 pytestmark = [
     pytest.mark.gpu,

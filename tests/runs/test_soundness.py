@@ -20,7 +20,8 @@ from clbench.learning.classifier import Classifier
 from clbench.runs.soundness import DivergedError, ScoresError
 from clbench.runs.watch import Watch
 from clbench.strategies import Strategy
-from clbench.testing.trial import Trial, generated_stream, small_backbone
+from clbench.testing.generated import generated_stream, small_backbone
+from clbench.testing.trial import Trial
 
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "logits": lambda logits: logits - 100,

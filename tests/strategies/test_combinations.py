@@ -18,7 +18,7 @@ from clbench.options import option_types
 from clbench.petl.attached import Attached
 from clbench.runs.loop import Loop
 from clbench.seeds import Seeds
-from clbench.testing.trial import generated_stream
+from clbench.testing.generated import generated_stream
 
 # LAE meets every module, the others one of each kind: a branch beside a layer, another weight of it, more
 # keys and values, scales and shifts, few bits, the whole backbone, nothing.

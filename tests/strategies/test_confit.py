@@ -26,7 +26,7 @@ from clbench.runs.needs import refuse_impossible
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 from clbench.testing import check_strategy
-from clbench.testing.trial import generated_stream
+from clbench.testing.generated import generated_stream
 
 
 def small_resnet() -> Backbone:

@@ -16,7 +16,8 @@ from clbench.learning.losses.supervised_contrastive import supervised_contrastiv
 from clbench.records.spec import resolve
 from clbench.strategies import Strategy
 from clbench.streams import Task
-from clbench.testing.trial import Trial, generated_stream, small_backbone
+from clbench.testing.generated import generated_stream, small_backbone
+from clbench.testing.trial import Trial
 
 
 def made(name: str, **options: object) -> Strategy:

@@ -27,7 +27,8 @@ from clbench.learning.memory_means import (
 from clbench.runs.modes import evaluation_mode
 from clbench.strategies import Strategy
 from clbench.streams import Task
-from clbench.testing.trial import Trial, generated_stream, small_backbone
+from clbench.testing.generated import generated_stream, small_backbone
+from clbench.testing.trial import Trial
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -14,7 +14,8 @@ from clbench.petl.moe_lora import Fade
 from clbench.petl.scheduled import scheduled
 from clbench.strategies import Strategy
 from clbench.testing import check_strategy
-from clbench.testing.trial import Trial, generated_stream, small_backbone
+from clbench.testing.generated import generated_stream, small_backbone
+from clbench.testing.trial import Trial
 
 OPTIONS = {"epochs": 4, "batch_size": 12, "learning_rate": 0.01}
 

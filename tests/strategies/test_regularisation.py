@@ -16,7 +16,7 @@ from clbench.data.samples import Samples
 from clbench.learning.importance import Importance, flat
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy, Task
-from clbench.testing.trial import generated_stream, small_backbone
+from clbench.testing.generated import generated_stream, small_backbone
 
 
 class Linear:

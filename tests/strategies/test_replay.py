@@ -20,7 +20,8 @@ from clbench.learning.replay import widen_logits
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 from clbench.testing import check_strategy
-from clbench.testing.trial import Trial, generated_stream, small_backbone
+from clbench.testing.generated import generated_stream, small_backbone
+from clbench.testing.trial import Trial
 
 AS_STORED = Preprocessing(1, mean=(0.0,) * 3, std=(1 / 255,) * 3, crop=1.0, interpolation="bilinear")
 

@@ -16,7 +16,8 @@ from clbench.runs.needs import NEEDS, cautions
 from clbench.strategies import Strategy
 from clbench.streams import Task, TaskStream
 from clbench.testing import small_backbone
-from clbench.testing.trial import Trial, generated_stream
+from clbench.testing.generated import generated_stream
+from clbench.testing.trial import Trial
 
 MICRO_BATCH = 8
 SMALL = {"memory_size": 16, "memory_epochs": 1, "importance_images": 4, "replay_batch": 8, "num_rounds": 1}

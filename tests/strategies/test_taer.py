@@ -15,7 +15,8 @@ from clbench.learning.heads import GrowingHead
 from clbench.options import SpecError, build
 from clbench.strategies import Strategy
 from clbench.streams import Task
-from clbench.testing.trial import Trial, generated_stream, small_backbone
+from clbench.testing.generated import generated_stream, small_backbone
+from clbench.testing.trial import Trial
 
 VANILLA = {"detach_old": False, "replay_loss": "ce", "rebalance": "none"}
 
