@@ -14,6 +14,7 @@ from clbench import backbones, petl, strategies, streams
 from clbench.cards import RegistryError
 from clbench.cli.listing import KINDS, REGISTRIES, SECTION_OF, metric_summaries
 from clbench.cli.options import Option, options
+from clbench.evaluate.former_names import FORMER, current_name
 from clbench.registry import UnknownNameError, did_you_mean
 from clbench.runs.needs import NEEDS
 
@@ -52,6 +53,7 @@ def describe(name: str, kind: str | None = None) -> list[Description]:
 
     ``kind`` ("metric", "streams", ...) says among which names to look. UnknownNameError if it is nothing.
     """
+    name = current_name(name)
     if kind is not None:
         return _among(kind, name)
     base, module = strategies.split(name)
@@ -164,7 +166,9 @@ def _metric(name: str) -> Description:
     from clbench.evaluate import METRICS
 
     metric = METRICS[name]
+    former = ", ".join(before for before, now in FORMER.items() if now == name)
     facts = (
+        *([("called before", former)] if former else []),
         ("formula", metric.formula),
         ("averaging", metric.averaging),
         ("unit", metric.unit or "a share, shown in percent"),

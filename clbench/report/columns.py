@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from clbench.evaluate.former_names import current_name
 from clbench.records.record import Record
 from clbench.report.units import percent, quantity, seconds
 
@@ -30,7 +31,7 @@ class Column:
 
 QUALITY = (
     Column("accuracy", "accuracy A_T", percent, "%", True),
-    Column("average-accuracy", "average accuracy", percent, "%", True),
+    Column("average-incremental-accuracy", "average incremental accuracy", percent, "%", True),
     Column("forgetting", "forgetting", percent, "%", False),
     Column("learning-accuracy", "learning accuracy", percent, "%", True),
     Column("accuracy-masked", "masked accuracy", percent, "%", True),
@@ -60,7 +61,7 @@ TRAINING = (
 
 def values_of(record: Record) -> dict[str, float]:
     """Return every metric and cost of a finished run by name, ``time.train.seconds`` say; NaN: not known."""
-    metrics = flat(record.read_json("metrics.json"))
+    metrics = metrics_of(record)
     account = record.read_json("costs.json")
     costs = flat(account)
     phases = [value for key, value in costs.items() if key.startswith("time.") and key.endswith(".seconds")]
@@ -73,6 +74,11 @@ def values_of(record: Record) -> dict[str, float]:
         **{name: sum(parts) if parts else math.nan for name, parts in derived.items()},
         "mean_stored_bytes": sum(by_task) / len(by_task) if by_task else math.nan,  # over the tasks
     }
+
+
+def metrics_of(record: Record) -> dict[str, float]:
+    """Return a finished run's metrics by the names that they have today; NaN: not known."""
+    return {current_name(name): value for name, value in flat(record.read_json("metrics.json")).items()}
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clbench.evaluate import Results, compute
+from clbench.evaluate.former_names import current_name
 from clbench.records.record import Record, safe_name, short_name
 from clbench.records.spec import RunSpec
 from clbench.report.columns import values_of
@@ -92,7 +93,7 @@ class Group:
 
     def numbers(self, key: str) -> list[float]:
         """Return a metric or cost of each run; NaN: not known."""
-        return [values.get(key, math.nan) for values in self.values]
+        return [values.get(current_name(key), math.nan) for values in self.values]
 
     def statistic(self, key: str) -> tuple[float, float]:
         """Return mean and sample standard deviation; NaN if any run does not know, or std of one run."""

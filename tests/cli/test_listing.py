@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -122,3 +123,11 @@ def test_a_class_in_a_file_is_shown_with_its_own_options(tmp_path: Path, capsys:
     assert "Learn in a way of my own" in shown
     assert "multiplies the logits" in shown
     assert "Annotated" not in shown
+
+
+@pytest.mark.parametrize("words", [["average-accuracy"], ["metric", "average-accuracy"]])
+def test_a_former_name_shows_what_it_is_called_now(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", *words]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("average-incremental-accuracy  (metric)")
+    assert re.search(r"called before +average-accuracy *\n", shown)
