@@ -29,7 +29,15 @@ def option_types(component: type) -> dict[str, Any]:
 
 def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
     """Validate options against a component's dataclass; SpecError in one line if they do not fit."""
-    types = option_types(component)
+    values = validated(option_types(component), section, options)
+    try:
+        return component(**values)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{section}: {error}") from error
+
+
+def validated(types: Mapping[str, Any], section: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options as their annotated types have them; SpecError in one line if they do not fit."""
     values = {}
     for name, value in options.items():
         if name not in types:
@@ -44,10 +52,7 @@ def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
             raise SpecError(
                 f"{section}.{name}: {value!r} is not allowed: {reason[0].lower()}{reason[1:]}"
             ) from error
-    try:
-        return component(**values)
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"{section}: {error}") from error
+    return values
 
 
 def _chosen(hint: Any, value: Any) -> Any:

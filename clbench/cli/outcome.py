@@ -28,10 +28,15 @@ def outcome(record: Record) -> RenderableType:
     return Group(report.run_tables(record), _lines([f"\nrecord: {record.path}", "next:", *next_steps]))
 
 
-def summary(records: Sequence[Record]) -> RenderableType:
-    """Return mean and std over the seeds; write them beside the records."""
-    table, _ = report.seed_summary(records)
-    return Group(table, _written(report.write_seed_summary(records)))
+def summary(records: Sequence[Record], out: Path) -> RenderableType:
+    """Return the runs side by side; write mean and std of each group, and all tables and figures."""
+    groups = report.group_runs(records)
+    folder = out / f"summary-{report.common_stem(groups)}"
+    compared = report.report([record.path for record in records], folder)
+    names = ", ".join(file.name for file in compared.files)
+    return Group(
+        compared, _written(report.write_seed_summary(records)), Text(f"written: {folder}/ with {names}")
+    )
 
 
 def comparison(

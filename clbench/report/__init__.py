@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from clbench.files import make_folder, write_bytes
 from clbench.records.record import Record
 from clbench.report.collect import collect
-from clbench.report.groups import Group, group_runs, single
+from clbench.report.groups import Group, common_stem, group_runs, single
 from clbench.report.run_table import run_tables
 from clbench.report.summary import seed_summary, write_seed_summary
 from clbench.report.table import comparison_table
@@ -68,6 +68,8 @@ def write_figures(record: Record) -> None:
 __all__ = [
     "Comparison",
     "Group",
+    "common_stem",
+    "group_runs",
     "report",
     "run_tables",
     "seed_summary",

@@ -59,7 +59,9 @@ def _drawn(plan: Plan, groups: Sequence[Group]) -> tuple[Sequence[Group], Pictur
     if not plan.is_of_one:
         chosen = groups[: plan.num_groups]
         return chosen, plan.draw(chosen)
-    followed = [group for group in groups if not math.isnan(group.statistic("average-incremental-accuracy")[0])]
+    followed = [
+        group for group in groups if not math.isnan(group.statistic("average-incremental-accuracy")[0])
+    ]
     *candidates, last = (followed or groups)[:NUM_BEST]
     for group in candidates:
         with suppress(NoPictureError):

@@ -128,6 +128,16 @@ def group_runs(records: Iterable[Record], *, recompute: bool = False) -> list[Gr
     return sorted(groups, key=lambda group: (group.spec.stream.name, group.label))
 
 
+def common_stem(groups: Sequence[Group]) -> str:
+    """Return a name for files about groups together, whatever their seeds, which no others share."""
+    if len(groups) == 1:
+        return groups[0].file_stem
+    streams = {safe_name(group.spec.stream.name) for group in groups}
+    stems = " ".join(sorted(group.file_stem for group in groups))
+    what = streams.pop() if len(streams) == 1 else f"{len(streams)}-streams"
+    return f"{what}_{len(groups)}-groups_{hashlib.sha256(stems.encode()).hexdigest()[:8]}"
+
+
 def single(record: Record) -> Group:
     """Return the group of one run, which need not be finished."""
     return Group(distinct_labels([record.spec])[0], [record.remembering()])

@@ -130,7 +130,9 @@ def _summary(groups: Sequence[Group], streams: Sequence[StreamPart]) -> list[str
     lines = [f"{counted}; {', '.join(backbones)}. The runs of a group differ in the seed alone."]
     for part in streams:
         known = [group for group in part.groups if not math.isnan(group.statistic(ACCURACY)[0])]
-        followed = [group for group in known if not math.isnan(group.statistic("average-incremental-accuracy")[0])]
+        followed = [
+            group for group in known if not math.isnan(group.statistic("average-incremental-accuracy")[0])
+        ]
         if known:
             lines.append(f"Most accurate after the last task of {part.name}: {_named(known[0])}.")
         if followed and followed[0] is not known[0]:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.console import Group as Stacked
-from rich.measure import Measurement
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from clbench.report.columns import COST, QUALITY, Column
 from clbench.report.groups import Group, partition
-
-SHORTEST_LINE = 11  # letters of a name
+from clbench.report.wide_table import WideTable
 
 
 def comparison_table(groups: Sequence[Group], notes: Sequence[str]) -> RenderableType:
@@ -44,33 +39,19 @@ def best_labels(groups: Sequence[Group], column: Column) -> set[str]:
     return best
 
 
-@dataclass(frozen=True)
-class _Label:
-    """A name that is broken at its hyphens where the column is narrow."""
-
-    text: str
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Give the lines that fit."""
-        yield Text("\n".join(textwrap.wrap(self.text, options.max_width)))
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Ask for the whole name, make do with a short line."""
-        return Measurement(min(len(self.text), SHORTEST_LINE), len(self.text))
-
-
-def _table(groups: Sequence[Group], columns: Sequence[Column]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("\nrun")
-    table.add_column("\nn", justify="right", no_wrap=True)
-    for column in columns:
-        words = column.title.split(" ", 1)
-        table.add_column("\n".join(["", *words][-2:]), justify="right", no_wrap=True)
+def _table(groups: Sequence[Group], columns: Sequence[Column]) -> WideTable:
     best = {column.key: best_labels(groups, column) for column in columns}
-    for group in groups:
-        cells = [_cell(group, column, group.label in best[column.key]) for column in columns]
-        table.add_row(_Label(group.label), str(len(group.records)), *cells)
-    return table
+    rows = [
+        (
+            group.label,
+            [
+                Text(str(len(group.records))),
+                *(_cell(group, column, group.label in best[column.key]) for column in columns),
+            ],
+        )
+        for group in groups
+    ]
+    return WideTable("run", ["n", *(column.title for column in columns)], rows, always=1)
 
 
 def _cell(group: Group, column: Column, is_best: bool) -> Text:

@@ -126,7 +126,9 @@ def test_a_class_in_a_file_is_shown_with_its_own_options(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("words", [["average-accuracy"], ["metric", "average-accuracy"]])
-def test_a_former_name_shows_what_it_is_called_now(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_former_name_shows_what_it_is_called_now(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["show", *words]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("average-incremental-accuracy  (metric)")

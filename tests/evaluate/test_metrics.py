@@ -63,7 +63,9 @@ def test_macro_weighs_tasks_and_micro_weighs_images():
 def test_macro_equals_micro_for_equal_tasks():
     values = compute(results_of(GOLDEN))
     assert values["accuracy-micro"] == pytest.approx(values["accuracy"])
-    assert values["average-incremental-accuracy-micro"] == pytest.approx(values["average-incremental-accuracy"])
+    assert values["average-incremental-accuracy-micro"] == pytest.approx(
+        values["average-incremental-accuracy"]
+    )
 
 
 def test_reordering_unequal_tasks_keeps_both_averages():
@@ -97,7 +99,14 @@ def test_one_task_has_accuracy_and_no_forgetting():
 def test_with_only_the_last_row_known_accuracy_is_known_and_forgetting_is_not():
     values = compute(results_of([[], [], [0.6, 0.7, 0.8]]))
     assert values["accuracy"] == pytest.approx(0.7)
-    unknown = ("forgetting", "bwt", "bwt-d", "average-incremental-accuracy", "learning-accuracy", "accuracy-d")
+    unknown = (
+        "forgetting",
+        "bwt",
+        "bwt-d",
+        "average-incremental-accuracy",
+        "learning-accuracy",
+        "accuracy-d",
+    )
     assert all(np.isnan(values[name]) for name in unknown)
 
 
