@@ -16,6 +16,7 @@ import typer
 from clbench.cli import terminal
 from clbench.errors import UserError
 from clbench.version import __version__
+from clbench.visible import shell_word
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -142,11 +143,14 @@ def resume(
     logger: Loggers = None,
 ) -> None:
     """Go on with a run that was stopped, given its folder."""
+    from clbench.cli.early import header
     from clbench.records.record import Record
 
-    if Record.open(folder).is_finished:
-        print(f"{folder} is finished already; see: clbench report {folder}")
+    record = Record.open(folder)
+    if record.is_finished:
+        _print(f"{folder} is finished already; see: clbench report {shell_word(str(folder))}")
         return
+    terminal.say(header(record.spec))
     places = _places(data_dir)
     from clbench.cli.live import watched
     from clbench.cli.outcome import outcome
@@ -165,18 +169,24 @@ def list_names(
     settings: Annotated[
         list[str] | None, Option("--set", metavar="KEY=VALUE", help="Its options: backbone.image_size=96.")
     ] = None,
+    csv: Annotated[
+        Path | None, Option(metavar="FILE", help="Of petl, measured: write it there, too.")
+    ] = None,
 ) -> None:
     """List streams, strategies, backbones, petl, metrics, or all."""
-    if backbone is None and not settings:
+    if backbone is None and not settings and csv is None:
         from clbench.cli.listing import listing
 
         _print(listing(kind))
         return
     if kind != "petl":
-        raise UsageError("--backbone and --set go with: clbench list petl")
-    from clbench.cli.zoo import measured
+        raise UsageError("--backbone, --set and --csv go with: clbench list petl")
+    from clbench.cli.early import check_backbone
 
-    _print(measured(backbone or "vit-micro", settings or []))
+    check_backbone(backbone or "vit-micro", {})
+    from clbench.cli.zoo import print_measured
+
+    print_measured(backbone or "vit-micro", settings or [], terminal.console(), csv)
 
 
 @app.command()
@@ -222,7 +232,7 @@ def _places(data_dir: Path | None) -> Places:
 
 
 def _print(what: RenderableType) -> None:
-    terminal.console().print(what, crop=False)
+    terminal.console().print(what, crop=False, soft_wrap=isinstance(what, str), markup=False)
 
 
 def _failed(message: str) -> int:

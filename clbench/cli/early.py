@@ -15,7 +15,7 @@ from clbench.backbones.known import timm_names
 from clbench.cards import read_cards
 from clbench.cli.declared import declared_options
 from clbench.options import SpecError, build, validated
-from clbench.records.spec import DEFAULTS, contradiction, run_options
+from clbench.records.spec import DEFAULTS, RunSpec, contradiction, run_options
 from clbench.registry import Registry, UnknownNameError, did_you_mean
 from clbench.visible import visible
 
@@ -34,6 +34,12 @@ class Named:
         """Write what stands above a run."""
         parts = (self.stream, self.strategy, self.backbone, self.petl, f"seed {self.seed}")
         return " · ".join(parts)
+
+
+def header(spec: RunSpec) -> str:
+    """Write what stands above a run that was begun before."""
+    parts = (spec.stream, spec.strategy, spec.backbone, spec.petl)
+    return str(Named(*(part.name for part in parts), spec.run.seed))
 
 
 def in_words(runs: Sequence[Named]) -> str:
@@ -62,7 +68,7 @@ def check(sections: Mapping[str, Mapping[str, Any]]) -> Named:
     strategies.check(names["strategy"])
     strategy, module = strategies.split(names["strategy"])
     _check_options(strategies.registry, strategy, "strategy", tables["strategy"])
-    _check_backbone(names["backbone"], tables["backbone"])
+    check_backbone(names["backbone"], tables["backbone"])
     named = tables["petl"].pop("name", None)
     if module and named and module != named:
         raise contradiction(f"{strategy}-{module}", str(named))
@@ -84,7 +90,8 @@ def _check_options(registry: Registry[Any], name: str, section: str, options: Ma
         validated(types, section, options)
 
 
-def _check_backbone(name: str, options: Mapping[str, Any]) -> None:
+def check_backbone(name: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError in one line for a backbone that there is not, or an option that it has not."""
     if ":" in name or name.endswith(".py") or name in backbones.names():
         backbones.registry.check(name)
     elif timm_names() and name.partition(".")[0] not in timm_names():

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 SHORTEST_LINE = 11  # letters of a name, where it has to be broken
-LONGEST_WORD = 12  # letters of a heading in a line, but for longer words
-GAP = 1  # between two columns
+LONGEST_WORD = 11  # letters of a heading in a line, but for longer words
+WIDE_GAP, NARROW_GAP = 2, 1  # between two columns: where there is room, and where that saves a table
+EDGES = 2  # blanks at the two sides
 
 
 @dataclass(frozen=True)
@@ -29,38 +30,39 @@ class WideTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Give as many tables, one above the other, as the width asks for."""
-        for columns in self._split(options.max_width):
-            yield self._table(columns, options.max_width)
+        for gap in (WIDE_GAP, NARROW_GAP):
+            parts = list(self._split(options.max_width, gap))
+            if len(parts) == 1:
+                break
+        else:
+            parts, gap = list(self._split(options.max_width, WIDE_GAP)), WIDE_GAP
+        for columns in parts:
+            yield self._table(columns, options.max_width, gap)
 
-    def _split(self, width: int) -> Iterator[list[int]]:
+    def _split(self, width: int, gap: int) -> Iterator[list[int]]:
         """Yield the columns of each table: as many as fit beside names of a shortest line."""
-        room = width - min(self._name_width(), max(SHORTEST_LINE, width // 4)) - 2 * GAP
+        room = width - EDGES - min(self._name_width(), max(SHORTEST_LINE, width // 6))
         first = list(range(self.always))
         chosen = list(first)
         for column in range(self.always, len(self.headings)):
-            wanted = sum(self._width(each) + GAP for each in [*chosen, column])
+            wanted = sum(self._width(each) + gap for each in [*chosen, column])
             if wanted > room and len(chosen) > len(first):
                 yield chosen
                 chosen = list(first)
             chosen.append(column)
         yield chosen
 
-    def _table(self, columns: Sequence[int], width: int) -> Table:
-        taken = sum(self._width(column) + GAP for column in columns)
-        names = max(SHORTEST_LINE, min(self._name_width(), width - taken - 2 * GAP))
+    def _table(self, columns: Sequence[int], width: int, gap: int) -> Table:
+        taken = sum(self._width(column) + gap for column in columns)
+        names = max(SHORTEST_LINE, min(self._name_width(), width - EDGES - taken))
         headings = {column: heading_lines(self.headings[column]) for column in columns}
         tallest = max((len(lines) for lines in headings.values()), default=1)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False)
-        table.add_column("\n" * (tallest - 1) + self.corner, width=names, overflow="fold")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False)
+        table.add_column("\n" * (tallest - 1) + self.corner, width=names)
         for column in columns:
             lines = headings[column]
-            table.add_column(
-                "\n".join([""] * (tallest - len(lines)) + lines),
-                justify="right",
-                no_wrap=True,
-                overflow="ignore",
-                min_width=self._width(column),
-            )
+            text = "\n".join([""] * (tallest - len(lines)) + lines)
+            table.add_column(text, justify="right", no_wrap=True, width=self._width(column))
         for name, cells in self.rows:
             broken = "\n".join(textwrap.wrap(name, names)) if cell_len(name) > names else name
             table.add_row(Text(broken), *(cells[column] for column in columns))
