@@ -204,12 +204,24 @@ def report(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...")],
     out: Folder = None,
     html: Annotated[Path | None, Option(metavar="FILE", help="Write one page for a browser instead.")] = None,
+    label: Annotated[
+        list[str] | None, Option("--label", metavar="ID=NAME", help="Call a group NAME; repeatable.")
+    ] = None,
+    metrics: Annotated[
+        str | None, Option(metavar="NAME[,NAME...]", help="What tables show of what was learnt.")
+    ] = None,
+    figures: Annotated[str, Option(metavar="KIND[,KIND...]", help="png, pdf or svg.")] = "png",
+    by_task: Annotated[bool, Option("--by-task", help="Show the forgetting of each task, too.")] = False,
     recompute: Annotated[bool, Option("--recompute", help="Compute metrics anew from predictions.")] = False,
 ) -> None:
-    """Compare runs: a table, CSV, LaTeX, figures, a page."""
-    from clbench.cli.outcome import comparison
+    """Compare runs: a table, CSV, LaTeX, figures, a page.
 
-    _print(comparison(folders, out, html, recompute=recompute))
+    ID is a group's label, or the beginning of a run's id or folder name.
+    """
+    from clbench.cli.outcome import comparison, wishes
+
+    chosen = wishes(label or [], metrics, figures, by_task=by_task, recompute=recompute)
+    _print(comparison(folders, out, html, chosen))
 
 
 @app.command()

@@ -10,8 +10,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clbench import report, strategies
-from clbench.options import option_types
+from clbench.evaluate.catalogue import find_all
+from clbench.evaluate.former_names import current_name
+from clbench.options import SpecError, option_types
 from clbench.records.record import Record
+from clbench.report.exports import picture_kinds
 
 OTHERS = ("naive", "lae-adapter")  # each is a comparison that tells something about any method
 
@@ -40,11 +43,22 @@ def summary(records: Sequence[Record], out: Path) -> RenderableType:
 
 
 def comparison(
-    folders: list[Path], out: Path | None, html: Path | None = None, *, recompute: bool = False
+    folders: list[Path], out: Path | None, html: Path | None, wishes: report.Wishes
 ) -> RenderableType:
     """Return the runs in the folders side by side; write tables and figures, or a page."""
-    compared = report.report(folders, out, html, recompute=recompute)
+    compared = report.report(folders, out, html, wishes=wishes)
     return Group(compared, _written(compared.files))
+
+
+def wishes(
+    labels: Sequence[str], metrics: str | None, figures: str, *, by_task: bool, recompute: bool
+) -> report.Wishes:
+    """Return what was typed about a report, checked; UserError in one line for what does not exist."""
+    asked = find_all(",".join(map(current_name, (metrics or "").split(","))))
+    if metrics is not None and not asked:
+        raise SpecError("--metrics: name at least one (see: clbench list metrics)")
+    picture_kinds(figures)
+    return report.Wishes(tuple(labels), tuple(asked), figures, by_task, recompute)
 
 
 def another_run(record: Record) -> str:

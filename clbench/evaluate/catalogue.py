@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from clbench.evaluate.results import Results
+from clbench.registry import UnknownNameError, did_you_mean
 
 Function = Callable[..., float]  # of Results, and where a metric compares, of those of a second run
 
@@ -82,3 +83,16 @@ def compute(results: Results, joint: Results | None = None) -> dict[str, float]:
     ``joint`` are those of joint training on the same stream, for the metrics that compare with it.
     """
     return {name: each(results, joint) for name, each in METRICS.items()}
+
+
+def find(name: str) -> Metric:
+    """Return the metric of a name; UnknownNameError if there is none."""
+    if name not in METRICS:
+        near = did_you_mean(name, METRICS)
+        raise UnknownNameError(f"no {name!r} among the metrics{near} (see: clbench list metrics)")
+    return METRICS[name]
+
+
+def find_all(listed: str) -> list[Metric]:
+    """Return the metrics of names that commas separate."""
+    return [find(each.strip()) for each in listed.split(",") if each.strip()]

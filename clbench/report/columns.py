@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from clbench.evaluate.catalogue import Metric
 from clbench.evaluate.former_names import current_name
 from clbench.records.record import Record
-from clbench.report.units import percent, quantity, seconds
+from clbench.report.units import metric_value, percent, quantity, seconds
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,33 @@ IF_KNOWN = (  # where any run of a comparison knows them
 )
 COST = (
     Column("parameters.trainable", "trainable parameters", quantity),
-    Column("stored_bytes.total", "stored", partial(quantity, unit="B")),
-    Column("packed_bytes.total", "packed", partial(quantity, unit="B")),
-    Column("flops.training", "training", partial(quantity, unit="FLOP")),
+    Column("stored_bytes.total", "stored bytes", partial(quantity, unit="B")),
+    Column("packed_bytes.total", "bit-packed bytes", partial(quantity, unit="B")),
+    Column("flops.training", "training operations", partial(quantity, unit="FLOP")),
     Column("memory.process.peak", "peak memory", partial(quantity, unit="B")),
-    Column("seconds", "time", seconds),
+    Column("seconds", "wall time", seconds),
 )
+ABBREVIATIONS = {"auc", "bwt", "cka", "ece", "fwt", "nll"}  # in names of metrics
 TRAINING = (
     "train",
     "task",
     "encode",
 )  # accounts of what is computed to learn: steps, between them, frozen parts
+
+
+def quality_columns(metrics: Sequence[Metric]) -> tuple[Column, ...]:
+    """Return the columns of chosen metrics, in their order; the usual ones keep their titles."""
+    known = {column.key: column for column in (*QUALITY, *IF_KNOWN)}
+    return tuple(known.get(each.name) or _column(each) for each in metrics)
+
+
+def _column(metric: Metric) -> Column:
+    def show(mean: float, std: float) -> str:
+        return metric_value(metric.name, mean) if metric.unit else percent(mean, std)
+
+    unit = "" if metric.unit else "%"
+    words = [word.upper() if word in ABBREVIATIONS else word for word in metric.name.split("-")]
+    return Column(metric.name, " ".join(words), show, unit, metric.higher_is_better)
 
 
 def values_of(record: Record) -> dict[str, float]:

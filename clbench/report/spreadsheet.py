@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-from clbench.report.columns import COST, QUALITY
+from clbench.report.columns import COST, QUALITY, Column
 from clbench.report.comparing import PairedTest, interval, mean_ranks, paired_tests, pareto_front
+from clbench.report.forgetting import TaskForgetting, task_forgetting
 from clbench.report.groups import Group, partition
 from clbench.visible import visible
 
@@ -48,14 +49,14 @@ def tests_csv(groups: Sequence[Group]) -> str:
     return csv_text([field.name for field in fields(PairedTest)], rows)
 
 
-def ranks_csv(groups: Sequence[Group]) -> str:
+def ranks_csv(groups: Sequence[Group], quality: Sequence[Column] = QUALITY) -> str:
     """Return each group's mean rank among those of its stream in what the tables show, 1 the best."""
+    columns = (*quality, *COST)  # of a cost, less is better
     ranks = [
-        mean_ranks(groups, column.key, higher_is_better=bool(column.higher_is_better))
-        for column in (*QUALITY, *COST)  # of a cost, less is better
+        mean_ranks(groups, column.key, higher_is_better=bool(column.higher_is_better)) for column in columns
     ]
     rows = [[*_identity(group), *(_number(rank[group.label]) for rank in ranks)] for group in groups]
-    return csv_text([*IDENTITY, *(column.key for column in (*QUALITY, *COST))], rows)
+    return csv_text([*IDENTITY, *(column.key for column in columns)], rows)
 
 
 def fronts_csv(groups: Sequence[Group]) -> str:
@@ -68,6 +69,16 @@ def fronts_csv(groups: Sequence[Group]) -> str:
                 numbers = (group.statistic(key)[0] for key in (column.key, QUALITY[0].key))
                 rows.append([*_identity(group), column.key, *map(_number, numbers), group.label in front])
     return csv_text([*IDENTITY, "name", "cost", QUALITY[0].key, "on_front"], rows)
+
+
+def forgetting_csv(groups: Sequence[Group]) -> str:
+    """Return a table with one row a group and task: accuracies, and how much of the best was lost."""
+    rows = [
+        [*_identity(group), each.task + 1, *map(_number, list(vars(each).values())[1:]), len(group.records)]
+        for group in groups
+        for each in task_forgetting(group)
+    ]
+    return csv_text([*IDENTITY, *(field.name for field in fields(TaskForgetting)), "n"], rows)
 
 
 def _runs(groups: Sequence[Group]) -> tuple[list[str], list[list[object]]]:

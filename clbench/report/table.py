@@ -15,12 +15,14 @@ from clbench.report.groups import Group, partition
 from clbench.report.wide_table import WideTable
 
 
-def comparison_table(groups: Sequence[Group], notes: Sequence[str]) -> RenderableType:
+def comparison_table(
+    groups: Sequence[Group], notes: Sequence[str], quality: Sequence[Column] = QUALITY
+) -> RenderableType:
     """Return two tables, one above the other, with the notes below them."""
     heading = Text(f"{_setting(groups)}: mean ± std over n seeds, accuracies in %", style="bold")
     lines = [Text(f"· {note}") for note in notes]
     costs = [replace(column, show=_without_spread(column)) for column in COST]  # to leave room for names
-    return Stacked(heading, _table(groups, QUALITY), _table(groups, costs), *lines)
+    return Stacked(heading, _table(groups, quality), _table(groups, costs), *lines)
 
 
 def best_labels(groups: Sequence[Group], column: Column) -> set[str]:

@@ -49,9 +49,7 @@ def test_what_is_finished_or_stopped_is_found_by_its_id(
 
 
 @pytest.mark.parametrize("spoilt", ["hashes.json", "spec.toml"])
-def test_what_cannot_be_told_to_be_the_same_is_done_anew(
-    spoilt: str, tmp_path: Path, places: Places
-) -> None:
+def test_what_cannot_be_told_to_be_the_same_is_done_anew(spoilt: str, tmp_path: Path, places: Places) -> None:
     record = execute(spec_of("simplecil"), out=tmp_path, places=places)
     (record.path / spoilt).write_text("{")
     assert planned([record.spec], tmp_path)[0].record is None
