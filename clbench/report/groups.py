@@ -149,6 +149,17 @@ def common_stem(groups: Sequence[Group]) -> str:
     return f"{what}_{len(groups)}-groups_{hashlib.sha256(stems.encode()).hexdigest()[:8]}"
 
 
+def setting(groups: Sequence[Group]) -> list[str]:
+    """Return what all groups share and their labels leave out: stream, backbone, strategy and module."""
+    specs = [group.spec for group in groups]
+    kinds = [
+        {safe_name(spec.stream.name) for spec in specs},
+        {safe_name(spec.backbone.name) for spec in specs},
+        {_base_label(spec, True, True) for spec in specs} if len(specs) > 1 else set(),
+    ]
+    return [names.pop() for names in kinds if len(names) == 1]
+
+
 def single(record: Record) -> Group:
     """Return the group of one run, which need not be finished."""
     return Group(distinct_labels([record.spec])[0], [record.remembering()])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from clbench.report.columns import COST, QUALITY, Column
-from clbench.report.groups import Group
+from clbench.report.groups import Group, setting
 from clbench.report.table import best_labels
 from clbench.visible import visible
 
@@ -31,9 +31,13 @@ def latex_table(groups: Sequence[Group], notes: Sequence[str], quality: Sequence
     The best of each ranked column is bold. The first caption ends in the notes.
     """
     spread = "Mean $\\pm$ standard deviation over $n$ seeds"
-    said = " ".join([f"What was learnt. {spread}.", *(f"{escape(note)}." for note in notes)])
-    learnt, cost = _table(groups, quality, said), _table(groups, COST, f"What it cost. {spread}.")
-    return "\n".join(["% needs \\usepackage{booktabs}", *learnt, "", *cost]) + "\n"
+    where = escape(", ".join(setting(groups)))
+    learnt, cost = (
+        f"{what}{where and f' ({where})'}. {spread}." for what in ("What was learnt", "What it cost")
+    )
+    said = " ".join([learnt, *(f"{escape(note)}." for note in notes)])
+    tables = [*_table(groups, quality, said), "", *_table(groups, COST, cost)]
+    return "\n".join(["% needs \\usepackage{booktabs}", *tables]) + "\n"
 
 
 def _table(groups: Sequence[Group], columns: Sequence[Column], caption: str) -> list[str]:

@@ -19,7 +19,7 @@ from clbench.report.columns import QUALITY, Column
 from clbench.report.comparing import PairedTest, interval, paired_tests
 from clbench.report.forgetting import forgetting_cells, forgetting_headings
 from clbench.report.gallery import Album, Shown, gallery
-from clbench.report.groups import Group, partition
+from clbench.report.groups import Group, partition, setting
 from clbench.report.page_table import definitions, headings, rows
 from clbench.report.provenance import Provenance, provenance
 from clbench.report.units import percent
@@ -154,7 +154,8 @@ def _summary(groups: Sequence[Group], streams: Sequence[StreamPart]) -> list[str
     backbones = sorted({safe_name(group.spec.backbone.name) for group in groups})
     counts = [(num_runs, "run"), (len(groups), "group"), (len(seeds), "seed"), (len(streams), "stream")]
     counted = ", ".join(_count(number, noun) for number, noun in counts)
-    lines = [f"{counted}; {', '.join(backbones)}. The runs of a group differ in the seed alone."]
+    shared = setting(groups)[2:] if len(streams) == len(backbones) == 1 else []
+    lines = [f"{counted}; {', '.join([*backbones, *shared])}. The runs of a group differ in the seed alone."]
     for part in streams:
         known = [group for group in part.groups if not math.isnan(group.statistic(ACCURACY)[0])]
         followed = [

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from clbench.report.columns import COST, QUALITY, Column
-from clbench.report.groups import Group, partition
+from clbench.report.groups import Group, partition, setting
 from clbench.report.wide_table import WideTable
 
 
@@ -19,7 +19,10 @@ def comparison_table(
     groups: Sequence[Group], notes: Sequence[str], quality: Sequence[Column] = QUALITY
 ) -> RenderableType:
     """Return two tables, one above the other, with the notes below them."""
-    heading = Text(f"{_setting(groups)}: mean ± std over n seeds, accuracies in %", style="bold")
+    heading = Text(
+        f"{' · '.join(setting(groups)) or 'Comparison'}: mean ± std over n seeds, accuracies in %",
+        style="bold",
+    )
     lines = [Text(f"· {note}") for note in notes]
     costs = [replace(column, show=_without_spread(column)) for column in COST]  # to leave room for names
     return Stacked(heading, _table(groups, quality), _table(groups, costs), *lines)
@@ -63,11 +66,3 @@ def _cell(group: Group, column: Column, is_best: bool) -> Text:
 
 def _without_spread(column: Column) -> Callable[[float, float], str]:
     return lambda mean, _: column.show(mean, math.nan)
-
-
-def _setting(groups: Sequence[Group]) -> str:
-    """Return what all groups share of stream and backbone."""
-    streams = {group.spec.stream.name for group in groups}
-    backbones = {group.spec.backbone.name for group in groups}
-    shared = [names.pop() for names in (streams, backbones) if len(names) == 1]
-    return " · ".join(shared) or "Comparison"

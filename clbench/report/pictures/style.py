@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clbench.records.record import safe_name
 from clbench.records.spec import RunSpec
-from clbench.report.groups import Group
+from clbench.report.groups import Group, setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,8 @@ def setting_name(groups: Sequence[Group]) -> str:
     """Name the streams and the backbones of the groups."""
     streams = dict.fromkeys(safe_name(group.spec.stream.name) for group in groups)
     backbones = dict.fromkeys(safe_name(group.spec.backbone.name) for group in groups)
-    return f"{', '.join(streams)} · {', '.join(backbones)}"
+    strategy = setting(groups)[2:]  # where all share it, and their labels leave it out
+    return " · ".join([", ".join(streams), ", ".join(backbones), *strategy])
 
 
 def seeds_name(group: Group) -> str:
