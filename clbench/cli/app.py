@@ -64,12 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Abort:  # Ctrl-C
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of a pipe has gone
-        terminal.forget_output()
+        terminal.forget_lost_output()
         return 1
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
-        terminal.forget_output()
+        terminal.forget_lost_output()
         return _failed(f"{error.filename or 'while writing'}: {error.strerror}")
     return status or 0
 

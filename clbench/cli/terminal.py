@@ -73,9 +73,12 @@ def say(line: str) -> None:
     print(visible(" ".join(line.split())), file=sys.stderr)
 
 
-def forget_output() -> None:
-    """Give up standard output, which nobody reads any more; Python would still flush to it."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+def forget_lost_output() -> None:
+    """Give up standard output if it takes nothing any more; Python would flush to it once again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = None  # type: ignore[assignment]  # as Python has it where there is none
 
 
 def _kept(stream: TextIO | None) -> TextIO:
