@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any("\0" in word for word in words):
         return _failed("a word of the command line holds a NUL byte")
     try:
-        status = app(words, prog_name="clbench", standalone_mode=False, obj=shlex.join(["clbench", *words]))
+        status = app(words, prog_name="clbench", standalone_mode=False, obj=_command(words))
         sys.stdout.flush()
     except UserError as error:
         return _failed(str(error))
@@ -233,6 +232,10 @@ def doctor(data_dir: DataDir = None) -> None:
     _print(findings)
     if findings.lacks_essentials:
         raise typer.Exit(1)
+
+
+def _command(words: Sequence[str]) -> str:
+    return " ".join(map(shell_word, ["clbench", *words]))
 
 
 def _places(data_dir: Path | None) -> Places:

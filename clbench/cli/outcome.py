@@ -15,13 +15,14 @@ from clbench.evaluate.former_names import current_name
 from clbench.options import SpecError, option_types
 from clbench.records.record import Record
 from clbench.report.exports import picture_kinds
+from clbench.visible import shell_word
 
 OTHERS = ("naive", "lae-adapter")  # each is a comparison that tells something about any method
 
 
 def outcome(record: Record) -> RenderableType:
     """Return the tables of a run, where its record lies, and three commands with what each is for."""
-    folder = shlex.quote(str(record.path))
+    folder = shell_word(str(record.path))
     commands = {
         f"clbench report {folder}": "figures and tables as files; name more runs to compare them",
         another_run(record): "the same with another strategy",
@@ -77,7 +78,7 @@ def another_run(record: Record) -> str:
         section, _, name = value.partition("=")[0].partition(".")
         if option == "--set" and (section != "strategy" or name in allowed):
             kept += [option, value]
-    return shlex.join([*kept, "--strategy", other])
+    return " ".join(map(shell_word, [*kept, "--strategy", other]))
 
 
 def _written(files: Sequence[Path]) -> Text:

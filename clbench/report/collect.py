@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from clbench.records.record import Record, RecordError
 from clbench.report.columns import values_of
+from clbench.visible import shell_word
 
 DEPTHS = ("*/spec.toml", "*/*/spec.toml")  # below a folder that is no run itself
 
@@ -34,7 +34,7 @@ def collect(folders: Iterable[Path]) -> tuple[list[Record], list[str]]:
                 _check(record)
                 finished.append(record)
             else:
-                notes.append(f"Unfinished, go on with: clbench resume {shlex.quote(str(path))}")
+                notes.append(f"Unfinished, go on with: clbench resume {shell_word(str(path))}")
         except RecordError as error:
             notes.append(f"Left out: {error}")
     if not finished:

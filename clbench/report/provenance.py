@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from clbench.records.record import Record, RecordError
+from clbench.visible import shell_word
 
 HASHES = {
     "stream": "data and class order",
@@ -44,7 +44,7 @@ def _command(record: Record) -> str:
         typed = (record.path / "command.txt").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         typed = ""
-    return typed or shlex.join(["clbench", "run", "--config", str(record.path / "spec.toml")])
+    return typed or f"clbench run --config {shell_word(str(record.path / 'spec.toml'))}"
 
 
 def _facts(environment: dict[str, Any]) -> dict[str, str]:
