@@ -42,7 +42,9 @@ def gallery(groups: Sequence[Group]) -> tuple[list[Shown], list[Album], list[str
 
     Of pictures that show one group each the first stands among the others, and the rest make an album.
     """
-    shown, albums, left_out = [], [], []
+    shown: list[Shown] = []
+    albums: list[Album] = []
+    left_out: list[str] = []
     for plan in PLANS:
         if not plan.title:
             continue
@@ -72,7 +74,8 @@ def _of_all(plan: Plan, groups: Sequence[Group]) -> Shown:
 def _of_each(plan: Plan, groups: Sequence[Group]) -> list[Shown]:
     """Draw each group that can be, first those tested after every task; NoPictureError if none can be."""
     followed = [each for each in groups if not math.isnan(each.statistic("average-incremental-accuracy")[0])]
-    found, why = [], None
+    found: list[Shown] = []
+    why: NoPictureError | None = None
     for group in [*followed, *(each for each in groups if each not in followed)][:MOST_OF_EACH]:
         try:
             found.append(_shown(plan, [group], plan.draw([group])))

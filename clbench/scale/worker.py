@@ -46,6 +46,8 @@ class Telling(Progress):
         """Wait for the run."""
         self.tell = tell
         self.told = 0.0  # when a step was told of last
+        self.task = self.epoch = self.step = 0
+        self.num_epochs = self.num_steps = 1
 
     def run_started(self, spec: RunSpec, folder: Path, num_tasks: int) -> None:
         """Tell where the record lies."""
@@ -53,7 +55,7 @@ class Telling(Progress):
 
     def task_started(self, task: int, classes: list[str], num_images: int) -> None:
         """Tell of the task."""
-        self.task, self.epoch, self.num_epochs = task, 0, 1
+        self.task, self.epoch, self.step = task, 0, 0
         self.tell("at", task, 0.0)
 
     def epoch_started(self, epoch: int, num_epochs: int, first_step: int, num_steps: int) -> None:
