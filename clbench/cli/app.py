@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.EBADF),
 )
+LONG_WORD = r"\S{400,}"  # of an error; paths are mostly shorter
 NAMES = "NAME[,NAME...]"
 Option = typer.Option
 DataDir = Annotated[Path | None, Option(metavar="DIR", envvar="CLBENCH_DATA", help="Where data sets lie.")]
@@ -251,5 +253,6 @@ def _print(what: RenderableType) -> None:
 
 
 def _failed(message: str) -> int:
-    terminal.say(f"error: {message}")
+    short = re.sub(LONG_WORD, lambda word: f"{word[0][:200]}...{word[0][-50:]}", message)
+    terminal.say(f"error: {short}")
     return 2

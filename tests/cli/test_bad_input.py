@@ -276,6 +276,7 @@ def test_one_line_says_what_is_wrong(name: str, here: Path, capfd: pytest.Captur
     lines = [line for line in told.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, told
     assert "Traceback" not in told
+    assert len(lines[0]) < 1500
     assert all(word in lines[0] for word in case.told), lines[0]
     assert before.items() <= files(here).items()
 
