@@ -92,7 +92,7 @@ def averages() -> Table:
     """Return accuracy at the end and on the way where tasks have 60 and 20 test images."""
     log = log_of(UNEQUAL, SIZES)
     mine, steps = ours(log), in_avalanche(log)
-    names = ("accuracy", "average-accuracy")
+    names = ("accuracy", "average-incremental-accuracy")
     macro, micro = [mine[name] for name in names], [mine[f"{name}-micro"] for name in names]
     on_the_way = [step[NAMES["accuracy"]] for step in steps]
     return [

@@ -12,6 +12,7 @@ are not repeated, and a stopped one is resumed. Nothing is chosen on the test im
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from clbench.files import write_text
 from clbench.options import option_types
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec, resolve
+from clbench.report.columns import metrics_of
 
 SETTINGS = {  # rates chosen on held-out training images: the papers' are for many times as many steps
     "aper": "learning_rate=0.1",
@@ -135,13 +137,13 @@ def learns_from_features(record: Record) -> bool:
 
 def measured(row: str, records: list[Record]) -> dict[str, object]:
     """Return what the table says of a row, in percent, bytes and seconds of one processor."""
-    metrics = [record.read_json("metrics.json") for record in records]
+    metrics = [metrics_of(record) for record in records]
     costs = records[0].read_json("costs.json")
     accuracies = [100 * each["accuracy"] for each in metrics]
 
     def mean(name: str) -> object:
         values = [each[name] for each in metrics]
-        return "" if None in values else round(100 * statistics.mean(values), 1)
+        return "" if any(map(math.isnan, values)) else round(100 * statistics.mean(values), 1)
 
     phases = ("train", "evaluate", "encode")
     values = (
@@ -150,7 +152,7 @@ def measured(row: str, records: list[Record]) -> dict[str, object]:
         len(records),
         round(statistics.mean(accuracies), 1),
         round(statistics.stdev(accuracies), 1) if len(records) > 1 else "",
-        mean("average-accuracy"),
+        mean("average-incremental-accuracy"),
         mean("forgetting"),
         costs["parameters"]["trainable"],
         costs["stored_bytes"]["total"],

@@ -34,6 +34,7 @@ class Card:
     doc: str  # the file's docstring, then the class's; the other way round where a file has several
     origin: str  # the module, entry point or file it comes from
     preset: dict[str, Literal] = field(default_factory=dict)  # the keywords of @register
+    title: str = ""  # the class's own name, of a card that was read off a file
 
     @property
     def summary(self) -> str:
@@ -60,18 +61,19 @@ def read_cards(file: Path, module: str) -> list[Card]:
         tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise not_python(file, error) from error
-    found = [*_decorated(tree, file), *((row.name, row.doc, row.preset) for row in read_rows(file))]
+    rows = ((row.name, row.doc, row.preset, row.title) for row in read_rows(file))
+    found = [*_decorated(tree, file), *rows]
     cards = []
-    for name, own, preset in found:
+    for name, own, preset, title in found:
         docs = [ast.get_docstring(tree) or "", own]
         if len(found) > 1:  # what sets the classes of a file apart comes first
             docs.reverse()
-        cards.append(Card(name, "\n\n".join(docs).strip(), module, preset))
+        cards.append(Card(name, "\n\n".join(docs).strip(), module, preset, title))
     return cards
 
 
-def _decorated(tree: ast.Module, file: Path) -> Iterator[tuple[str, str, dict[str, Literal]]]:
-    """Yield name, docstring and preset of each class that is decorated with ``register("name", ...)``."""
+def _decorated(tree: ast.Module, file: Path) -> Iterator[tuple[str, str, dict[str, Literal], str]]:
+    """Yield name, docstring, preset and title of each class decorated with ``register("name", ...)``."""
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     calls = [
         (node, call)
@@ -87,7 +89,7 @@ def _decorated(tree: ast.Module, file: Path) -> Iterator[tuple[str, str, dict[st
             raise RegistryError(
                 f"{file}:{call.lineno}: @register takes a quoted name and literals"
             ) from error
-        yield name, ast.get_docstring(node) or "", preset
+        yield name, ast.get_docstring(node) or "", preset, node.name
 
 
 def source_files(file: Path) -> list[Path]:
@@ -106,7 +108,7 @@ def _rows(table: Path) -> Iterator[Row]:
         sections = tomllib.loads(table.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RegistryError(f"{table}: not valid TOML: {error}") from error
-    preset = sections.pop("preset", {})
+    preset, bases = sections.pop("preset", {}), sections.pop("bases", ())
     for name, section in sections.items():
         if not isinstance(section, dict) or not {"class", "summary"} <= section.keys():
             raise RegistryError(f"{table}: [{name!r}] needs class and summary")
@@ -115,7 +117,7 @@ def _rows(table: Path) -> Iterator[Row]:
             title=section.pop("class"),
             doc="\n\n".join(section.pop(key) for key in ("summary", "about") if key in section),
             options=section.pop("options", {}),
-            bases=tuple(section.pop("bases", ())),
+            bases=tuple(section.pop("bases", bases)),
             preset=preset,
             attributes=section,
         )

@@ -35,25 +35,30 @@ def option_types(component: type) -> dict[str, Any]:
 def build(component: type[C], section: str, options: Mapping[str, Any]) -> C:
     """Validate options against a component's dataclass; SpecError in one line if they do not fit."""
     refuse_odd_class(component)  # type: ignore[arg-type]  # mypy takes a class for something without a hash
-    known = option_types(component)
+    values = validated(option_types(component), section, options)
+    try:
+        return component(**values)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{section}: {error}") from error
+
+
+def validated(hints: Mapping[str, Any], section: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options as their annotated types have them; SpecError in one line if they do not fit."""
     values = {}
     for name, value in options.items():
-        if name not in known:
-            near = did_you_mean(name, known)
-            raise SpecError(f"{section} has no option {name!r}{near} (allowed: {', '.join(known) or 'none'})")
+        if name not in hints:
+            near = did_you_mean(name, hints)
+            raise SpecError(f"{section} has no option {name!r}{near} (allowed: {', '.join(hints) or 'none'})")
         try:
-            values[name] = TypeAdapter(known[name], config=AS_TYPED).validate_python(
-                _chosen(known[name], value)
+            values[name] = TypeAdapter(hints[name], config=AS_TYPED).validate_python(
+                _chosen(hints[name], value)
             )
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise SpecError(
                 f"{section}.{name}: {value!r} is not allowed: {reason[0].lower()}{reason[1:]}"
             ) from error
-    try:
-        return component(**values)
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"{section}: {error}") from error
+    return values
 
 
 def _chosen(hint: Any, value: Any) -> Any:

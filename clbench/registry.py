@@ -8,6 +8,7 @@ asked for.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -92,6 +93,10 @@ class Registry(Generic[T]):
         """Return every known name, sorted."""
         return sorted({*self._index, *self._entry_points, *self._classes})
 
+    def indexed(self) -> list[str]:
+        """Return the names that files of this package register; those of others have no source to read."""
+        return sorted(self._index)
+
     def card(self, name: str) -> Card:
         """Return what is known of a name without importing a file of ours for it."""
         known = self._index.get(name) or self._cards.get(name)
@@ -116,9 +121,32 @@ class Registry(Generic[T]):
         elif name in self._entry_points:
             self._classes.setdefault(name, self._checked(name, load(self._entry_points[name])))
         if name not in self._classes:
-            near = did_you_mean(name, self.names())
-            raise UnknownNameError(f"no {name!r} among the {self.kind}{near} (see: clbench list {self.kind})")
+            self.check(name)
         return self._classes[name]
+
+    def check(self, name: str) -> None:
+        """Raise what ``get`` would, as far as that can be told without running a line of the component."""
+        if ":" not in name and not name.endswith(".py"):
+            if name not in self.names():
+                near = did_you_mean(name, self.names())
+                raise UnknownNameError(
+                    f"no {name!r} among the {self.kind}{near} (see: clbench list {self.kind})"
+                )
+            return
+        place, _, attribute = name.rpartition(":") if ":" in name else (name, "", "")
+        if not place.endswith(".py"):
+            return
+        file = Path(place)
+        if not file.is_file():
+            raise UnknownNameError(f"{self.kind}: no file {file}")
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+        except (SyntaxError, UnicodeDecodeError) as error:
+            raise not_python(file, error) from error
+        # it may also be imported there, or made from a table, but it is written down somewhere
+        if not any(attribute in each.read_text(encoding="utf-8") for each in source_files(file)):
+            classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+            raise UnknownNameError(f"{place} has no {attribute!r}{did_you_mean(attribute, classes)}")
 
     def name_of(self, component: type[T]) -> str:
         """Return the name or address that a class was asked for by; UnknownNameError if by none."""

@@ -9,8 +9,8 @@
 
 An option has the name that the library behind the class knows it by (empty if by none), its values as
 ``clbench show`` writes them, its default and its comment; or that name alone, if the class inherits the
-option. ``bases`` are for the file to look up. ``preset`` before the first row holds keywords of ``@register``
-for every row. All else in a row are attributes of the class, with tuples for lists.
+option. ``bases`` are for the file to look up. Before the first row ``bases`` and ``preset``, the keywords of
+``@register``, hold for every row. All else in a row are attributes of the class, with tuples for lists.
 """
 
 from __future__ import annotations

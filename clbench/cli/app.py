@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
+import re
 import signal
 import sys
 import traceback
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from clbench.cli import terminal
 from clbench.errors import UserError
 from clbench.version import __version__
+from clbench.visible import shell_word
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,9 +32,14 @@ app = typer.Typer(
 )
 # What is wrong with a command line as such; BadParameter is the one such error that typer exports.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
-# What a file system may refuse through no fault of the program.
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
 DEBUG = "--debug"
+# What a file system may refuse through no fault of the program.
+REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.EBADF),
+)
+LONG_WORD = r"\S{400,}"  # of an error; paths are mostly shorter
+NAMES = "NAME[,NAME...]"
 Option = typer.Option
 DataDir = Annotated[Path | None, Option(metavar="DIR", envvar="CLBENCH_DATA", help="Where data sets lie.")]
 Loggers = Annotated[
@@ -45,11 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; what the user can mend is told in one line."""
     # Threads that wait for each other spin less: as fast on a quiet machine, a third faster on a busy one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    terminal.prepare()
     words = list(sys.argv[1:] if arguments is None else arguments)
     is_debug = DEBUG in words  # in any place, also behind a command: it is typed when something has failed
     words = [word for word in words if word != DEBUG]
+    if any("\0" in word for word in words):
+        return _failed("a word of the command line holds a NUL byte")
     try:
-        status = app(words, prog_name="clbench", standalone_mode=False, obj=shlex.join(["clbench", *words]))
+        status = app(words, prog_name="clbench", standalone_mode=False, obj=_command(words))
         sys.stdout.flush()
     except UserError as error:
         if is_debug:
@@ -60,12 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(f"{error.format_message()} (see: {asked} --help)")
     except typer.Abort:  # Ctrl-C
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of a pipe has gone, and Python would still flush to it
-        sys.stdout = None
+    except BrokenPipeError:  # the reader of a pipe has gone
+        terminal.forget_lost_output()
         return 1
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
+        terminal.forget_lost_output()
         return _failed(f"{error.filename or 'while writing'}: {error.strerror}")
     return status or 0
 
@@ -86,11 +97,11 @@ def clbench(
 @app.command()
 def run(
     context: typer.Context,
-    stream: Annotated[str | None, Option(metavar="NAME", help="What is learnt [split-digits].")] = None,
-    strategy: Annotated[str | None, Option(metavar="NAME", help="How it is learnt [lae-adapter].")] = None,
-    backbone: Annotated[str | None, Option(metavar="NAME", help="What sees the images [vit-micro].")] = None,
-    petl: Annotated[str | None, Option(metavar="NAME", help="The module trained in the backbone.")] = None,
-    seed: Annotated[str | None, Option(metavar="N[,N...]", help="Several: a run each, and a mean.")] = None,
+    stream: Annotated[str | None, Option(metavar=NAMES, help="What is learnt [split-digits].")] = None,
+    strategy: Annotated[str | None, Option(metavar=NAMES, help="How it is learnt [lae-adapter].")] = None,
+    backbone: Annotated[str | None, Option(metavar=NAMES, help="What sees the images [vit-micro].")] = None,
+    petl: Annotated[str | None, Option(metavar=NAMES, help="The module trained in the backbone.")] = None,
+    seed: Annotated[str | None, Option(metavar="N[,N...]", help="Of all random numbers [0].")] = None,
     device: Annotated[str | None, Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps [auto].")] = None,
     precision: Annotated[str | None, Option(metavar="NAME", help="fp32 or bf16 [fp32].")] = None,
     data_dir: DataDir = None,
@@ -101,36 +112,36 @@ def run(
     ] = None,
     logger: Loggers = None,
     exact: Annotated[bool, Option("--exact", help="Compute everything each time; keep no features.")] = False,
+    jobs: Annotated[int, Option(min=1, metavar="N", help="Of several runs, how many at a time.")] = 1,
+    again: Annotated[bool, Option("--again", help="Of several, run also what is finished there.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Print all options as TOML; run nothing.")] = False,
 ) -> None:
-    """Run a strategy over a stream (without options: a small default)."""
-    from clbench.cli.arguments import specs
+    """Run a strategy over a stream (without options: a small default).
 
-    names = {"stream": stream, "strategy": strategy, "backbone": backbone, "petl": petl}
-    options = {**names, "seed": seed, "device": device, "precision": precision}
-    options["exact"] = "true" if exact else None
-    chosen = specs(config=config, options=options, settings=settings or [])
-    if dry_run:
-        for spec in chosen:
-            print(f"# id {spec.id}, seed {spec.run.seed}")
-        print(chosen[0].to_toml(), end="")
-        return
-    if not any([*options.values(), config, settings]):
-        print("no options: running the embedded default; clbench run --help has others", file=sys.stderr)
+    Several names or seeds, with commas: a run for each combination, a table and figures of all. What is
+    finished in DIR already is not run again, and what was stopped goes on.
+    """
+    from clbench.cli.arguments import specs, typed
+    from clbench.cli.early import in_words
+
+    options = {"stream": stream, "strategy": strategy, "backbone": backbone, "petl": petl, "seed": seed}
+    options |= {"device": device, "precision": precision, "exact": "true" if exact else None}
+    runs = typed(config=config, options=options, settings=settings or [])
     places = _places(data_dir)
-    from clbench.cli.live import watched
-    from clbench.cli.outcome import outcome, summary
-    from clbench.loggers import joined
-    from clbench.runs.line import execute
+    if not dry_run:
+        if not any([*options.values(), config, settings]):
+            terminal.say("no options: running the embedded default; clbench run --help has others")
+        terminal.say(in_words([run.named for run in runs]))
+    from clbench.cli.many import Wanted
+    from clbench.cli.running import print_specs, run_and_print
 
-    records = []
-    for spec in chosen:
-        with watched(data_dir) as live, joined(logger or [], live) as progress:
-            record = execute(spec, out=out, places=places, progress=progress, command=context.obj)
-        _print(outcome(record))
-        records.append(record)
-    if len(records) > 1:
-        _print(summary(records))
+    chosen = specs(runs)
+    if dry_run:
+        print_specs(chosen)
+        return
+    wanted = Wanted(out, places, context.obj, tuple(logger or ()), jobs, again)
+    if not run_and_print(chosen, wanted):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -140,11 +151,14 @@ def resume(
     logger: Loggers = None,
 ) -> None:
     """Go on with a run that was stopped, given its folder."""
+    from clbench.cli.early import header
     from clbench.records.record import Record
 
-    if Record.open(folder).is_finished:
-        print(f"{folder} is finished already; see: clbench report {folder}")
+    record = Record.open(folder)
+    if record.is_finished:
+        _print(f"{folder} is finished already; see: clbench report {shell_word(str(folder))}")
         return
+    terminal.say(header(record.spec))
     places = _places(data_dir)
     from clbench.cli.live import watched
     from clbench.cli.outcome import outcome
@@ -163,18 +177,24 @@ def list_names(
     settings: Annotated[
         list[str] | None, Option("--set", metavar="KEY=VALUE", help="Its options: backbone.image_size=96.")
     ] = None,
+    csv: Annotated[
+        Path | None, Option(metavar="FILE", help="Of petl, measured: write it there, too.")
+    ] = None,
 ) -> None:
     """List streams, strategies, backbones, petl, metrics, or all."""
-    if backbone is None and not settings:
+    if backbone is None and not settings and csv is None:
         from clbench.cli.listing import listing
 
         _print(listing(kind))
         return
     if kind != "petl":
-        raise UsageError("--backbone and --set go with: clbench list petl")
-    from clbench.cli.zoo import measured
+        raise UsageError("--backbone, --set and --csv go with: clbench list petl")
+    from clbench.cli.early import check_backbone
 
-    _print(measured(backbone or "vit-micro", settings or []))
+    check_backbone(backbone or "vit-micro", {})
+    from clbench.cli.zoo import print_measured
+
+    print_measured(backbone or "vit-micro", settings or [], terminal.console(), csv)
 
 
 @app.command()
@@ -192,12 +212,24 @@ def report(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...")],
     out: Folder = None,
     html: Annotated[Path | None, Option(metavar="FILE", help="Write one page for a browser instead.")] = None,
+    label: Annotated[
+        list[str] | None, Option("--label", metavar="ID=NAME", help="Call a group NAME; repeatable.")
+    ] = None,
+    metrics: Annotated[
+        str | None, Option(metavar="NAME[,NAME...]", help="What tables show of what was learnt.")
+    ] = None,
+    figures: Annotated[str, Option(metavar="KIND[,KIND...]", help="png, pdf or svg.")] = "png",
+    by_task: Annotated[bool, Option("--by-task", help="Show the forgetting of each task, too.")] = False,
     recompute: Annotated[bool, Option("--recompute", help="Compute metrics anew from predictions.")] = False,
 ) -> None:
-    """Compare runs: a table, CSV, LaTeX, figures, a page."""
-    from clbench.cli.outcome import comparison
+    """Compare runs: a table, CSV, LaTeX, figures, a page.
 
-    _print(comparison(folders, out, html, recompute=recompute))
+    ID is a group's label, or the beginning of a run's id or folder name.
+    """
+    from clbench.cli.outcome import comparison, wishes
+
+    chosen = wishes(label or [], metrics, figures, by_task=by_task, recompute=recompute)
+    _print(comparison(folders, out, html, chosen))
 
 
 @app.command()
@@ -246,6 +278,10 @@ def doctor(data_dir: DataDir = None) -> None:
         raise typer.Exit(1)
 
 
+def _command(words: Sequence[str]) -> str:
+    return " ".join(map(shell_word, ["clbench", *words]))
+
+
 def _places(data_dir: Path | None) -> Places:
     from clbench.data.tasks import DataNotFoundError, Places
 
@@ -255,9 +291,7 @@ def _places(data_dir: Path | None) -> Places:
 
 
 def _print(what: RenderableType) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(what, crop=False)
+    terminal.console().print(what, crop=False, soft_wrap=isinstance(what, str), markup=False)
 
 
 def _tick() -> str:
@@ -268,5 +302,6 @@ def _tick() -> str:
 
 
 def _failed(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    short = re.sub(LONG_WORD, lambda word: f"{word[0][:200]}...{word[0][-50:]}", message)
+    terminal.say(f"error: {short}")
     return 2

@@ -3,33 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from clbench import devices, strategies
+from clbench import backbones, devices, petl, strategies, streams
+from clbench.cli.early import Named, check
 from clbench.options import SpecError
-from clbench.records.spec import SECTIONS, RunSpec, read_toml, resolve
+from clbench.records.spec import SECTIONS, RunSpec, contradiction, read_toml, resolve
 from clbench.registry import did_you_mean
 
 Sections = Mapping[str, Mapping[str, Any]]
+LONGEST_SEED = 18  # digits: what TOML keeps whole
+SEVERAL = {  # options that may name several components, and the names that begin a new one after a comma
+    "stream": streams.names,
+    "strategy": strategies.combinations,
+    "backbone": backbones.names,
+    "petl": petl.names,
+}
 
 
-def specs(
-    *, config: Path | None, options: Mapping[str, str | None], settings: Sequence[str], device: str = "auto"
-) -> list[RunSpec]:
-    """Return one complete spec a seed; ``options`` are by name as on the command line, None where not given.
+@dataclass(frozen=True)
+class Typed:
+    """One run as it was typed: what differs from the defaults, and what it is called."""
 
-    ``device`` is the one to take where nothing names another.
+    sections: Sections
+    named: Named
+
+    def spec(self) -> RunSpec:
+        """Return the complete spec; this imports what the names stand for."""
+        run = dict(self.sections["run"])
+        run["device"] = devices.choose(str(run["device"]))
+        return resolve({**self.sections, "run": run})
+
+
+def typed(*, config: Path | None, options: Mapping[str, str | None], settings: Sequence[str]) -> list[Typed]:
+    """Return what each run is to be: one for each stream, backbone, strategy, module and seed that is named.
+
+    ``options`` are by name as on the command line, None where not given. Nothing heavy is imported; UserError
+    for whatever can be told to be wrong without that.
     """
-    layers = [_config(config), _sections(options), parse_settings(settings)]
-    merged: dict[str, dict[str, Any]] = {"run": {"device": device, "seed": "0"}}
-    for layer in map(_with_module, layers):
+    lists = [_names(kind, options.get(kind)) for kind in SEVERAL]
+    runs = []
+    for chosen in product(*lists):
+        try:
+            sections = _merged(config, {**options, **dict(zip(SEVERAL, chosen, strict=True))}, settings)
+            for seed in _seeds(str(sections["run"]["seed"])):
+                of_seed = {**sections, "run": {**sections["run"], "seed": seed}}
+                runs.append(Typed(of_seed, check(of_seed)))
+        except SpecError as error:
+            several = [name for name, names in zip(chosen, lists, strict=True) if len(names) > 1]
+            raise SpecError(f"{' '.join(map(str, several))}: {error}" if several else str(error)) from error
+    return runs
+
+
+def specs(runs: Sequence[Typed]) -> list[RunSpec]:
+    """Return the complete spec of each run; SpecError where two are the same run."""
+    found: dict[str, Typed] = {}
+    complete = []
+    for run in runs:
+        spec = run.spec()
+        if spec.id in found:
+            raise SpecError(f"{found[spec.id].named} and {run.named} are the same run; name it once")
+        found[spec.id] = run
+        complete.append(spec)
+    return complete
+
+
+def _merged(
+    config: Path | None, options: Mapping[str, str | None], settings: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    merged: dict[str, dict[str, Any]] = {"run": {"device": "auto", "seed": "0"}}
+    for layer in map(_with_module, [_config(config), _sections(options), parse_settings(settings)]):
         for section, table in layer.items():
             merged.setdefault(section, {}).update(table)
-    run = merged.pop("run")
-    run["device"] = devices.choose(str(run["device"]))
-    seeds = _seeds(str(run["seed"]))
-    return [resolve({**merged, "run": {**run, "seed": seed}}) for seed in seeds]
+    return merged
+
+
+def _names(kind: str, text: str | None) -> list[str | None]:
+    """Split names at commas; one that follows a path and begins no name belongs to the path."""
+    if text is None:
+        return [None]
+    known = set(SEVERAL[kind]())
+    found: list[str | None] = []
+    for piece in text.split(","):
+        head = piece.strip().partition(":")[0]
+        is_new = head in known or head.endswith(".py")
+        if found and not is_new and (":" in str(found[-1]) or "/" in str(found[-1])):
+            found[-1] = f"{found[-1]},{piece}"
+        else:
+            found.append(piece.strip())
+    if len(set(found)) < len(found):
+        raise SpecError(f"--{kind} {text!r}: a name stands there twice")
+    if "" in found and len(found) > 1:
+        raise SpecError(f"--{kind} {text!r}: there is no name between two commas")
+    return found
 
 
 def _config(file: Path | None) -> Sections:
@@ -86,15 +155,13 @@ def _sections(options: Mapping[str, str | None]) -> Sections:
 
 def _with_module(layer: Sections) -> Sections:
     """Split ``lae-lora`` into strategy and module, so that each can be replaced by a later layer."""
-    typed = layer.get("strategy", {}).get("name")
-    if typed is None:
-        return layer
-    strategy, module = strategies.split(str(typed))
+    typed = str(layer.get("strategy", {}).get("name", ""))
+    strategy, module = strategies.split(typed)
     if module is None:
         return layer
     chosen = layer.get("petl", {})
     if chosen.get("name", module) != module:
-        raise SpecError(f"--strategy {typed} and --petl {chosen['name']} contradict each other; drop one")
+        raise contradiction(typed, str(chosen["name"]))
     return {
         **layer,
         "strategy": {**layer["strategy"], "name": strategy},
@@ -105,8 +172,10 @@ def _with_module(layer: Sections) -> Sections:
 def _seeds(text: str) -> list[int]:
     """Read ``0`` or ``0,1,2``."""
     numbers = [number.strip() for number in text.split(",")]
-    if not all(number.isdecimal() for number in numbers):
-        raise SpecError(f"--seed {text!r}: write a number >= 0, or several: --seed 0,1,2")
+    if not all(number.isascii() and number.isdecimal() and len(number) <= LONGEST_SEED for number in numbers):
+        raise SpecError(
+            f"--seed {text!r}: write a number >= 0 of at most {LONGEST_SEED} digits, or several: --seed 0,1,2"
+        )
     seeds = [int(number) for number in numbers]
     if len(set(seeds)) < len(seeds):
         raise SpecError(f"--seed {text!r}: a seed is named twice")

@@ -15,6 +15,7 @@ from clbench import backbones, evaluate, petl, strategies, streams
 from clbench.cards import RegistryError
 from clbench.cli.listing import KINDS, REGISTRIES, SECTION_OF
 from clbench.cli.options import Option, options, value_in_words
+from clbench.evaluate.former_names import FORMER, current_name
 from clbench.records.recipes import AUTHORS, ORIGINS, place
 from clbench.registry import UnknownNameError, did_you_mean
 from clbench.runs.needs import NEEDS
@@ -58,6 +59,7 @@ def describe(name: str, kind: str | None = None) -> list[Description]:
 
     ``kind`` ("metric", "streams", ...) says among which names to look. UnknownNameError if it is nothing.
     """
+    name = current_name(name)
     if kind is not None:
         return _among(kind, name)
     base, module = strategies.split(name)
@@ -180,7 +182,9 @@ def _inside(name: str) -> tuple[tuple[str, str], ...]:
 
 def _metric(name: str) -> Description:
     metric = evaluate.find(name)
+    former = ", ".join(before for before, now in FORMER.items() if now == name)
     facts = (
+        *([("called before", former)] if former else []),
         ("formula", metric.formula),
         ("averaging", metric.averaging),
         ("unit", metric.unit or "a share, shown in percent"),

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from clbench.cli.terminal import console, say
 from clbench.records.progress import Progress
+from clbench.visible import shell_word, visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import Tensor
 
     from clbench.records.spec import RunSpec
@@ -28,26 +28,31 @@ SECONDS_BETWEEN_UPDATES = 0.2  # of the bars; each reads the loss, which waits f
 
 
 @contextmanager
-def watched(data_dir: Path | None) -> Iterator[Live]:
+def watched(data_dir: Path | None, *, is_one_of_many: bool = False) -> Iterator[Live]:
     """Show the run in the block on stderr; if it is stopped, say how to go on with it."""
-    live = Live(Console(stderr=True))
+    live = Live(console(stderr=True))
+
+    def told() -> str:
+        if is_one_of_many:
+            return "the same command goes on with what is left"
+        return f"go on with: {_resumption(live.folder, data_dir)}" if live.folder else "no run had begun"
+
     try:
         with live:
             yield live
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
-        told = f"go on with: {_resumption(live.folder, data_dir)}" if live.folder else "no run had begun"
-        print(f"stopped; {told}", file=sys.stderr)
+        say(f"stopped; {told()}")
         raise
     except OSError:
         if live.folder:
-            print(f"then go on with: {_resumption(live.folder, data_dir)}", file=sys.stderr)
+            say(f"then {told()}")
         raise
 
 
 def _resumption(folder: Path, data_dir: Path | None) -> str:
     words = ["clbench", "resume", str(folder), *(["--data-dir", str(data_dir)] if data_dir else [])]
-    return shlex.join(words)
+    return " ".join(map(shell_word, words))
 
 
 class Live(Progress):
@@ -82,10 +87,9 @@ class Live(Progress):
         self.bars.stop()
 
     def run_started(self, spec: RunSpec, folder: Path, num_tasks: int) -> None:
-        """Say what is run, and where its record lies."""
+        """Say where it runs, and where its record lies; what is run stands above."""
         self.folder, self.num_tasks = folder, num_tasks
-        names = [part.name for part in (spec.stream, spec.strategy, spec.backbone, spec.petl)]
-        self._say(f"{' · '.join(names)} · seed {spec.run.seed} · {spec.run.device} -> {folder}")
+        self._say(f"on {spec.run.device} -> {visible(str(folder))}")
 
     def noted(self, line: str) -> None:
         """Put it down, below the header."""
@@ -156,13 +160,17 @@ class Live(Progress):
         """Extrapolate to the end of the run, as if the tasks to come had as many steps as this one."""
         steps_here = self.num_done  # of this epoch, also those before the run was resumed
         steps_left = self.steps_left - steps_here + (self.num_tasks - self.task - 1) * self.steps_of_task
-        seconds = steps_left * (time.monotonic() - self.task_begun) / self.steps_before
-        minutes, seconds = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return duration(steps_left * (time.monotonic() - self.task_begun) / self.steps_before)
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Return ``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def accuracy_row(accuracies: list[float]) -> str:

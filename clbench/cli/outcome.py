@@ -10,15 +10,19 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clbench import report, strategies
-from clbench.options import option_types
+from clbench.evaluate.catalogue import find_all
+from clbench.evaluate.former_names import current_name
+from clbench.options import SpecError, option_types
 from clbench.records.record import Record
+from clbench.report.exports import picture_kinds
+from clbench.visible import shell_word
 
 OTHERS = ("naive", "lae-adapter")  # each is a comparison that tells something about any method
 
 
 def outcome(record: Record) -> RenderableType:
     """Return the tables of a run, where its record lies, and three commands with what each is for."""
-    folder = shlex.quote(str(record.path))
+    folder = shell_word(str(record.path))
     commands = {
         f"clbench report {folder}": "figures and tables as files; name more runs to compare them",
         another_run(record): "the same with another strategy",
@@ -28,18 +32,34 @@ def outcome(record: Record) -> RenderableType:
     return Group(report.run_tables(record), _lines([f"\nrecord: {record.path}", "next:", *next_steps]))
 
 
-def summary(records: Sequence[Record]) -> RenderableType:
-    """Return mean and std over the seeds; write them beside the records."""
-    table, _ = report.seed_summary(records)
-    return Group(table, _written(report.write_seed_summary(records)))
+def summary(records: Sequence[Record], out: Path) -> RenderableType:
+    """Return the runs side by side; write mean and std of each group, and all tables and figures."""
+    groups = report.group_runs(records)
+    folder = out / f"summary-{report.common_stem(groups)}"
+    compared = report.report([record.path for record in records], folder)
+    names = ", ".join(file.name for file in compared.files)
+    return Group(
+        compared, _written(report.write_seed_summary(records)), Text(f"written: {folder}/ with {names}")
+    )
 
 
 def comparison(
-    folders: list[Path], out: Path | None, html: Path | None = None, *, recompute: bool = False
+    folders: list[Path], out: Path | None, html: Path | None, wishes: report.Wishes
 ) -> RenderableType:
     """Return the runs in the folders side by side; write tables and figures, or a page."""
-    compared = report.report(folders, out, html, recompute=recompute)
+    compared = report.report(folders, out, html, wishes=wishes)
     return Group(compared, _written(compared.files))
+
+
+def wishes(
+    labels: Sequence[str], metrics: str | None, figures: str, *, by_task: bool, recompute: bool
+) -> report.Wishes:
+    """Return what was typed about a report, checked; UserError in one line for what does not exist."""
+    asked = find_all(",".join(map(current_name, (metrics or "").split(","))))
+    if metrics is not None and not asked:
+        raise SpecError("--metrics: name at least one (see: clbench list metrics)")
+    picture_kinds(figures)
+    return report.Wishes(tuple(labels), tuple(asked), figures, by_task, recompute)
 
 
 def another_run(record: Record) -> str:
@@ -58,7 +78,7 @@ def another_run(record: Record) -> str:
         section, _, name = value.partition("=")[0].partition(".")
         if option == "--set" and (section != "strategy" or name in allowed):
             kept += [option, value]
-    return shlex.join([*kept, "--strategy", other])
+    return " ".join(map(shell_word, [*kept, "--strategy", other]))
 
 
 def _typed(record: Record) -> list[str]:

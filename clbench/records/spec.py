@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from clbench.strategies import Strategy
 
 SECTIONS = ("stream", "strategy", "backbone", "petl", "run")
+DEFAULTS = {"stream": "split-digits", "strategy": "lae", "backbone": "vit-micro"}  # the embedded default run
 
 
 class Part(BaseModel):
@@ -114,12 +115,12 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     from clbench import strategies, streams
 
     tables = {kind: dict(sections.get(kind, {})) for kind in SECTIONS}
-    stream_name = str(tables["stream"].pop("name", "split-digits"))
-    strategy_name, module = strategies.split(str(tables["strategy"].pop("name", "lae")))
+    stream_name = str(tables["stream"].pop("name", DEFAULTS["stream"]))
+    strategy_name, module = strategies.split(str(tables["strategy"].pop("name", DEFAULTS["strategy"])))
     strategy = strategies.get(strategy_name)
     named = tables["petl"].pop("name", None)
     if module and named and module != named:
-        raise SpecError(f"--strategy {strategy_name}-{module} and --petl {named} contradict each other")
+        raise contradiction(f"{strategy_name}-{module}", str(named))
     stream_name, stream_options = streams.split(stream_name)
     stream = complete(streams.get(stream_name), "stream", {**stream_options, **tables["stream"]})
     backbone_name, backbone = _backbone(tables["backbone"])
@@ -138,7 +139,7 @@ def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
         ),
         backbone=Part(name=backbone_name, options=backbone),
         petl=Part(name=petl_name, options=_module(strategy, petl_name, tables)),
-        run=_run_options(tables["run"]),
+        run=run_options(tables["run"]),
     )
 
 
@@ -175,7 +176,7 @@ def _backbone(table: dict[str, Any]) -> tuple[str, dict[str, Value]]:
     """Return the name and all options of a backbone that there is."""
     from clbench import backbones
 
-    name = str(table.pop("name", "vit-micro"))
+    name = str(table.pop("name", DEFAULTS["backbone"]))
     preset: Mapping[str, Any] = {}
     if name in backbones.names():
         preset = backbones.registry.card(name).preset
@@ -209,7 +210,13 @@ def _single_pass(micro_batch: Value, chosen: Mapping[str, Any]) -> dict[str, Val
     return forced
 
 
-def _run_options(options: Mapping[str, Any]) -> RunOptions:
+def contradiction(strategy: str, module: str) -> SpecError:
+    """Return what is wrong where a strategy's name holds another module than the one that is named."""
+    return SpecError(f"--strategy {strategy} and --petl {module} contradict each other; drop one")
+
+
+def run_options(options: Mapping[str, Any]) -> RunOptions:
+    """Return the run's own options, validated; SpecError in one line if they do not fit."""
     allowed = RunOptions.model_fields
     for name in options:
         if name not in allowed:

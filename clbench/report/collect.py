@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from clbench.reading import RecordError
 from clbench.records import manifest
 from clbench.records.record import Record
 from clbench.report.columns import values_of
+from clbench.visible import shell_word
 
 DEPTHS = ("*", "*/*")  # below a folder that is no run itself
 SIGNS = ("spec.toml", manifest.NAME)  # of a run, whole or not
@@ -34,7 +34,7 @@ def collect(folders: Iterable[Path], *, with_results: bool = False) -> tuple[lis
         try:
             record = Record.open(path).remembering()
             if not record.is_finished and not (path / "metrics.json").exists():
-                notes.append(f"Unfinished, go on with: clbench resume {shlex.quote(str(path))}")
+                notes.append(f"Unfinished, go on with: clbench resume {shell_word(str(path))}")
                 continue
             _check(record, with_results=with_results)
             finished.append(record)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from clbench.evaluate.catalogue import Metric
+from clbench.evaluate.former_names import current_name
 from clbench.records.record import Record
-from clbench.report.units import percent, quantity, seconds
+from clbench.report.units import metric_value, percent, quantity, seconds
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Column:
 
 QUALITY = (
     Column("accuracy", "accuracy A_T", percent, "%", True),
-    Column("average-accuracy", "average accuracy", percent, "%", True),
+    Column("average-incremental-accuracy", "average incremental accuracy", percent, "%", True),
     Column("forgetting", "forgetting", percent, "%", False),
     Column("learning-accuracy", "learning accuracy", percent, "%", True),
     Column("accuracy-masked", "masked accuracy", percent, "%", True),
@@ -45,13 +47,14 @@ IF_KNOWN = (  # where any run of a comparison knows them
 )
 COST = (
     Column("parameters.trainable", "trainable parameters", quantity),
-    Column("stored_bytes.total", "stored", partial(quantity, unit="B")),
-    Column("packed_bytes.total", "packed", partial(quantity, unit="B")),
-    Column("flops.training", "training", partial(quantity, unit="FLOP")),
+    Column("stored_bytes.total", "stored bytes", partial(quantity, unit="B")),
+    Column("packed_bytes.total", "bit-packed bytes", partial(quantity, unit="B")),
+    Column("flops.training", "training operations", partial(quantity, unit="FLOP")),
     Column("memory.process.peak", "peak memory", partial(quantity, unit="B")),
-    Column("seconds", "time", seconds),
+    Column("seconds", "wall time", seconds),
 )
-CAPACITY = Column("capacity_bytes.total", "stored if full", partial(quantity, unit="B"))
+CAPACITY = Column("capacity_bytes.total", "stored bytes if full", partial(quantity, unit="B"))
+ABBREVIATIONS = {"auc", "bwt", "cka", "ece", "fwt", "nll"}  # in names of metrics
 TRAINING = (
     "train",
     "task",
@@ -70,9 +73,24 @@ def costs_shown(values: Iterable[Mapping[str, float]]) -> list[Column]:
     ]
 
 
+def quality_columns(metrics: Sequence[Metric]) -> tuple[Column, ...]:
+    """Return the columns of chosen metrics, in their order; the usual ones keep their titles."""
+    known = {column.key: column for column in (*QUALITY, *IF_KNOWN)}
+    return tuple(known.get(each.name) or _column(each) for each in metrics)
+
+
+def _column(metric: Metric) -> Column:
+    def show(mean: float, std: float) -> str:
+        return metric_value(metric.name, mean) if metric.unit else percent(mean, std)
+
+    unit = "" if metric.unit else "%"
+    words = [word.upper() if word in ABBREVIATIONS else word for word in metric.name.split("-")]
+    return Column(metric.name, " ".join(words), show, unit, metric.higher_is_better)
+
+
 def values_of(record: Record) -> dict[str, float]:
     """Return every metric and cost of a finished run by name, ``time.train.seconds`` say; NaN: not known."""
-    metrics = flat(record.read_json("metrics.json"))
+    metrics = metrics_of(record)
     account = record.read_json("costs.json")
     costs = flat(account)
     phases = [value for key, value in costs.items() if key.startswith("time.") and key.endswith(".seconds")]
@@ -85,6 +103,11 @@ def values_of(record: Record) -> dict[str, float]:
         **{name: sum(parts) if parts else math.nan for name, parts in derived.items()},
         "mean_stored_bytes": sum(by_task) / len(by_task) if by_task else math.nan,  # over the tasks
     }
+
+
+def metrics_of(record: Record) -> dict[str, float]:
+    """Return a finished run's metrics by the names that they have today; NaN: not known."""
+    return {current_name(name): value for name, value in flat(record.read_json("metrics.json")).items()}
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clbench.evaluate import METRICS, Results, compute
+from clbench.evaluate import Metric, Results, compute
+from clbench.evaluate.former_names import current_name
 from clbench.records.record import Record, safe_name, short_name
 from clbench.records.spec import RunSpec
 from clbench.report.columns import values_of
 from clbench.report.references import compared, joint_runs
+from clbench.visible import visible
 
 Matrix = NDArray[np.float64]
+MOST_OPTIONS = 3  # that stand in a label because they differ; of more, as few as tell its group apart
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Group:
     records: list[Record]
     joint: Mapping[int, Record] = field(default_factory=dict)  # by seed: joint training on the same stream
     recompute: bool = False  # whether metrics are computed anew from the predictions, not read
-    metrics: Sequence[str] = ()  # names of those that are computed where a record does not hold them
+    asked: tuple[Metric, ...] = ()  # metrics that are computed where a record does not hold them
 
     @property
     def spec(self) -> RunSpec:
@@ -56,8 +59,7 @@ class Group:
         if self.recompute:
             values = [{**old, **compute(new)} for old, new in zip(values, self.results, strict=True)]
         for own, record in zip(values, self.records, strict=True):
-            missing = [name for name in self.metrics if name not in own]
-            own |= computed(record, missing)
+            own |= computed(record, [each for each in self.asked if each.name not in own])
         joint = [self.joint.get(seed) for seed in self.seeds]
         return [
             {**own, **compared(record, other)}
@@ -105,7 +107,7 @@ class Group:
 
     def numbers(self, key: str) -> list[float]:
         """Return a metric or cost of each run; NaN: not known."""
-        return [values.get(key, math.nan) for values in self.values]
+        return [values.get(current_name(key), math.nan) for values in self.values]
 
     def statistic(self, key: str) -> tuple[float, float]:
         """Return mean and sample standard deviation; NaN if any run does not know, or std of one run."""
@@ -121,14 +123,14 @@ class Group:
         return [record.read_json("hashes.json") for record in self.records]
 
 
-def computed(record: Record, names: Sequence[str]) -> dict[str, float]:
-    """Return metrics of a run, by names, computed from its predictions; they are not read for no name."""
-    results = record.results() if names else None
-    return {name: METRICS[name](results) for name in names} if results else {}
+def computed(record: Record, metrics: Sequence[Metric]) -> dict[str, float]:
+    """Return metrics of a run, computed from its predictions; they are not read for none."""
+    results = record.results() if metrics else None
+    return {each.name: each(results) for each in metrics} if results else {}
 
 
 def group_runs(
-    records: Iterable[Record], *, recompute: bool = False, metrics: Sequence[str] = ()
+    records: Iterable[Record], *, recompute: bool = False, asked: Sequence[Metric] = ()
 ) -> list[Group]:
     """Gather the runs of each spec and version of clbench, whatever the seed.
 
@@ -145,8 +147,29 @@ def group_runs(
     groups = []
     for label, members in zip(labels, ordered, strict=True):
         joint = {record.spec.run.seed: found for record in members if (found := references(record))}
-        groups.append(Group(label, members, joint, recompute, metrics))
+        groups.append(Group(label, members, joint, recompute, tuple(asked)))
     return sorted(groups, key=lambda group: (group.spec.stream.name, group.label))
+
+
+def common_stem(groups: Sequence[Group]) -> str:
+    """Return a name for files about groups together, whatever their seeds, which no others share."""
+    if len(groups) == 1:
+        return groups[0].file_stem
+    streams = {safe_name(group.spec.stream.name) for group in groups}
+    stems = " ".join(sorted(group.file_stem for group in groups))
+    what = streams.pop() if len(streams) == 1 else f"{len(streams)}-streams"
+    return f"{what}_{len(groups)}-groups_{hashlib.sha256(stems.encode()).hexdigest()[:8]}"
+
+
+def setting(groups: Sequence[Group]) -> list[str]:
+    """Return what all groups share and their labels leave out: stream, backbone, strategy and module."""
+    specs = [group.spec for group in groups]
+    kinds = [
+        {safe_name(spec.stream.name) for spec in specs},
+        {safe_name(spec.backbone.name) for spec in specs},
+        {_base_label(spec, True, True) for spec in specs} if len(specs) > 1 else set(),
+    ]
+    return [names.pop() for names in kinds if len(names) == 1]
 
 
 def single(record: Record) -> Group:
@@ -160,26 +183,43 @@ def group_key(spec: RunSpec) -> str:
 
 
 def distinct_labels(specs: Sequence[RunSpec], versions: Sequence[str] = ()) -> list[str]:
-    """Name each spec by strategy and module, and by whatever else is needed to tell it from the others."""
+    """Name each spec by what tells it from the others: strategy and module, backbone, stream, options.
+
+    What all share is left out, the strategy and module, too, where every spec differs in options.
+    """
     versions = versions or [""] * len(specs)
     shared = [len({getattr(spec, kind).name for spec in specs}) == 1 for kind in ("stream", "backbone")]
     bases = [_base_label(spec, *shared) for spec in specs]
-    labels = []
-    for spec, base in zip(specs, bases, strict=True):
-        namesakes = [_flat(other) for other, its in zip(specs, bases, strict=True) if its == base]
-        own = _flat(spec)
-        different = [key for key in own if any(other.get(key) != own[key] for other in namesakes)]
-        labels.append(" ".join([base, *(f"{key.partition('.')[2]}={_short(own[key])}" for key in different)]))
+    told = [
+        _differences([spec for spec, own in zip(specs, bases, strict=True) if own == base], spec)
+        for spec, base in zip(specs, bases, strict=True)
+    ]
+    if len(set(bases)) == 1 and all(told):
+        bases = [""] * len(specs)
+    labels = [" ".join(filter(None, [base, *options])) for base, options in zip(bases, told, strict=True)]
     if len(set(versions)) > 1:
         several = {label for label in labels if labels.count(label) > 1}
         labels = [
-            f"{label} clbench={version}" if label in several else label
+            f"{label} clbench={visible(version)}" if label in several else label
             for label, version in zip(labels, versions, strict=True)
         ]
     return [
         label if labels.count(label) == 1 else f"{label} {group_key(spec)[:8]}"  # namesakes in two folders
         for label, spec in zip(labels, specs, strict=True)
     ]
+
+
+def _differences(namesakes: Sequence[RunSpec], spec: RunSpec) -> list[str]:
+    """Return the options in which a spec differs from its namesakes; of many, as few as tell them apart."""
+    flat = [_flat(each) for each in namesakes]
+    own = _flat(spec)
+    different = [key for key in own if any(other.get(key) != own[key] for other in flat)]
+    short: list[str] = []
+    if len(different) > MOST_OPTIONS:
+        for key in different:
+            left = [other for other in flat if all(other.get(each) == own[each] for each in short)]
+            short += [key] if any(other.get(key) != own[key] for other in left) else []
+    return [f"{key.partition('.')[2]}={_short(own[key])}" for key in short or different]
 
 
 def partition(groups: Sequence[Group], name: str) -> list[list[Group]]:

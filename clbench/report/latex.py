@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 
 from clbench.report.columns import COST, QUALITY, Column
-from clbench.report.groups import Group
+from clbench.report.groups import Group, setting
 from clbench.report.table import best_labels
+from clbench.visible import visible
 
 NUMBER = re.compile(r"(?P<mean>-?[\d.]+)(?: ± (?P<std>[\d.]+))?(?: (?P<unit>\S+))?")
 SPECIAL = {
@@ -24,15 +25,19 @@ SPECIAL = {
 HEADINGS = {"accuracy A_T": "accuracy $A_T$"}  # the one title with mathematics in it
 
 
-def latex_table(groups: Sequence[Group], notes: Sequence[str]) -> str:
+def latex_table(groups: Sequence[Group], notes: Sequence[str], quality: Sequence[Column] = QUALITY) -> str:
     """Return two ``table*``: what was learnt, and what it cost; a row a group, mean ± std over n seeds.
 
     The best of each ranked column is bold. The first caption ends in the notes.
     """
     spread = "Mean $\\pm$ standard deviation over $n$ seeds"
-    said = " ".join([f"What was learnt. {spread}.", *(f"{escape(note)}." for note in notes)])
-    learnt, cost = _table(groups, QUALITY, said), _table(groups, COST, f"What it cost. {spread}.")
-    return "\n".join(["% needs \\usepackage{booktabs}", *learnt, "", *cost]) + "\n"
+    where = escape(", ".join(setting(groups)))
+    learnt, cost = (
+        f"{what}{where and f' ({where})'}. {spread}." for what in ("What was learnt", "What it cost")
+    )
+    said = " ".join([learnt, *(f"{escape(note)}." for note in notes)])
+    tables = [*_table(groups, quality, said), "", *_table(groups, COST, cost)]
+    return "\n".join(["% needs \\usepackage{booktabs}", *tables]) + "\n"
 
 
 def _table(groups: Sequence[Group], columns: Sequence[Column], caption: str) -> list[str]:
@@ -60,7 +65,7 @@ def _table(groups: Sequence[Group], columns: Sequence[Column], caption: str) -> 
 
 def escape(text: str) -> str:
     """Return text that LaTeX prints as it is."""
-    return re.sub("[" + re.escape("".join(SPECIAL)) + "]", lambda found: SPECIAL[found[0]], text)
+    return re.sub("[" + re.escape("".join(SPECIAL)) + "]", lambda found: SPECIAL[found[0]], visible(text))
 
 
 def _heading(column: Column) -> str:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from clbench.report.columns import COST, QUALITY, Column
 from clbench.report.groups import Group
 from clbench.report.table import best_labels
+from clbench.visible import visible
 
-COLUMNS = (*QUALITY, *COST)
+SPECIAL = re.compile(
+    r"([\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))"
+)  # an underscore inside a word is none
 
 
-def markdown_table(groups: Sequence[Group], notes: Sequence[str]) -> str:
+def markdown_table(groups: Sequence[Group], notes: Sequence[str], quality: Sequence[Column] = QUALITY) -> str:
     """Return a row a group, mean ± std over n seeds, the best of each ranked column bold; then the notes."""
-    best = {column.key: best_labels(groups, column) for column in COLUMNS}
-    heading = ["run", "n", *(column.heading for column in COLUMNS)]
+    columns = (*quality, *COST)
+    best = {column.key: best_labels(groups, column) for column in columns}
+    heading = ["run", "n", *(column.heading for column in columns)]
     rows = [
         [
             group.label,
             str(len(group.records)),
-            *(_cell(group, column, best[column.key]) for column in COLUMNS),
+            *(_cell(group, column, best[column.key]) for column in columns),
         ]
         for group in groups
     ]
@@ -29,8 +34,8 @@ def markdown_table(groups: Sequence[Group], notes: Sequence[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return text that does not end a cell or begin a tag."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Return text that does not end a cell, begin a tag, or look other than it is written."""
+    return SPECIAL.sub(r"\\\1", visible(text)).replace("<", "&lt;")
 
 
 def _cell(group: Group, column: Column, best: set[str]) -> str:

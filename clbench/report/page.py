@@ -15,14 +15,16 @@ from datetime import date
 from importlib.resources import files
 
 from clbench.records.record import safe_name
-from clbench.report.columns import QUALITY
+from clbench.report.columns import QUALITY, Column
 from clbench.report.comparing import PairedTest, interval, paired_tests
-from clbench.report.gallery import Shown, gallery
-from clbench.report.groups import Group, partition
+from clbench.report.forgetting import forgetting_cells, forgetting_headings
+from clbench.report.gallery import Album, Shown, gallery
+from clbench.report.groups import Group, partition, setting
 from clbench.report.page_table import definitions, headings, rows
 from clbench.report.provenance import Provenance, provenance
 from clbench.report.units import percent
 from clbench.version import __version__
+from clbench.visible import visible
 
 ACCURACY = QUALITY[0].key  # what groups are ordered and tested by
 NUM_FIRST = 10  # paired tests shown at once; the others unfold
@@ -36,7 +38,19 @@ class StreamPart:
     groups: list[Group]  # the most accurate first
     tests: list[PairedTest]  # the least probable by chance first
     pictures: list[Shown]
+    albums: list[Album]
     left_out: list[str]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of which forgetting is shown."""
+        return forgetting_headings(self.groups)
+
+    @property
+    def forgetting(self) -> list[tuple[str, list[str]]]:
+        """Each group's label, and forgetting of each of those tasks."""
+        cells = [(group.label, forgetting_cells(group)) for group in self.groups]
+        return [(label, [*own, *[""] * (len(self.tasks) - len(own))]) for label, own in cells]
 
 
 @dataclass(frozen=True)
@@ -49,16 +63,24 @@ class GroupPart:
 
 
 def page_html(
-    groups: Sequence[Group], notes: Sequence[str], warnings: Sequence[str], written: date | None = None
+    groups: Sequence[Group],
+    notes: Sequence[str],
+    warnings: Sequence[str],
+    written: date | None = None,
+    quality: Sequence[Column] = QUALITY,
 ) -> str:
-    """Return the page; ``written`` is the day in its footer (default: today)."""
+    """Return the page; ``written`` is the day in its footer (default: today), ``quality`` what is shown."""
     import jinja2
 
     apart = partition(groups, "stream")
     streams = [_stream_part(name, members) for name, members in zip(_names(apart), apart, strict=True)]
     style, script = _asset("page.css"), _asset("page.js")  # ours, and all that is not escaped
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
     )
     return environment.from_string(_asset("page.html.j2")).render(
         policy=_policy(style, script),
@@ -68,9 +90,9 @@ def page_html(
         summary=_summary(groups, streams),
         warnings=warnings,
         notes=notes,
-        headings=headings(streams),
-        rows=rows(streams),
-        definitions=definitions(streams),
+        headings=headings(streams, quality),
+        rows=rows(streams, quality),
+        definitions=definitions(streams, quality),
         streams=streams,
         num_first=NUM_FIRST,
         percent=percent,
@@ -78,6 +100,11 @@ def page_html(
         version=__version__,
         date=(written or date.today()).isoformat(),
     )
+
+
+def _printable(value: object) -> object:
+    """Write what stands in a record's texts so that it shows; our own style and script are no such text."""
+    return visible(value) if type(value) is str else value
 
 
 def _asset(name: str) -> str:
@@ -127,10 +154,13 @@ def _summary(groups: Sequence[Group], streams: Sequence[StreamPart]) -> list[str
     backbones = sorted({safe_name(group.spec.backbone.name) for group in groups})
     counts = [(num_runs, "run"), (len(groups), "group"), (len(seeds), "seed"), (len(streams), "stream")]
     counted = ", ".join(_count(number, noun) for number, noun in counts)
-    lines = [f"{counted}; {', '.join(backbones)}. The runs of a group differ in the seed alone."]
+    shared = setting(groups)[2:] if len(streams) == len(backbones) == 1 else []
+    lines = [f"{counted}; {', '.join([*backbones, *shared])}. The runs of a group differ in the seed alone."]
     for part in streams:
         known = [group for group in part.groups if not math.isnan(group.statistic(ACCURACY)[0])]
-        followed = [group for group in known if not math.isnan(group.statistic("average-accuracy")[0])]
+        followed = [
+            group for group in known if not math.isnan(group.statistic("average-incremental-accuracy")[0])
+        ]
         if known:
             lines.append(f"Most accurate after the last task of {part.name}: {_named(known[0])}.")
         if followed and followed[0] is not known[0]:

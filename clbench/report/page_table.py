@@ -13,6 +13,7 @@ from clbench.report.groups import Group
 from clbench.report.table import best_labels
 from clbench.report.units import UNKNOWN
 
+ACCURACY = QUALITY[0]
 RANK = Column(
     "rank", "mean rank", lambda mean, std: UNKNOWN if math.isnan(mean) else f"{mean:.1f}", "", False
 )
@@ -59,29 +60,32 @@ class Row(NamedTuple):
     cells: list[Cell]
 
 
-def columns(streams: Sequence[StreamGroups]) -> list[Column]:
-    """Return what is shown: what every run knows, and what some do."""
+def columns(streams: Sequence[StreamGroups], quality: Sequence[Column] = QUALITY) -> list[Column]:
+    """Return what is shown: what every run knows, and what some do; or the chosen ``quality``."""
     groups = [group for part in streams for group in part.groups]
     known = [column for column in IF_KNOWN if any(_is_known(group, column.key) for group in groups)]
-    return [*QUALITY, *known, RANK, *costs_shown(values for group in groups for values in group.values)]
+    if quality is not QUALITY:
+        known = []
+    costs = costs_shown(values for group in groups for values in group.values)
+    return [*quality, *known, RANK, *costs]
 
 
-def headings(streams: Sequence[StreamGroups]) -> list[Heading]:
+def headings(streams: Sequence[StreamGroups], quality: Sequence[Column] = QUALITY) -> list[Heading]:
     """Return the headings; rows of one stream come sorted by the first number, the accuracy."""
     words = {True: "higher", False: "lower", None: ""}
-    order = {QUALITY[0].key: "descending"} if len(streams) == 1 else {}
+    order = {ACCURACY.key: "descending"} if len(streams) == 1 else {}
     named = [
         Heading(column.heading, words[column.higher_is_better], order.get(column.key, ""))
-        for column in columns(streams)
+        for column in columns(streams, quality)
     ]
     return [Heading("run"), Heading("n"), *named]
 
 
-def rows(streams: Sequence[StreamGroups]) -> list[Row]:
+def rows(streams: Sequence[StreamGroups], quality: Sequence[Column] = QUALITY) -> list[Row]:
     """Return a row a group, stream after stream."""
-    found, shown = [], columns(streams)
+    found, shown = [], columns(streams, quality)
     for part in streams:
-        ranks = mean_ranks(part.groups, QUALITY[0].key)
+        ranks = mean_ranks(part.groups, ACCURACY.key)
         best = {column.key: best_labels(part.groups, column) for column in shown}
         for group in part.groups:
             cells = [Cell(str(len(group.records)), str(len(group.records)))]
@@ -95,13 +99,16 @@ def rows(streams: Sequence[StreamGroups]) -> list[Row]:
     return found
 
 
-def definitions(streams: Sequence[StreamGroups]) -> list[tuple[str, str]]:
+def definitions(
+    streams: Sequence[StreamGroups], quality: Sequence[Column] = QUALITY
+) -> list[tuple[str, str]]:
     """Return each column's title and what it says."""
     meaning = dict(MEANING)
-    for column in (*QUALITY, *IF_KNOWN):
+    shown = columns(streams, quality)
+    for column in (each for each in shown if each.key in METRICS):
         about = METRICS[column.key]
         meaning[column.key] = f"{about.summary}. {about.formula}; {about.averaging}."
-    return [(column.title, meaning[column.key]) for column in columns(streams)]
+    return [(column.title, meaning[column.key]) for column in shown]
 
 
 def _is_known(group: Group, key: str) -> bool:

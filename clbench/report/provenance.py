@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from clbench.reading import RecordError
 from clbench.records.record import Record
+from clbench.visible import shell_word
 
 HASHES = {
     "stream": "data and class order",
@@ -41,7 +41,7 @@ def provenance(record: Record) -> Provenance:
 
 def _command(record: Record) -> str:
     """Return what was typed, or for a run that Python code started, what would repeat it."""
-    return record.command or shlex.join(["clbench", "run", "--config", str(record.path / "spec.toml")])
+    return record.command or f"clbench run --config {shell_word(str(record.path / 'spec.toml'))}"
 
 
 def _facts(environment: dict[str, Any]) -> dict[str, str]:

@@ -16,11 +16,11 @@ from clbench.evaluate import METRICS
 from clbench.evaluate.means import mean
 from clbench.evaluate.results import is_tested
 from clbench.records.record import Record
-from clbench.report.columns import CAPACITY, costs_shown, values_of
+from clbench.report.columns import CAPACITY, costs_shown, metrics_of, values_of
 from clbench.report.units import UNKNOWN, matrix_cell, metric_value, quantity, seconds
 
 MAIN = (
-    *("accuracy", "accuracy-micro", "average-accuracy", "forgetting", "bwt", "learning-accuracy"),
+    *("accuracy", "accuracy-micro", "average-incremental-accuracy", "forgetting", "bwt", "learning-accuracy"),
     *("accuracy-masked", "task-inference", "accuracy-cumulative", "old-as-new", "ece", "nll"),
 )
 MAIN_IF_KNOWN = (
@@ -38,9 +38,7 @@ def run_tables(record: Record) -> RenderableType:
     accuracy = np.array(record.read_json("matrix.json")["accuracy"], dtype=np.float64)
     matrix = _matrix(accuracy) if len(accuracy) <= WIDEST_MATRIX else _compact_matrix(accuracy)
     values = values_of(record)
-    metrics = _pairs(
-        "metric", "%", _metrics({name: values[name] for name in record.read_json("metrics.json")})
-    )
+    metrics = _pairs("metric", "%", _metrics(metrics_of(record)))
     costs = _pairs("cost", "", _costs(values))
     below = Table.grid(padding=(0, 4))
     below.add_row(metrics, costs)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.evaluate import METRICS, find
+from clbench.evaluate.former_names import current_name
 from clbench.records.record import Record
 from clbench.report.collect import collect
 from clbench.report.comparing import interval, mean_ranks, paired_tests, pareto_front
@@ -34,8 +35,7 @@ def load_runs(*folders: str | Path, recompute: bool = False, metrics: Sequence[s
     not stands in ``warnings``.
     """
     records, notes = collect([Path(folder) for folder in folders], with_results=recompute)
-    wanted = [find(name).name for name in metrics]
-    return Runs(group_runs(records, recompute=recompute, metrics=wanted), notes)
+    return Runs(group_runs(records, recompute=recompute, asked=[find(name) for name in metrics]), notes)
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ class Runs:
         """Return each group's mean rank in a metric over the seeds, 1 the best, in order."""
         import pandas as pd
 
+        name = current_name(name)
         is_cost = name not in METRICS or not METRICS[name].higher_is_better
         ranks = mean_ranks(self.groups, name, higher_is_better=not is_cost)
         return pd.Series(ranks, name=f"rank in {name}", dtype="float64").sort_values()

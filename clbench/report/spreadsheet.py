@@ -8,16 +8,20 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-from clbench.report.columns import COST, QUALITY
+from clbench.report.columns import COST, QUALITY, Column
 from clbench.report.comparing import PairedTest, interval, mean_ranks, paired_tests, pareto_front
+from clbench.report.forgetting import TaskForgetting, task_forgetting
 from clbench.report.groups import Group, partition
+from clbench.visible import visible
+
+FORMULA = ("=", "+", "-", "@")  # what a cell begins with that a spreadsheet computes
 
 
 def runs_csv(groups: Sequence[Group]) -> str:
     """Return a table with one row a run: what was run, and every metric and cost; empty: not known."""
     header, rows = _runs(groups)
     numbers = [[_number(cell) if isinstance(cell, float) else cell for cell in row] for row in rows]
-    return _csv(header, numbers)
+    return csv_text(header, numbers)
 
 
 def runs_parquet(groups: Sequence[Group]) -> bytes:
@@ -42,17 +46,17 @@ def tests_csv(groups: Sequence[Group]) -> str:
     rows = [
         [_number(cell) if isinstance(cell, float) else cell for cell in vars(test).values()] for test in tests
     ]
-    return _csv([field.name for field in fields(PairedTest)], rows)
+    return csv_text([field.name for field in fields(PairedTest)], rows)
 
 
-def ranks_csv(groups: Sequence[Group]) -> str:
+def ranks_csv(groups: Sequence[Group], quality: Sequence[Column] = QUALITY) -> str:
     """Return each group's mean rank among those of its stream in what the tables show, 1 the best."""
+    columns = (*quality, *COST)  # of a cost, less is better
     ranks = [
-        mean_ranks(groups, column.key, higher_is_better=bool(column.higher_is_better))
-        for column in (*QUALITY, *COST)  # of a cost, less is better
+        mean_ranks(groups, column.key, higher_is_better=bool(column.higher_is_better)) for column in columns
     ]
     rows = [[*_identity(group), *(_number(rank[group.label]) for rank in ranks)] for group in groups]
-    return _csv([*IDENTITY, *(column.key for column in (*QUALITY, *COST))], rows)
+    return csv_text([*IDENTITY, *(column.key for column in columns)], rows)
 
 
 def fronts_csv(groups: Sequence[Group]) -> str:
@@ -64,7 +68,17 @@ def fronts_csv(groups: Sequence[Group]) -> str:
             for group in rivals:
                 numbers = (group.statistic(key)[0] for key in (column.key, QUALITY[0].key))
                 rows.append([*_identity(group), column.key, *map(_number, numbers), group.label in front])
-    return _csv([*IDENTITY, "name", "cost", QUALITY[0].key, "on_front"], rows)
+    return csv_text([*IDENTITY, "name", "cost", QUALITY[0].key, "on_front"], rows)
+
+
+def forgetting_csv(groups: Sequence[Group]) -> str:
+    """Return a table with one row a group and task: accuracies, and how much of the best was lost."""
+    rows = [
+        [*_identity(group), each.task + 1, *map(_number, list(vars(each).values())[1:]), len(group.records)]
+        for group in groups
+        for each in task_forgetting(group)
+    ]
+    return csv_text([*IDENTITY, *(field.name for field in fields(TaskForgetting)), "n"], rows)
 
 
 def _runs(groups: Sequence[Group]) -> tuple[list[str], list[list[object]]]:
@@ -90,7 +104,7 @@ def summary_csv(groups: Sequence[Group]) -> str:
             found = interval(group.numbers(key))
             numbers = (found.mean, found.std, found.low, found.high)
             rows.append([*_identity(group), key, *map(_number, numbers), found.n])
-    return _csv([*IDENTITY, "name", "mean", "std", "low", "high", "n"], rows)
+    return csv_text([*IDENTITY, "name", "mean", "std", "low", "high", "n"], rows)
 
 
 IDENTITY = ("group", "stream", "strategy", "petl", "backbone")
@@ -108,9 +122,26 @@ def _number(value: float | None) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _csv(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return CSV that a spreadsheet computes nothing of, and whose texts do nothing in a terminal."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(_plain, header))
+    writer.writerows([_plain(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _plain(cell: object) -> object:
+    """Write a text that begins as a formula with an apostrophe before it, as spreadsheets take texts."""
+    if not isinstance(cell, str):
+        return cell
+    shown = visible(cell)
+    return f"'{shown}" if shown.startswith(FORMULA) and not _is_number(shown) else shown
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

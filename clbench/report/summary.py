@@ -25,9 +25,9 @@ def write_seed_summary(records: Sequence[Record]) -> list[Path]:
     """Write ``summary-....csv`` and ``.json`` beside the runs; return their paths."""
     files = []
     for group in group_runs(records):
-        stem = group.records[0].path.parent / f"summary-{group.file_stem}"
+        folder, stem = group.records[0].path.parent, f"summary-{group.file_stem}"
         for suffix, text in ((".csv", summary_csv([group])), (".json", to_json(_statistics(group)) + "\n")):
-            files.append(stem.with_name(stem.name + suffix))
+            files.append(folder / (stem + suffix))
             write_text(files[-1], text)
     return files
 

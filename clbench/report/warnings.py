@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from clbench.report.groups import Group, partition
+from clbench.visible import visible
 
 SAME = {"stream": "stream, split or class order", "weights": "weights of the backbone"}
 
@@ -45,7 +46,7 @@ def _differences(groups: Sequence[Group]) -> Iterator[str]:
             yield f"Not the same {noun}: {_sides(classes)}"
     by_version: dict[str, list[Group]] = {}
     for group in groups:
-        by_version.setdefault(group.records[0].version, []).append(group)
+        by_version.setdefault(visible(group.records[0].version), []).append(group)
     if len(by_version) > 1:
         named = [f"{version}: {_names(members)}" for version, members in sorted(by_version.items())]
         yield f"Not the same version of clbench: {' | '.join(named)}"

@@ -66,13 +66,22 @@ class Parts:
 
     def hashes(self) -> dict[str, str]:
         """Return what must be equal for two runs to be the same, or to be compared."""
-        files = source_files(Path(inspect.getfile(type(self.strategy))))
-        source = b"".join(file.read_bytes() for file in files)
         return {
             "stream": self.stream.digest,
             "weights": self.backbone.weights_digest,
-            "strategy_source": hashlib.sha256(source).hexdigest(),
+            "strategy_source": source_digest(type(self.strategy)),
         }
+
+
+def source_digest(strategy: type[Strategy]) -> str:
+    """Return the SHA-256 of the files that a strategy is read from."""
+    files = source_files(Path(inspect.getfile(strategy)))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def is_same_source(digest: str, strategy: type[Strategy]) -> bool:
+    """Tell whether a record with this hash was made by the strategy as it is, or as good as is."""
+    return digest == source_digest(strategy) or is_former(digest, strategy.__module__)
 
 
 def prepare(spec: RunSpec, places: Places) -> Parts:

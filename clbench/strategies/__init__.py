@@ -176,13 +176,19 @@ def combinations() -> list[str]:
     return sorted([*names(), *(f"{name}-{module}" for name in names() for module in petl.names())])
 
 
-def get(name: str) -> type[Strategy]:
-    """Return the class behind a strategy's name, with or without ``-<petl>``."""
+def check(name: str) -> None:
+    """Raise what ``get`` would, as far as that can be told without running a line of the strategy."""
     strategy, module = split(name)
     if module is None and not is_address(name) and name not in registry.names():
         near = did_you_mean(name, combinations())
         raise UnknownNameError(f"no strategy named {name!r}{near} (see: clbench list strategies)")
-    return registry.get(strategy)
+    registry.check(strategy)
+
+
+def get(name: str) -> type[Strategy]:
+    """Return the class behind a strategy's name, with or without ``-<petl>``."""
+    check(name)
+    return registry.get(split(name)[0])
 
 
 __all__ = ["Strategy", "Task", "combinations", "get", "names", "register", "split"]

@@ -41,12 +41,23 @@ COMMANDS = {
         "--set",
         "--logger",
         "--exact",
+        "--jobs",
+        "--again",
         "--dry-run",
     ],
     "resume": ["RUN", "--data-dir", "--logger"],
-    "list": ["[KIND]", "--backbone", "--set"],
+    "list": ["[KIND]", "--backbone", "--set", "--csv"],
     "show": ["[KIND] NAME"],
-    "report": ["RUN...", "--out", "--html", "--recompute"],
+    "report": [
+        "RUN...",
+        "--out",
+        "--html",
+        "--label",
+        "--metrics",
+        "--figures",
+        "--by-task",
+        "--recompute",
+    ],
     "check": ["FILE.py:NAME", "--kind", "--set", "--data-dir"],
     "new": ["strategy|stream|petl|metric", "NAME"],
     "doctor": ["--data-dir"],
@@ -170,8 +181,10 @@ def test_two_seeds_make_two_records_a_summary_and_a_report(
         assert f"record: runs/{record.name}\n" in printed
         assert (record / "command.txt").read_text() == "clbench " + " ".join(words) + "\n"
     assert "±" in printed
-    assert len(re.findall(r"written: runs/summary-\S+", printed)) == 2
+    assert len(re.findall(r"written: runs/summary-\S+\.(?:csv|json)\n", printed)) == 2
+    assert re.search(r"written: runs/summary-\S+/ with runs.csv", printed)
     assert told.count("task  2/2  average") == 2
+    assert told.startswith("2 runs · split-digits · naive-adapter · vit-micro · seeds 0, 1\n")
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", told + printed)
     suggested = re.findall(r"^  (clbench .*)$", printed, re.MULTILINE)
     assert suggested[2] == "clbench show naive"
@@ -223,6 +236,34 @@ def test_what_is_asked_for_first_imports_nothing_heavy(words: list[str]) -> None
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout
     assert not HEAVY & set(done.stderr.split())
+
+
+def test_the_first_words_of_a_run_and_what_is_wrong_with_it_come_before_anything_heavy() -> None:
+    code = f"""
+import sys
+from clbench.cli.app import main
+from clbench.cli import terminal
+def heavy():
+    return sorted({HEAVY} & set(sys.modules))
+for words in (
+    "--strategy lae-adaptor", "--backbone vit_tinny_patch16_224", "--petl lore", "--stream split-cifar",
+    "--strategy lae-adapter --petl lora", "--set strategy.ema_decoy=1", "--set strategy.epochs=many",
+    "--set stream.tusks=3", "--petl peft.lora --set petl.rank=0", "--set backbone.crop=2", "--seed one",
+    "--strategy er,none.py:ER", "--strategy avalanche.er-ace --set strategy.memory=1", "--set run.sede=1",
+):
+    print(words, main(["run", *words.split()]), heavy())
+say = terminal.say
+terminal.say = lambda line: sys.exit(say(f"{{line}} {{heavy()}}"))
+main(["run", "--strategy", "lae,er-lora", "--seed", "0,1"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 14
+    assert all(line.endswith(" 2 []") for line in lines), done.stdout
+    *told, header = done.stderr.splitlines()
+    assert len(told) == 14, told
+    assert all(line.startswith("error: ") for line in told)
+    assert header == "4 runs · split-digits · lae-adapter, er-lora · vit-micro · seeds 0, 1 []"
 
 
 def test_the_version_is_that_of_the_package(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

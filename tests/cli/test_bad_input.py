@@ -147,6 +147,38 @@ CASES = {
     "device that is none": Case(["run", "--device", "gpu"], ("'gpu'", "cpu")),
     "unknown precision": Case(["run", "--precision", "fp8"], ("run.precision", "'fp8'", "bf16")),
     "no data folder": Case(["run", "--data-dir", "nowhere"], ("nowhere", "no such folder")),
+    # several at once
+    "a strategy twice": Case(["run", "--strategy", "er,lae,er"], ("twice",)),
+    "the same run twice": Case(["run", "--strategy", "lae,lae-adapter"], ("same run",)),
+    "nothing between commas": Case(["run", "--strategy", "er,,lae"], ("no name between",)),
+    "one of several unknown": Case(["run", "--strategy", "er,lea"], ("'lea'", "lae")),
+    "an option that one of several lacks": Case(
+        ["run", "--strategy", "er,lae", "--set", "strategy.ema_decay=0.9"], ("er:", "'ema_decay'")
+    ),
+    "no jobs": Case(["run", "--jobs", "0"], ("--jobs",)),
+    "unknown logger for several": Case(["run", "--seed", "0,1", "--logger", "comet"], ("'comet'",)),
+    # what no name or number holds
+    "NUL": Case(["run", "--out", "a\0b"], ("NUL",)),
+    "escape sequence in a name": Case(["run", "--stream", "folder:\x1b[2J"], (r"\x1b[2J", "not printable")),
+    "bytes that are no text": Case(["run", "--stream", "folder:\udce9"], (r"\udce9", "not printable")),
+    "control character in a config": Case(
+        ["run", "--config", "c.toml"],
+        (r"\x00", "not printable"),
+        text("c.toml", '[stream]\nname="npz:\\u0000"'),
+    ),
+    "control character in an unknown word": Case(["run", "--\x1b[31m"], (r"\x1b[31m",)),
+    "too long a name": Case(["run", "--stream", "folder:" + "x" * 5000], ("name",)),
+    "too long a folder": Case([*RUN, "--out", "x" * 300], ("x" * 300, "too long")),
+    "too long a seed": Case(["run", "--seed", "9" * 5000], ("18 digits",)),
+    "too long a number": Case([*MICRO, "strategy.epochs=" + "9" * 5000], ("strategy.epochs",)),
+    "report of a name too long": Case(["report", "x" * 300], ("x" * 300,)),
+    "resume of a name too long": Case(["resume", "x" * 300], ("x" * 300,)),
+    "show of a name too long": Case(["show", "x" * 300], ("x" * 300,)),
+    # a report's wishes
+    "unknown metric": Case(["report", "runs", "--metrics", "acuracy"], ("'acuracy'", "'accuracy'")),
+    "no metric": Case(["report", "runs", "--metrics", ","], ("--metrics",)),
+    "unknown kind of figure": Case(["report", "runs", "--figures", "psd"], ("'psd'", "pdf, svg")),
+    "csv of names": Case(["list", "streams", "--csv", "x.csv"], ("list petl",)),
     # --set
     "setting without value": Case([*MICRO, "strategy.epochs"], ("section.name=value",)),
     "setting without section": Case([*MICRO, "epochs=3"], ("section.name=value",)),
@@ -257,6 +289,7 @@ def test_one_line_says_what_is_wrong(name: str, here: Path, capfd: pytest.Captur
     lines = [line for line in told.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, told
     assert "Traceback" not in told
+    assert len(lines[0]) < 1500
     assert all(word in lines[0] for word in case.told), lines[0]
     assert before.items() <= files(here).items()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -137,3 +138,13 @@ def test_a_class_in_a_file_is_shown_with_its_own_options(tmp_path: Path, capsys:
 )
 def test_it_is_said_whether_scores_are_probabilities(name: str, words: str) -> None:
     assert any(str(note).startswith(words) for note in describe(name)[0].notes)
+
+
+@pytest.mark.parametrize("words", [["average-accuracy"], ["metric", "average-accuracy"]])
+def test_a_former_name_shows_what_it_is_called_now(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", *words]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("average-incremental-accuracy  (metric)")
+    assert re.search(r"called before +average-accuracy *\n", shown)

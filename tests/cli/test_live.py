@@ -47,7 +47,7 @@ def test_a_terminal_sees_where_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_file_gets_one_plain_line_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drawn(False, monkeypatch).splitlines() == [
-        "split-digits · lae · vit-micro · adapter · seed 0 · cpu -> runs/one",
+        "on cpu -> runs/one",
         "  not read in tree: 3 [links]",
         "task  1/2  average  50.0 %    50",
         "task  2/2  average  50.0 %    50   50",

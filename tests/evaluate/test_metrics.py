@@ -36,7 +36,7 @@ def results_of(rows, num_test=None, masked=None, confidence=(), correct=(), task
     ("rows", "name", "value"),
     [
         (GOLDEN, "accuracy", 0.5375),
-        (GOLDEN, "average-accuracy", 0.72604),
+        (GOLDEN, "average-incremental-accuracy", 0.72604),
         (GOLDEN, "forgetting", 0.48333),
         (GOLDEN, "bwt", -0.48333),
         (GOLDEN, "bwt-d", -0.39167),
@@ -56,14 +56,16 @@ def test_macro_weighs_tasks_and_micro_weighs_images():
     values = compute(results_of([[1.0], [0.5, 0.9]], num_test=[300, 100]))
     assert values["accuracy"] == pytest.approx(0.7)
     assert values["accuracy-micro"] == pytest.approx(0.6)  # (150 + 90) / 400
-    assert values["average-accuracy"] == pytest.approx(0.85)
-    assert values["average-accuracy-micro"] == pytest.approx(0.8)
+    assert values["average-incremental-accuracy"] == pytest.approx(0.85)
+    assert values["average-incremental-accuracy-micro"] == pytest.approx(0.8)
 
 
 def test_macro_equals_micro_for_equal_tasks():
     values = compute(results_of(GOLDEN))
     assert values["accuracy-micro"] == pytest.approx(values["accuracy"])
-    assert values["average-accuracy-micro"] == pytest.approx(values["average-accuracy"])
+    assert values["average-incremental-accuracy-micro"] == pytest.approx(
+        values["average-incremental-accuracy"]
+    )
 
 
 def test_reordering_unequal_tasks_keeps_both_averages():
@@ -90,21 +92,28 @@ def test_a_constant_matrix_forgets_exactly_nothing():
 
 def test_one_task_has_accuracy_and_no_forgetting():
     values = compute(results_of([[0.8]]))
-    assert values["accuracy"] == values["average-accuracy"] == values["learning-accuracy"] == 0.8
+    assert values["accuracy"] == values["average-incremental-accuracy"] == values["learning-accuracy"] == 0.8
     assert all(np.isnan(values[name]) for name in ("forgetting", "forgetting-masked", "bwt", "bwt-d"))
 
 
 def test_with_only_the_last_row_known_accuracy_is_known_and_forgetting_is_not():
     values = compute(results_of([[], [], [0.6, 0.7, 0.8]]))
     assert values["accuracy"] == pytest.approx(0.7)
-    unknown = ("forgetting", "bwt", "bwt-d", "average-accuracy", "learning-accuracy", "accuracy-d")
+    unknown = (
+        "forgetting",
+        "bwt",
+        "bwt-d",
+        "average-incremental-accuracy",
+        "learning-accuracy",
+        "accuracy-d",
+    )
     assert all(np.isnan(values[name]) for name in unknown)
 
 
 def test_without_the_last_row_the_end_is_unknown():
     values = compute(results_of([[0.9], [0.8, 0.7], []]))
     assert all(np.isnan(values[name]) for name in ("accuracy", "accuracy-micro", "forgetting", "bwt"))
-    assert np.isnan(values["average-accuracy"])
+    assert np.isnan(values["average-incremental-accuracy"])
     assert np.isnan(values["learning-accuracy"])
 
 
@@ -119,8 +128,8 @@ def test_a_task_without_test_images_is_left_out():
     values = compute(results_of(rows, num_test=[100, 0, 300]))
     assert values["accuracy"] == pytest.approx(0.7)
     assert values["accuracy-micro"] == pytest.approx((60 + 240) / 400)
-    assert values["average-accuracy"] == pytest.approx((0.9 + 0.7 + 0.7) / 3)
-    assert values["average-accuracy-micro"] == pytest.approx((0.9 + 0.7 + 0.75) / 3)
+    assert values["average-incremental-accuracy"] == pytest.approx((0.9 + 0.7 + 0.7) / 3)
+    assert values["average-incremental-accuracy-micro"] == pytest.approx((0.9 + 0.7 + 0.75) / 3)
     assert values["forgetting"] == pytest.approx(0.3)
     assert values["bwt"] == pytest.approx(-0.3)
     assert values["bwt-d"] == pytest.approx((-0.2 - 0.3) / 2)

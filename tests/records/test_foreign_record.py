@@ -12,7 +12,8 @@ import pytest
 from pyarrow import parquet
 
 from clbench import foreign
-from clbench.records.record import Record, RecordError
+from clbench.reading import RecordError
+from clbench.records.record import Record
 
 
 def test_json_that_is_nested_too_deep_is_one_line(tmp_path: Path, make_run: Callable[..., Record]) -> None:

@@ -245,6 +245,8 @@ def test_an_older_record_is_read_and_recomputed(checkout: Path) -> None:
     old = read.metrics.set_index("metric").value
     new = anew.metrics.set_index("metric").value
     assert set(old.index) < set(new.index)
+    assert "average-accuracy" not in old.index  # what its file calls average-incremental-accuracy
+    assert read.groups[0].numbers("average-accuracy") == [old["average-incremental-accuracy"]]
     np.testing.assert_allclose(new[old.index], old, rtol=1e-12, equal_nan=True)
     assert new["nll"] > 0  # its log has the share of the true class
     assert math.isnan(new["brier"])  # but not the sum of squares

@@ -213,8 +213,8 @@ def test_pictures_show_the_best_and_words_say_what_is_left_out(
     records = [write_run("lae", 0, number / 20, note=f"n{number:02}") for number in range(13)]
     text = text_of(page_of(records))
     assert [len(labels) for labels in drawn] == [12, 13]
-    assert drawn[0][0] == "lae-adapter note=n12"
-    assert "lae-adapter note=n00" not in drawn[0]
+    assert drawn[0][0] == "note=n12"
+    assert "note=n00" not in drawn[0]
     assert "the 12 most accurate of 13 groups" in text
     assert "Not drawn: accuracy: no picture of anything: nothing was kept." in text
 

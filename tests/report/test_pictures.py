@@ -427,7 +427,7 @@ def test_the_front_is_drawn_as_steps_to_the_right_edge(make: Callable[..., Group
     picture = pictures.pareto(groups)
     axes = picture.figure.axes[0]
     assert axes.get_xscale() == "log"
-    assert axes.get_xlabel() == "training (FLOP, logarithmic)"
+    assert axes.get_xlabel() == "training operations (FLOP, logarithmic)"
     right = axes.get_xlim()[1]
     steps = [list(zip(*each.get_data(), strict=True)) for each in axes.get_lines() if each.get_alpha()]
     assert steps == [
@@ -477,8 +477,8 @@ def test_names_of_points_cover_neither_names_nor_points(make: Callable[..., Grou
 @pytest.mark.parametrize(
     ("key", "unit", "title"),
     [
-        ("stored_bytes.total", "B", "stored"),
-        ("seconds", "s", "time"),
+        ("stored_bytes.total", "B", "stored bytes"),
+        ("seconds", "s", "wall time"),
         ("parameters.trainable", "", "trainable parameters"),
         ("flops.evaluate_per_image", "FLOP", "flops evaluate per image"),
         ("memory.accelerator.peak", "B", "memory accelerator peak"),

@@ -129,7 +129,7 @@ IN_A_TRIAL = {
     "logits declared as probabilities": (
         "return torch.softmax(self.head(inputs.features(self.backbone)), dim=1)",
         "return self.head(inputs.features(self.backbone))\n\n    gives_probabilities: ClassVar[bool] = True",
-        "gives_probabilities is True, but rows of scores sum to",
+        "rows of scores are below 0 or do not sum to 1",
     ),
     "backbone that is not frozen": (
         "# setup",

@@ -45,26 +45,26 @@ def accuracy_micro(results: Results) -> float:
 
 
 @metric(
-    "average-accuracy",
+    "average-incremental-accuracy",
     formula="1/T Σ_k A_k, A_k = 1/k Σ_{j≤k} R[k,j]",
     averaging="macro over tasks, then the mean over steps",
     reference=ICARL,
     unknown="some step was not evaluated on all tasks seen",
 )
-def average_accuracy(results: Results) -> float:
+def average_incremental_accuracy(results: Results) -> float:
     """Average the accuracy on the tasks seen so far over the steps."""
     steps = zip(results.accuracy, _seen(results), strict=True)
     return mean([mean(row, seen) for row, seen in steps])
 
 
 @metric(
-    "average-accuracy-micro",
+    "average-incremental-accuracy-micro",
     formula="1/T Σ_k (Σ_{j≤k} n_j R[k,j] / Σ_{j≤k} n_j)",
     averaging="micro over test images, then the mean over steps",
     reference=ICARL,
     unknown="some step was not evaluated on all tasks seen",
 )
-def average_accuracy_micro(results: Results) -> float:
+def average_incremental_accuracy_micro(results: Results) -> float:
     """Average the share of seen test images that are right over the steps."""
     steps = zip(results.accuracy, _seen(results), strict=True)
     return mean([_weighted_mean(row, results.num_test, seen) for row, seen in steps])

@@ -59,7 +59,8 @@ def look_metric(
 
 @look_metric(
     "anytime-accuracy",
-    formula="AAA = 1/S Σ_s mean_j A[s,j] over the tasks j seen at look s (elsewhere AAA is average-accuracy)",
+    formula="AAA = 1/S Σ_s mean_j A[s,j] over the tasks j seen at look s"
+    " (elsewhere AAA is average-incremental-accuracy)",
     averaging="macro over the tasks seen, then the mean over looks",
     reference="Caccia et al., ICLR 2022, arXiv 2104.05025, eq. 4",
 )

@@ -16,6 +16,7 @@ from clbench.files import write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+KINDS = ("png", "pdf", "svg")  # what a report writes
 DPI = 200  # of a file for a paper; a page on a screen makes do with 110
 
 
@@ -58,9 +59,17 @@ class Picture:
         if kind == "png":
             write_bytes(path, self.png())
             return
+        write_bytes(path, self._drawn_as(kind))
+
+    def _drawn_as(self, kind: str) -> bytes:
+        """Return the figure in another format, with fonts that a press takes and without a date."""
+        import matplotlib
+
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format=kind)
-        write_bytes(path, buffer.getvalue())
+        undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+        with matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "clbench"}):
+            self.figure.savefig(buffer, format=kind, metadata=undated)
+        return buffer.getvalue()
 
     def _repr_png_(self) -> bytes:
         """Show the figure in a notebook."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from clbench.records.record import safe_name
 from clbench.records.spec import RunSpec
-from clbench.report.groups import Group
+from clbench.report.groups import Group, setting
+from clbench.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +64,8 @@ def setting_name(groups: Sequence[Group]) -> str:
     """Name the streams and the backbones of the groups."""
     streams = dict.fromkeys(safe_name(group.spec.stream.name) for group in groups)
     backbones = dict.fromkeys(safe_name(group.spec.backbone.name) for group in groups)
-    return f"{', '.join(streams)} · {', '.join(backbones)}"
+    strategy = setting(groups)[2:]  # where all share it, and their labels leave it out
+    return " · ".join([", ".join(streams), ", ".join(backbones), *strategy])
 
 
 def seeds_name(group: Group) -> str:
@@ -86,7 +88,7 @@ def left_out(groups: Sequence[Group], num_shown: int) -> str:
 
 def shortened(name: str, most: int = LONGEST_NAME) -> str:
     """Return a name in at most so many letters, cut in its middle, as text that is no formula."""
-    start = most // 3
+    name, start = visible(name), most // 3
     short = name if len(name) <= most else f"{name[:start]}…{name[start + 1 - most :]}"
     return short.replace("$", r"\$")
 

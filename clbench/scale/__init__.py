@@ -1,0 +1,1 @@
+"""Run many runs: see which of them are there already, and do the others, several at a time."""
