@@ -111,7 +111,7 @@ def rename_to_new(folder: Path, path: Path) -> Path:
 
 def temporary_path(path: Path) -> Path:
     """Return a name beside a path that no other process writes to."""
-    return path.with_name(f".{path.name[:LONGEST_STEM]}.{_machine()}.{os.getpid()}.tmp")
+    return path.parent / f".{path.name[:LONGEST_STEM]}.{_machine()}.{os.getpid()}.tmp"
 
 
 def is_temporary(path: Path) -> bool:

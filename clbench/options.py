@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clbench.errors import UserError
-from clbench.mistakes import OURS, PluginError, own_classes
+from clbench.outside.mistakes import OURS, PluginError, own_classes
 from clbench.registry import did_you_mean
 
 Value = bool | int | float | str

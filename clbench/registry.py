@@ -26,7 +26,7 @@ from typing import Generic, TypeVar, cast
 
 from clbench.cards import Card, Literal, RegistryError, not_python, read_cards, source_files
 from clbench.errors import UserError
-from clbench.mistakes import mistake_at_import, shown
+from clbench.outside.mistakes import mistake_at_import, shown
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clbench.errors import UserError
-from clbench.finite import NotFiniteError, is_finite, refuse_any_not_finite, refuse_not_finite
+from clbench.outside.finite import NotFiniteError, is_finite, refuse_any_not_finite, refuse_not_finite
 
 FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn]
 
@@ -33,7 +33,7 @@ def test_numbers_whose_sum_overflows_are_finite_all_the_same() -> None:
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16])
 def test_arrays_are_looked_at_piece_by_piece(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clbench.finite.PIECE", 8)
+    monkeypatch.setattr("clbench.outside.finite.PIECE", 8)
     array = np.ones((5, 2, 2), kind)
     assert is_finite(array)
     array[4, 1, 0] = np.inf

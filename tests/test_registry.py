@@ -12,7 +12,7 @@ import pytest
 
 from clbench import backbones, petl, strategies, streams
 from clbench.cards import RegistryError, read_cards
-from clbench.mistakes import PluginError
+from clbench.outside.mistakes import PluginError
 from clbench.registry import Registry, UnknownNameError, did_you_mean
 
 PLUGIN = '''"""Learn nothing at all.

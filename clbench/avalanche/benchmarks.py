@@ -29,7 +29,7 @@ from clbench.data.decode import CHUNK, LARGEST_NATIVE, fit
 from clbench.data.downloads import TIMEOUT, patience
 from clbench.data.tasks import DataNotFoundError, Places, Source
 from clbench.errors import UserError
-from clbench.foreign import DAMAGE
+from clbench.outside.foreign import DAMAGE
 from clbench.registry import did_you_mean
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from clbench.errors import UserError
 from clbench.evaluate.catalogue import compute
 from clbench.evaluate.digest import NEVER, digest, shares_of
 from clbench.evaluate.results import SCORE_TYPES, Results
-from clbench.finite import NotFiniteError, described, is_finite
+from clbench.outside.finite import NotFiniteError, described, is_finite
 
 Columns = dict[str, NDArray[Any]]
 SHARES: dict[str, Callable[[Tensor], Tensor | None]] = {  # of the outputs (B, C) of a model

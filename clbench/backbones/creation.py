@@ -19,7 +19,7 @@ from clbench.backbones.hub import TimmArchitecture, expected_images
 from clbench.backbones.opening import CannotOpenError, opened, resize
 from clbench.backbones.sites import Site
 from clbench.backbones.weights import load_weights, weights_digest
-from clbench.finite import refuse_any_not_finite
+from clbench.outside.finite import refuse_any_not_finite
 from clbench.seeds import forked
 
 __all__ = ["convnext", "create_backbone", "mobilenet", "open_model", "resnet", "swin", "vit"]

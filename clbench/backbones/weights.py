@@ -20,8 +20,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from clbench.errors import UserError
-from clbench.finite import refuse_any_not_finite
-from clbench.foreign import DAMAGE, check_unpacked, npz_headers
+from clbench.outside.finite import refuse_any_not_finite
+from clbench.outside.foreign import DAMAGE, check_unpacked, npz_headers
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 CLASSIFIERS = ("head", "head_dist", "head.fc", "fc", "classifier", "linear")  # names in files; ours have none

@@ -16,8 +16,8 @@ import typer
 
 from clbench.cli import terminal
 from clbench.errors import UserError
+from clbench.outside.visible import shell_word
 from clbench.version import __version__
-from clbench.visible import shell_word
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -250,7 +250,7 @@ def check(
     from clbench.cli import checking
 
     def told(promise: str) -> None:
-        _print(Text.assemble((_tick(), "green"), " ", promise))
+        _print(Text.assemble((terminal.tick(), "green"), " ", promise))
 
     found = checking.check(address, kind, settings or [], places, told)
     _print(Text(f"{address} keeps the contract of a {found}"))
@@ -292,13 +292,6 @@ def _places(data_dir: Path | None) -> Places:
 
 def _print(what: RenderableType) -> None:
     terminal.console().print(what, crop=False, soft_wrap=isinstance(what, str), markup=False)
-
-
-def _tick() -> str:
-    """Return what stands before a promise that is kept, as far as the output can write it."""
-    mark = "\N{CHECK MARK}"
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    return mark if mark.encode(encoding, "ignore") else "ok"
 
 
 def _failed(message: str) -> int:

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from clbench.cli.live import duration
+from clbench.outside.visible import visible
 from clbench.report.units import percent
 from clbench.scale.course import Course, State
-from clbench.visible import visible
 
 WORDS: dict[State, tuple[str, str]] = {  # what is written of a state, and how it looks
     "running": ("running", "bold"),

@@ -148,8 +148,13 @@ def _type_of(module: _Module, node: ast.expr) -> Any:
         if node.value.id == "Literal":
             return Literal[tuple(map(_value, inside))]
         if node.value.id == "Annotated":
-            limits = Field(**{key.arg: _value(key.value) for key in _keywords(inside[1])})
-            return Annotated[_type_of(module, inside[0]), limits]
+            limits = [
+                each for each in inside[1:] if ast.unparse(each) != "LATER"
+            ]  # which allows what others do
+            if not limits:
+                return _type_of(module, inside[0])
+            field = Field(**{key.arg: _value(key.value) for key in _keywords(limits[0])})
+            return Annotated[_type_of(module, inside[0]), field]
     raise UnreadableError(ast.unparse(node))
 
 

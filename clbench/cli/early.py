@@ -15,9 +15,9 @@ from clbench.backbones.known import timm_names
 from clbench.cards import read_cards
 from clbench.cli.declared import declared_options
 from clbench.options import SpecError, build, validated
+from clbench.outside.visible import visible
 from clbench.records.spec import DEFAULTS, RunSpec, contradiction, run_options
 from clbench.registry import Registry, UnknownNameError, did_you_mean
-from clbench.visible import visible
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from clbench.cli.terminal import console, say
+from clbench.outside.visible import shell_word, visible
 from clbench.records.progress import Progress
-from clbench.visible import shell_word, visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,9 +13,9 @@ from clbench import report, strategies
 from clbench.evaluate.catalogue import find_all
 from clbench.evaluate.former_names import current_name
 from clbench.options import SpecError, option_types
+from clbench.outside.visible import shell_word
 from clbench.records.record import Record
 from clbench.report.exports import picture_kinds
-from clbench.visible import shell_word
 
 OTHERS = ("naive", "lae-adapter")  # each is a comparison that tells something about any method
 

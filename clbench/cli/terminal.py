@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from clbench.visible import visible
+from clbench.outside.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,3 +108,10 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
         for name, value in given.items()
         if name not in sizes or (value.isdecimal() and sizes[name] <= int(value[:6]) <= WIDEST)
     }
+
+
+def tick() -> str:
+    """Return what stands before a promise that is kept, as far as the output can write it."""
+    mark = "\N{CHECK MARK}"
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return mark if mark.encode(encoding, "ignore") else "ok"

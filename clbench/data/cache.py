@@ -30,8 +30,8 @@ from clbench.data.samples import Samples
 from clbench.data.tasks import Source
 from clbench.errors import UserError
 from clbench.files import WriteError, temporary_folder, write_text
-from clbench.foreign import DAMAGE
-from clbench.reading import RecordError, explained, read_json
+from clbench.outside.foreign import DAMAGE
+from clbench.outside.reading import RecordError, explained, read_json
 
 LAYOUT = 1  # changes when an entry is laid out in another way
 READ_BYTES = 1 << 22

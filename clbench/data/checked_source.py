@@ -6,7 +6,7 @@ import numpy as np
 
 from clbench.data.samples import Samples
 from clbench.data.tasks import Source
-from clbench.mistakes import PluginError
+from clbench.outside.mistakes import PluginError
 
 
 def checked_source(stream: object, source: object) -> Source:

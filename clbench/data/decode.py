@@ -23,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clbench.data.pixels import check_dimensions, is_touched, to_rgb, traits, upright_size
 from clbench.errors import UserError
-from clbench.foreign import DAMAGE, first_line, regular
+from clbench.outside.foreign import DAMAGE, first_line, regular
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LARGEST_NATIVE = 256  # pixels; images of one size up to this are kept as they are

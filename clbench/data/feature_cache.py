@@ -31,8 +31,8 @@ from clbench.backbones.prefix import entering, leaving
 from clbench.data.batches import Batcher
 from clbench.data.feature_table import Table
 from clbench.files import WriteError, make_folder, sweep, write_bytes
-from clbench.finite import described, is_finite, refuse_not_finite
-from clbench.reading import RecordError, first_line, read_bytes
+from clbench.outside.finite import described, is_finite, refuse_not_finite
+from clbench.outside.reading import RecordError, first_line, read_bytes
 
 if TYPE_CHECKING:
     from clbench.backbones.backbone import Backbone

@@ -19,7 +19,7 @@ from torch import Tensor
 from clbench.data.batches import Batcher, in_order
 from clbench.data.samples import Samples
 from clbench.data.stored import Stored
-from clbench.finite import refuse_not_finite
+from clbench.outside.finite import refuse_not_finite
 from clbench.seeds import Seeds
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from clbench.data.decode import common_size, decode_files, touched
 from clbench.data.pixels import RULES
 from clbench.data.tasks import Source
 from clbench.errors import UserError
-from clbench.foreign import DAMAGE, check_matlab, first_line, read_text
+from clbench.outside.foreign import DAMAGE, check_matlab, first_line, read_text
 from clbench.registry import did_you_mean
 
 TEST_RATE = 0.2

@@ -20,7 +20,7 @@ from clbench.data.cache import Decoding, cached
 from clbench.data.pixels import PixelError, array_rule, check_dimensions
 from clbench.data.tasks import Source
 from clbench.errors import UserError
-from clbench.foreign import DAMAGE, NpyHeader, first_line, npz_headers, regular
+from clbench.outside.foreign import DAMAGE, NpyHeader, first_line, npz_headers, regular
 
 KEYS = ("train_x", "train_y", "test_x", "test_y")
 IMAGES = ("train_x", "test_x")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from clbench.data.tasks import Source
 from clbench.errors import UserError
-from clbench.foreign import first_line, read_text
+from clbench.outside.foreign import first_line, read_text
 from clbench.registry import did_you_mean
 from clbench.seeds import Seeds
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clbench.errors import UserError
-from clbench.foreign import DAMAGE
+from clbench.outside.foreign import DAMAGE
 
 RULES = 1  # changes with a rule: what was decoded under another is kept only where no rule has touched it
 MOST_PIXELS = 178_956_970  # width x height of a picture: at twice its warning Pillow, too, suspects a bomb

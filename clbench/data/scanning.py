@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clbench.data.decode import EXTENSIONS
 from clbench.data.listings import FolderError
-from clbench.foreign import first_line
+from clbench.outside.foreign import first_line
 
 NAMED = 5  # endings or folders that are named
 

@@ -13,7 +13,7 @@ from clbench.data.listings import FolderError, Listing, read_listing
 from clbench.data.npz import read_npz
 from clbench.data.tasks import DataNotFoundError, Places, Source
 from clbench.errors import UserError
-from clbench.foreign import first_line
+from clbench.outside.foreign import first_line
 
 Lister = Callable[[Path], Listing]  # lists the images in a folder
 

@@ -84,7 +84,7 @@ class TaskStream:
 
     def __post_init__(self) -> None:
         """Refuse images that are not finite: nothing asks a stream of somebody else's for uint8."""
-        from clbench.finite import refuse_not_finite  # imports torch
+        from clbench.outside.finite import refuse_not_finite  # imports torch
 
         parts = [part for task in self.tasks for part in (task.train, task.validation, task.test)]
         for images in {id(part.images): part.images for part in parts}.values():

@@ -18,7 +18,7 @@ from clbench.data.cache import Decoding, cached
 from clbench.data.decode import fit
 from clbench.data.sources import Layout, find, listed
 from clbench.data.tasks import Places, Source
-from clbench.foreign import regular
+from clbench.outside.foreign import regular
 
 CHUNK = 4096  # images
 

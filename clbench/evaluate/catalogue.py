@@ -15,7 +15,7 @@ from numbers import Real
 
 from clbench.cards import RegistryError
 from clbench.evaluate.results import Results
-from clbench.mistakes import PluginError, explained
+from clbench.outside.mistakes import PluginError, explained
 from clbench.registry import (
     NAME,
     UnknownNameError,

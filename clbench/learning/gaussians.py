@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clbench.finite import refuse_any_not_finite
 from clbench.kinds import HasKinds
 from clbench.learning.prototypes import Prototypes
+from clbench.outside.finite import refuse_any_not_finite
 
 
 class Gaussians(HasKinds):

@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clbench.finite import refuse_any_not_finite
 from clbench.kinds import HasKinds
+from clbench.outside.finite import refuse_any_not_finite
 
 
 class RidgeRegression(HasKinds):

@@ -14,8 +14,8 @@ from clbench.backbones.backbone import Backbone
 from clbench.backbones.creation import open_in_place
 from clbench.backbones.restoring import unchanged_if_it_fails
 from clbench.errors import UserError
-from clbench.finite import refuse_any_not_finite
 from clbench.options import build
+from clbench.outside.finite import refuse_any_not_finite
 from clbench.petl.attached import Attached
 from clbench.petl.peft_files import CONFIG, LAYERS, TENSORS, Saved, fill, folder_of_peft, method_of, sites_of
 from clbench.petl.saving import FORMAT

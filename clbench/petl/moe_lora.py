@@ -145,8 +145,9 @@ class MoELoRA(TwoRates):
     rank: Annotated[int, Field(ge=1)] = 4
     num_experts: Annotated[int, Field(ge=1)] = 16  # of each MLP, K; divides the number of its neurons
     temperature: Annotated[float, Field(gt=0)] = 5.0  # tau
-    # when in a task's training: as in the code, as in the paper, or never: nothing merges then
-    fade: Literal["first_half", "last", "never"] = "first_half"
+    fade: Literal["first_half", "last", "never"] = (
+        "first_half"  # when in a task's training: as in the code, in the paper, or never (nothing merges then)
+    )
     init: Literal["zero_b", "official"] = "zero_b"  # whether B starts at zero or is drawn
 
     def branches(self, backbone: Backbone, generator: torch.Generator) -> Iterator[tuple[Site, Branch]]:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from clbench import petl
 from clbench.backbones.backbone import Backbone
 from clbench.errors import UserError
-from clbench.finite import refuse_any_not_finite
 from clbench.options import SpecError, build
+from clbench.outside.finite import refuse_any_not_finite
 from clbench.petl.attached import Attached
 from clbench.petl.hugging_face import REFUSED, WHOLE, PeftMethod
 from clbench.petl.parts.peft_branch import PeftBranch

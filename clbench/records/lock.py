@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from clbench.errors import UserError
 from clbench.files import explained, write_text
-from clbench.reading import RecordError, read_text
+from clbench.outside.reading import RecordError, read_text
 
 LOCK = ".lock"
 HOLDER = ".lock-holder"  # not in the lock: on some systems a locked file cannot be read

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.reading import RecordError, explained, read_columns, read_tensors
+from clbench.outside.reading import RecordError, explained, read_columns, read_tensors
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from clbench.files import append_line, write_text
-from clbench.reading import RecordError, explained, read_text
+from clbench.outside.reading import RecordError, explained, read_text
 
 NAME = "manifest.sha256"
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")

@@ -20,7 +20,7 @@ from clbench.files import (
     temporary_folder,
     write_bytes,
 )
-from clbench.reading import RecordError, first_line, read_bytes, read_json, read_text
+from clbench.outside.reading import RecordError, first_line, read_bytes, read_json, read_text
 from clbench.records import manifest, shapes
 from clbench.records.logs import columns_of, predictions_of, representations_of, results_of
 from clbench.records.spec import RunSpec

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from clbench.reading import LONGEST_REASON, RecordError, explained
+from clbench.outside.reading import LONGEST_REASON, RecordError, explained
 
 DEEPEST = 8  # tables in tables of costs.json
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)] | None

@@ -17,7 +17,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clbench.options import SpecError, Value, complete, is_whole
-from clbench.reading import parse_toml
+from clbench.outside.reading import parse_toml
 from clbench.records.recipes import AUTHORS, Setting, with_recipes, without_module
 from clbench.registry import did_you_mean
 

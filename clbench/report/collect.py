@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clbench.files import is_temporary
-from clbench.reading import RecordError
+from clbench.outside.reading import RecordError
+from clbench.outside.visible import shell_word
 from clbench.records import manifest
 from clbench.records.record import Record
 from clbench.report.columns import values_of
-from clbench.visible import shell_word
 
 DEPTHS = ("*", "*/*")  # below a folder that is no run itself
 SIGNS = ("spec.toml", manifest.NAME)  # of a run, whole or not

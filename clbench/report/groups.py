@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from clbench.evaluate import Metric, Results, compute
 from clbench.evaluate.former_names import current_name
+from clbench.outside.visible import visible
 from clbench.records.record import Record, safe_name, short_name
 from clbench.records.spec import RunSpec
 from clbench.report.columns import values_of
 from clbench.report.references import compared, joint_runs
-from clbench.visible import visible
 
 Matrix = NDArray[np.float64]
 MOST_OPTIONS = 3  # that stand in a label because they differ; of more, as few as tell its group apart

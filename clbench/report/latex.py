@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from clbench.outside.visible import visible
 from clbench.report.columns import COST, QUALITY, Column
 from clbench.report.groups import Group, setting
 from clbench.report.table import best_labels
-from clbench.visible import visible
 
 NUMBER = re.compile(r"(?P<mean>-?[\d.]+)(?: ± (?P<std>[\d.]+))?(?: (?P<unit>\S+))?")
 SPECIAL = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from clbench.outside.visible import visible
 from clbench.report.columns import COST, QUALITY, Column
 from clbench.report.groups import Group
 from clbench.report.table import best_labels
-from clbench.visible import visible
 
 SPECIAL = re.compile(
     r"([\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))"

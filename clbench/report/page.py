@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 
+from clbench.outside.visible import visible
 from clbench.records.record import safe_name
 from clbench.report.columns import QUALITY, Column
 from clbench.report.comparing import PairedTest, interval, paired_tests
@@ -24,7 +25,6 @@ from clbench.report.page_table import definitions, headings, rows
 from clbench.report.provenance import Provenance, provenance
 from clbench.report.units import percent
 from clbench.version import __version__
-from clbench.visible import visible
 
 ACCURACY = QUALITY[0].key  # what groups are ordered and tested by
 NUM_FIRST = 10  # paired tests shown at once; the others unfold

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from clbench.reading import RecordError
+from clbench.outside.reading import RecordError
+from clbench.outside.visible import shell_word
 from clbench.records.record import Record
-from clbench.visible import shell_word
 
 HASHES = {
     "stream": "data and class order",

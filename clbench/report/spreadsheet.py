@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
+from clbench.outside.visible import visible
 from clbench.report.columns import COST, QUALITY, Column
 from clbench.report.comparing import PairedTest, interval, mean_ranks, paired_tests, pareto_front
 from clbench.report.forgetting import TaskForgetting, task_forgetting
 from clbench.report.groups import Group, partition
-from clbench.visible import visible
 
 FORMULA = ("=", "+", "-", "@")  # what a cell begins with that a spreadsheet computes
 

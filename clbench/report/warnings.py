@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from clbench.outside.visible import visible
 from clbench.report.groups import Group, partition
-from clbench.visible import visible
 
 SAME = {"stream": "stream, split or class order", "weights": "weights of the backbone"}
 

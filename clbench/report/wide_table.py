@@ -54,7 +54,9 @@ class WideTable:
 
     def _table(self, columns: Sequence[int], width: int, gap: int) -> Table:
         taken = sum(self._width(column) + gap for column in columns)
-        names = max(SHORTEST_LINE, min(self._name_width(), width - EDGES - taken))
+        names = max(
+            1, min(self._name_width(), width - EDGES - taken)
+        )  # numbers are not cut, names are broken
         headings = {column: heading_lines(self.headings[column]) for column in columns}
         tallest = max((len(lines) for lines in headings.values()), default=1)
         table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False)

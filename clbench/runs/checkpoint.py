@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from clbench.files import make_folder, write_bytes
-from clbench.reading import RecordError, explained, read_bytes, read_json
+from clbench.outside.reading import RecordError, explained, read_bytes, read_json
 from clbench.strategies import Strategy
 
 NAME = re.compile(r"(\d{6,12})-([0-9a-f]{16})\.safetensors")

@@ -20,8 +20,8 @@ from clbench.evaluate.costs import (
 )
 from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
-from clbench.mistakes import PluginError, explained
 from clbench.options import build
+from clbench.outside.mistakes import PluginError, explained
 from clbench.records.environment import environment
 from clbench.records.former_sources import is_former
 from clbench.records.lock import only_writer, remove_lock

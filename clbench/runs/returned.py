@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from clbench.data.inputs import Batch
 from clbench.data.samples import Samples
-from clbench.mistakes import NOT_GROWN, PluginError
+from clbench.outside.mistakes import NOT_GROWN, PluginError
 from clbench.strategies import Strategy
 
 LOST = "; the run was resumed: what is in none of parts(), such as a Python list or number, was lost then"

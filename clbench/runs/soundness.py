@@ -15,7 +15,7 @@ from torch import Tensor
 from clbench.backbones.backbone import Backbone
 from clbench.data.inputs import Batch
 from clbench.errors import UserError
-from clbench.finite import NotFiniteError, described, is_finite, refuse_not_finite
+from clbench.outside.finite import NotFiniteError, described, is_finite, refuse_not_finite
 from clbench.registry import UnknownNameError
 from clbench.strategies import Strategy, registry
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clbench import strategies
-from clbench.reading import RecordError
+from clbench.outside.reading import RecordError
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec
 from clbench.runs.line import is_same_source

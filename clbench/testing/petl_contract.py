@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from clbench import backbones
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
-from clbench.mistakes import explained
 from clbench.options import refuse_odd_class
+from clbench.outside.mistakes import explained
 from clbench.petl import Petl
 from clbench.petl.attached import Attached, swapped
 from clbench.petl.scheduled import scheduled

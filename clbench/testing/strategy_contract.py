@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clbench.backbones.backbone import Backbone
-from clbench.mistakes import PluginError
 from clbench.options import refuse_odd_class
+from clbench.outside.mistakes import PluginError
 from clbench.strategies import Strategy
 from clbench.testing.generated import generated_stream, small_backbone
 from clbench.testing.promises import Told, nobody

@@ -8,8 +8,8 @@ import numpy as np
 
 from clbench.data.checked_source import checked_source
 from clbench.data.tasks import Places, Source, Task, TaskStream
-from clbench.mistakes import explained
 from clbench.options import refuse_odd_class
+from clbench.outside.mistakes import explained
 from clbench.seeds import Seeds
 from clbench.streams import Stream
 from clbench.testing.promises import Told, nobody

@@ -26,8 +26,8 @@ from clbench.evaluate.costs import capacity_bytes, stored_bytes
 from clbench.evaluate.meter import Meter
 from clbench.evaluate.score_check import ScoreCheck
 from clbench.learning.memory import Memory
-from clbench.mistakes import explained
 from clbench.options import build
+from clbench.outside.mistakes import explained
 from clbench.petl import Petl
 from clbench.petl.attached import Attached
 from clbench.records.progress import Progress

@@ -85,7 +85,7 @@ class Watch:
 
     def _expect_same(self, hook: str, before: Mapping[str, Value], after: Mapping[str, Value]) -> None:
         for name, value in before.items():
-            is_same = _equal(value, after[name])
+            is_same = name not in after or _equal(value, after[name])
             assert is_same, f"{self.name}.{hook} changes the {name} that it is given, in place; change a copy"
 
 

@@ -24,7 +24,7 @@ from clbench.backbones.creation import architecture
 from clbench.backbones.micro import vit_micro
 from clbench.backbones.weights import WeightsError, load_weights, weights_digest
 from clbench.errors import UserError
-from clbench.finite import NotFiniteError
+from clbench.outside.finite import NotFiniteError
 
 State = dict[str, Tensor]
 

@@ -15,7 +15,8 @@ import clbench
 from clbench.cli import app as cli
 from clbench.cli.app import main
 from clbench.cli.live import Live
-from clbench.records.spec import RunSpec, resolve, tomllib
+from clbench.outside.reading import parse_toml
+from clbench.records.spec import RunSpec, resolve
 
 SMALL = [
     "--set",
@@ -113,7 +114,7 @@ def test_a_dry_run_of_several_seeds_names_each_id(capsys: pytest.CaptureFixture[
     printed = dry_run(capsys, "--seed", "0, 1,7")
     ids = [f"# id {resolve({'run': {'seed': seed}}).id}, seed {seed}" for seed in (0, 1, 7)]
     assert printed.splitlines()[:3] == ids
-    assert tomllib.loads(printed)["run"]["seed"] == 0
+    assert parse_toml(printed)["run"]["seed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -269,5 +270,5 @@ main(["run", "--strategy", "lae,er-lora", "--seed", "0,1"])
 def test_the_version_is_that_of_the_package(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"clbench {clbench.__version__}\n"
-    project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))
+    project = parse_toml((checkout / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["tool"]["hatch"]["version"] == {"path": "clbench/version.py"}

@@ -117,7 +117,7 @@ def test_check_says_what_it_cannot_check(here: Path, capsys: pytest.CaptureFixtu
 
 
 def test_debug_prints_the_traceback_before_the_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "mine.py").write_text("import no_such_package\n")
+    (here / "mine.py").write_text("import no_such_package\n\n\nclass Mine:\n    pass\n")
     words = ["run", "--strategy", "mine.py:Mine"]
     assert main(words) == 2
     assert "Traceback" not in capsys.readouterr().err

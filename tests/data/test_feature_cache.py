@@ -21,7 +21,7 @@ from clbench.data.feature_cache import FeatureCache
 from clbench.data.inputs import Batch, Inputs
 from clbench.evaluate.results import COLUMNS
 from clbench.files import temporary_path
-from clbench.finite import NotFiniteError
+from clbench.outside.finite import NotFiniteError
 from clbench.petl.attached import Attached
 from clbench.records.progress import Progress
 from clbench.records.record import Record
@@ -29,7 +29,7 @@ from clbench.records.spec import resolve
 from clbench.runs.line import execute
 from clbench.seeds import Seeds
 from clbench.streams import Places
-from clbench.testing import small_backbone
+from clbench.testing.generated import small_backbone
 
 ROWS = np.arange(6)
 

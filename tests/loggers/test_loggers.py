@@ -111,7 +111,9 @@ def test_an_unknown_accuracy_is_not_told(tmp_path: Path) -> None:
 
 def test_a_logger_that_comes_late_is_told_the_tasks_before(tmp_path: Path) -> None:
     (tmp_path / "spec.toml").write_text(small_spec().to_toml())
-    (tmp_path / "matrix.json").write_text('{"accuracy": [[0.75, 0.1], [null, null]]}')
+    (tmp_path / "matrix.json").write_text(
+        '{"accuracy": [[0.75, 0.1], [null, null]], "classes_of_task": [[0], [1]]}'
+    )
     kept = Kept()
     Logger(kept).run_started(small_spec(), tmp_path, 2)
     assert kept.points == [("task", 1, {"accuracy/task-01": 0.75, "accuracy/average": 0.75})]

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from clbench import foreign
-from clbench.reading import RecordError
+from clbench.outside import foreign
+from clbench.outside.reading import RecordError
 from clbench.records.record import Record
 
 

@@ -17,7 +17,7 @@ from pyarrow import parquet
 import clbench
 from clbench.cli.app import main
 from clbench.files import sweep, temporary_path
-from clbench.reading import RecordError, read_columns
+from clbench.outside.reading import RecordError, read_columns
 from clbench.records import manifest
 from clbench.records.record import Record
 from clbench.report.collect import NoRunError

@@ -15,7 +15,7 @@ import pytest
 from clbench.errors import UserError
 from clbench.evaluate import Results
 from clbench.files import WriteError, append_line, make_folder, write_text
-from clbench.reading import RecordError
+from clbench.outside.reading import RecordError
 from clbench.records.environment import commit, environment
 from clbench.records.record import Record, short_name, to_json
 from clbench.records.spec import Part, RunOptions, RunSpec

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save
 import clbench
 from clbench.cli.app import main
 from clbench.errors import UserError
-from clbench.reading import parse_toml
+from clbench.outside.reading import parse_toml
 from clbench.records.record import Record
 from clbench.report import report
 

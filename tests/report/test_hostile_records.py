@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from clbench.cli.app import main
+from clbench.outside.visible import shell_word, visible
 from clbench.records.record import Record
-from clbench.visible import shell_word, visible
 
 HOSTILE = (
     "=1+2\x1b]0;title\x07\x1b[31m\n| **x** |\r<script>alert(1)</script>"

@@ -173,7 +173,7 @@ def test_everything_from_a_record_is_escaped(write_run: WriteRun, monkeypatch: p
     record = write_run("lae", note=attack)
     record.write_text("command.txt", attack)
     record.write_json("hashes.json", {"stream": attack, "weights": attack, "strategy_source": "x"})
-    record.write_json("environment.json", {"python": attack, "packages": {attack: attack}, "machine": [1]})
+    record.write_json("environment.json", {"python": attack, "packages": {attack: attack}})
     html = page_html(group_runs([record]), [attack], [attack], DAY)
     assert html.count("<script>") == 1  # the page's own
     assert "alert(1)" not in Page(html).all("script")[0][1]

@@ -91,7 +91,7 @@ def make_group(
         if looks:
             record.write_anytime(look_columns(looks))
         for after, each in enumerate(features):
-            about = {"labels": torch.zeros(len(each)), "tasks": torch.zeros(len(each))}
+            about = {name: torch.zeros(len(each), dtype=torch.int64) for name in ("labels", "tasks")}
             tensors = {"features": torch.from_numpy(each), "is_test": torch.ones(len(each)) == 1, **about}
             record.write_representations(after, tensors)
         records.append(record)

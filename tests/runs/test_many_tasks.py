@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import clbench
-from clbench.records.record import Record
+from clbench.records import logs
+from clbench.records import record as record_files
 from clbench.runs import line
 from clbench.runs.checkpoint import Checkpoint
 from clbench.runs.run_log import is_landmark
@@ -33,8 +34,11 @@ def test_a_task_neither_reads_nor_saves_what_those_before_it_left(
     one_class_a_task: clbench.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     reads, sizes = [], []
-    predictions, save = Record.predictions, line.save_checkpoint
-    monkeypatch.setattr(Record, "predictions", lambda self: reads.append(len(sizes)) or predictions(self))
+    predictions, save = logs.predictions_of, line.save_checkpoint
+    for module in (logs, record_files):
+        monkeypatch.setattr(
+            module, "predictions_of", lambda folder: reads.append(len(sizes)) or predictions(folder)
+        )
 
     def measured(folder: Path, checkpoint: Checkpoint) -> Path:
         sizes.append(len(json.dumps(checkpoint.info)))

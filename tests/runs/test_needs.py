@@ -14,8 +14,7 @@ from clbench.records.spec import resolve
 from clbench.runs.line import execute
 from clbench.runs.needs import NEEDS, NeedError, refuse_impossible
 from clbench.streams import Places
-from clbench.testing import small_backbone
-from clbench.testing.generated import generated_stream
+from clbench.testing.generated import generated_stream, small_backbone
 
 
 @pytest.mark.parametrize("name", strategies.names())

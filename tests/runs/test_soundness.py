@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from clbench.data.inputs import Batch, Inputs
 from clbench.data.samples import Samples
 from clbench.data.tasks import Task, TaskStream
-from clbench.finite import NotFiniteError
 from clbench.learning.classifier import Classifier
+from clbench.outside.finite import NotFiniteError
 from clbench.runs.soundness import DivergedError, ScoresError
 from clbench.runs.watch import Watch
 from clbench.strategies import Strategy

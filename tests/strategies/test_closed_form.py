@@ -15,19 +15,18 @@ from torch.nn import functional as F
 
 from clbench import petl, strategies
 from clbench.data.samples import Samples
-from clbench.finite import NotFiniteError
 from clbench.learning.closed_form import ClosedForm, Rule
 from clbench.learning.gaussians import Gaussians
 from clbench.learning.heads import CosineHead
 from clbench.learning.prototypes import Prototypes
 from clbench.learning.ridge import RidgeRegression, errors_of_ridges
 from clbench.options import build
+from clbench.outside.finite import NotFiniteError
 from clbench.records.spec import resolve
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 from clbench.streams import TaskStream
-from clbench.testing import small_backbone
-from clbench.testing.generated import generated_stream
+from clbench.testing.generated import generated_stream, small_backbone
 from clbench.testing.trial import Trial
 
 CPU = torch.device("cpu")

@@ -16,8 +16,7 @@ from clbench.learning.subspaces import Subspaces, synthesised
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 from clbench.streams import TaskStream
-from clbench.testing import small_backbone
-from clbench.testing.generated import generated_stream
+from clbench.testing.generated import generated_stream, small_backbone
 from clbench.testing.trial import Trial
 
 CPU = torch.device("cpu")

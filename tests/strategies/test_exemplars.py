@@ -221,6 +221,6 @@ def test_scr_resumes_bit_for_bit_with_replayed_images(tmp_path) -> None:
     stopped = trial_of(made("scr", replay_batch=6, memory_size=20))
     stopped.run_keeping({whole.num_saved // 2: tmp_path})
     resumed = trial_of(made("scr", replay_batch=6, memory_size=20))
-    resumed.run(tmp_path)
+    resumed.resume(tmp_path)
     whole.check_equal(resumed, "a resumed run")
     assert len(whole.strategy.memory) == 20

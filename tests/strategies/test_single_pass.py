@@ -15,8 +15,7 @@ from clbench.records.spec import RunSpec, resolve
 from clbench.runs.needs import NEEDS, cautions
 from clbench.strategies import Strategy
 from clbench.streams import Task, TaskStream
-from clbench.testing import small_backbone
-from clbench.testing.generated import generated_stream
+from clbench.testing.generated import generated_stream, small_backbone
 from clbench.testing.trial import Trial
 
 MICRO_BATCH = 8

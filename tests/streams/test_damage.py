@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
-from clbench import foreign, streams
+from clbench import streams
 from clbench.data.decode import FORMATS, ImageError, decode_file
 from clbench.data.listings import FolderError, numbered_names, read_matlab
 from clbench.errors import UserError
+from clbench.outside import foreign
 from clbench.streams import Places
 
 RANDOM = np.random.default_rng(0)

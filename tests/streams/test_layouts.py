@@ -21,7 +21,7 @@ from clbench import streams
 from clbench.avalanche.experiences import experiences
 from clbench.data.folders import list_folder
 from clbench.errors import UserError
-from clbench.mistakes import PluginError
+from clbench.outside.mistakes import PluginError
 from clbench.seeds import Seeds
 from clbench.streams import DataNotFoundError, Places, Source, Stream
 from clbench.testing import check_stream

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clbench.outside.visible import visible
 from clbench.records.record import safe_name
 from clbench.records.spec import RunSpec
 from clbench.report.groups import Group, setting
-from clbench.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from types import FunctionType
 
 from clbench.errors import UserError
 
-HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 LONGEST = 240  # characters of an error's own words that are repeated
 OURS = {"clbench", "abc", "builtins", "typing"}  # packages whose classes nobody wrote as a plug-in
 NOT_GROWN = "the head has no place for a class: grow it in begin_task, by len(task.new_classes)"

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench import foreign
 from clbench.errors import UserError
+from clbench.outside import foreign
 
 if TYPE_CHECKING:
     import numpy as np
