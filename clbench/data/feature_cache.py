@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from clbench.backbones.prefix import entering, leaving
+from clbench.data.accounts import Account, Unaccounted
 from clbench.data.batches import Batcher
 from clbench.data.feature_table import Table
 from clbench.files import WriteError, make_folder, sweep, write_bytes
@@ -46,27 +47,6 @@ HASH = 16  # digits of it in a name
 Compute = Callable[[], Tensor]
 
 log = logging.getLogger(__name__)
-
-
-class Account(Protocol):
-    """What counts the operations that features take."""
-
-    def encoded(self, num_images: int, compute: Compute, *, is_known: bool) -> tuple[Tensor, float | None]:
-        """Call what computes the features of so many images; return them and, if counted, their FLOPs."""
-
-    def charge(self, flops: float) -> None:
-        """Put FLOPs on the account of whoever asks for features now."""
-
-
-class Unaccounted:
-    """Counts nothing."""
-
-    def encoded(self, num_images: int, compute: Compute, *, is_known: bool) -> tuple[Tensor, float | None]:
-        """Compute the features."""
-        return compute(), 0.0
-
-    def charge(self, flops: float) -> None:
-        """Let it go."""
 
 
 class FeatureCache:

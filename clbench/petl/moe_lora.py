@@ -146,7 +146,7 @@ class MoELoRA(TwoRates):
     num_experts: Annotated[int, Field(ge=1)] = 16  # of each MLP, K; divides the number of its neurons
     temperature: Annotated[float, Field(gt=0)] = 5.0  # tau
     fade: Literal["first_half", "last", "never"] = (
-        "first_half"  # when in a task's training: as in the code, in the paper, or never (nothing merges then)
+        "first_half"  # when in a task's training: as in the code, in the paper, or never: it merges never
     )
     init: Literal["zero_b", "official"] = "zero_b"  # whether B starts at zero or is drawn
 

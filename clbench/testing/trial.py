@@ -162,7 +162,8 @@ class Trial(Progress):
     def task_finished(self, task: int, accuracies: list[float]) -> None:
         """Note where the first training ended, and look at what has learnt."""
         self.check_memories()
-        self.check_parts()
+        if self.strategy.resumable:  # if not, parts() need not be all that it holds
+            self.check_parts()
         if self.losses and not self.first_training:
             self.first_training = list(self.losses)
 

@@ -183,7 +183,7 @@ def test_two_seeds_make_two_records_a_summary_and_a_report(
         assert (record / "command.txt").read_text() == "clbench " + " ".join(words) + "\n"
     assert "±" in printed
     assert len(re.findall(r"written: runs/summary-\S+\.(?:csv|json)\n", printed)) == 2
-    assert re.search(r"written: runs/summary-\S+/ with runs.csv", printed)
+    assert re.search(r"written: runs/summary-\S+/\s+with\s+runs.csv", printed)
     assert told.count("task  2/2  average") == 2
     assert told.startswith("2 runs · split-digits · naive-adapter · vit-micro · seeds 0, 1\n")
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", told + printed)
