@@ -23,7 +23,7 @@ OWN: dict[str, dict[str, Any]] = {  # what else makes a few steps enough
     "ranpac": {"projection": 64},
     "scr": {"replay_batch": 0, "temperature": 0.5},
 }
-IN_QUICK_TESTS = ("taer",)
+IN_QUICK_TESTS: set[str] = set()  # each makes several runs
 NAMES = [
     pytest.param(name, marks=[] if name in IN_QUICK_TESTS else [pytest.mark.slow])
     for name in strategies.names()

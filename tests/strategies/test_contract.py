@@ -16,14 +16,30 @@ OWN = {
     "ranpac": {"projection": 64},
     "scr": {"replay_batch": 0, "temperature": 0.5},  # a loss that does not grow with the memory
 }  # what else makes two epochs on a few images enough
-# One way into avalanche, so that one of its strategies is enough for the quick tests.
-NAMES = [
-    pytest.param(
-        name,
-        marks=[pytest.mark.slow] if name.startswith("avalanche.") and name != "avalanche.naive" else [],
-    )
-    for name in strategies.names()
-]
+# One way into avalanche, and one of each family, are enough for the quick tests; a new file is among them.
+TWINS = {
+    *(
+        "agem",
+        "aper",
+        "coda-prompt",
+        "der",
+        "dualprompt",
+        "ease",
+        "er-ace",
+        "ewc",
+        "fecam",
+        "gdumb",
+        "generative",
+    ),
+    *("joint", "mas", "mir", "scr", "slca", "slda", "taer"),
+}
+
+
+def is_slow(name: str) -> bool:
+    return name in TWINS or (name.startswith("avalanche.") and name != "avalanche.naive")
+
+
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if is_slow(name) else []) for name in strategies.names()]
 
 
 def options_of(name: str) -> dict[str, object]:
