@@ -98,8 +98,8 @@ def test_runs_in_processes_end_as_runs_here_and_none_ends_another(tmp_path: Path
     assert [course.state for course in courses] == ["failed", "failed", "finished"]
     assert killed.reason == "its process ended with signal 9"
     assert killed.details == "last words"
-    assert failed.reason == "ZeroDivisionError: oh"
-    assert "Traceback" in failed.details
+    assert failed.reason.endswith("ZeroDivisionError: oh")
+    assert "crash.py:7" in failed.reason
     assert done.folder is not None
     here = execute(specs[2], out=tmp_path / "here", places=places)
     there = Record.open(done.folder)
