@@ -58,8 +58,7 @@ def read_bytes(file: Path) -> bytes:
 def read_text(file: Path) -> str:
     """Return the content of a UTF-8 text file."""
     with explained(file):
-        foreign.regular(file)
-        return file.read_text(encoding="utf-8")
+        return foreign.read_text(file)
 
 
 def read_json(file: Path) -> Any:

@@ -15,9 +15,7 @@ from clbench.cards import source_files
 from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
 from clbench.data.tasks import Places, TaskStream
-from clbench.evaluate.costs import (
-    PhaseClock,
-)
+from clbench.evaluate.costs import PhaseClock
 from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
 from clbench.options import build
