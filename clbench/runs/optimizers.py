@@ -17,13 +17,24 @@ def make_optimizer(strategy: Strategy, device: torch.device) -> torch.optim.Opti
     """Return a fresh optimiser of everything that the strategy lets learn."""
     groups = [_with_rate(strategy.learning_rate, **group) for group in strategy.trainable()]
     rate, decay, fused = strategy.learning_rate, strategy.weight_decay, device.type in FUSED
+    optimizer: torch.optim.Optimizer
     if strategy.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, rate, strategy.momentum, weight_decay=decay, fused=fused)
         _start_momenta(optimizer)
-        return optimizer
-    if strategy.optimizer == "adamw":
-        return torch.optim.AdamW(groups, rate, weight_decay=decay, fused=fused)
-    return torch.optim.Adam(groups, rate, weight_decay=decay, fused=fused)
+    elif strategy.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, rate, weight_decay=decay, fused=fused)
+    else:
+        optimizer = torch.optim.Adam(groups, rate, weight_decay=decay, fused=fused)
+    optimizer.register_step_post_hook(_tell_of_changes)
+    return optimizer
+
+
+def _tell_of_changes(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Give what has learnt new versions: torch's fused steps do not, and caches of features go by them."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                torch.autograd.graph.increment_version(parameter)
 
 
 def _with_rate(rate: float, rate_ratio: float = 1.0, **group: Any) -> dict[str, Any]:
