@@ -66,10 +66,15 @@ def main() -> None:
                 learner = Learner(stream, options, seed)
                 runs.append(learner.measured(petl.get(module)(**about), recipe))
             seconds = (time.perf_counter() - started) / len(runs)
-            means = {name: round(float(np.mean([run[name] for run in runs])), 2) for name in runs[0]}
+            means = {name: short(float(np.mean([run[name] for run in runs]))) for name in runs[0]}
             done.append({"row": row, "seeds": len(runs), **means, "seconds": round(seconds)})
             write_text(options.out, as_csv(done))
             print(*done[-1].values(), sep="  ", flush=True)
+
+
+def short(number: float) -> str:
+    """Return a number with as many digits as a table needs, also where it is tiny."""
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
 def answers() -> argparse.Namespace:
@@ -184,7 +189,9 @@ class Learner:
         for task in self.stream.tasks:
             places = np.flatnonzero(columns["task"] == task.index)
             for piece in np.array_split(places, 1 + len(places) // 256):
-                scores = strategy.predict(Inputs(self.batcher, columns["row"][piece], task.index))
+                scores = strategy.predict(
+                    Inputs(batcher=self.batcher, rows=columns["row"][piece], task=task.index)
+                )
                 found[piece] = np.array(task.classes)[scores[:, task.classes].argmax(dim=1).numpy()]
         return found
 

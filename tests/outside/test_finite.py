@@ -58,6 +58,7 @@ def test_arrays_are_looked_at_piece_by_piece(kind: type, monkeypatch: pytest.Mon
 )
 def test_what_has_no_floats_passes(numbers: torch.Tensor) -> None:
     refuse_not_finite(numbers, "any", "any")
+    assert is_finite(numbers)
 
 
 @pytest.mark.parametrize("scalar", [torch.tensor(torch.nan), np.array(np.nan)])

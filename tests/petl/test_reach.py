@@ -114,6 +114,8 @@ def test_a_module_merges_in_every_precision(name: str) -> None:
         module.merge()
         close(model(images().to(kind)), single, share)
         module.unmerge()
+        close(model(images().to(kind)), single, share)
+        assert all(tensor.dtype == kind for tensor in floating(model))
 
 
 @pytest.mark.parametrize("name", NAMES)

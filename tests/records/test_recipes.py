@@ -215,7 +215,8 @@ def test_every_recipe_names_what_there_is_and_gives_what_is_allowed(
 @pytest.mark.parametrize("name", strategies.names())
 def test_modules_that_a_strategy_sets_are_there_and_take_its_options(name: str):
     for module, options in strategies.get(name).module_options.items():
-        build(petl.get(module), "petl", options)
+        built = build(petl.get(module), "petl", options)
+        assert {option: getattr(built, option) for option in options} == options
 
 
 PRE_TRAINED = [
