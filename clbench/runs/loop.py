@@ -254,8 +254,8 @@ class Loop:
         position = checkpoint.position
         for task in self.stream.tasks[: position.task + position.is_inside_task]:
             self._begin(task)
-        if position.step > 0:
-            self.strategy.begin_epoch(position.epoch)
+        if position.is_inside_task and (position.epoch or position.step):  # what learns is chosen there
+            self.strategy.begin_epoch(position.epoch if position.step else position.epoch - 1)
         if not position.is_inside_task and self.stream.has_boundaries:
             self.optimizer = None
         try:
