@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -112,18 +113,27 @@ def refuse_odd_class(component: type) -> None:
             raise PluginError(f"{component.__name__}{told}")
 
 
+def own_hints(own: type) -> dict[str, Any]:
+    """Return the annotations in the body of a class, which Python 3.14 makes when they are asked for."""
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return annotationlib.get_annotations(own, format=annotationlib.Format.FORWARDREF)
+    return inspect.get_annotations(own)
+
+
 def _lacks_decorator(own: type) -> bool:
     """Tell whether a class is no dataclass; one that adds no option to another dataclass need not say so."""
     if "__dataclass_fields__" in vars(own):
         return False
-    hints = map(str, vars(own).get("__annotations__", {}).values())
+    hints = map(str, own_hints(own).values())
     is_first = any(base.__module__.partition(".")[0] in OURS for base in own.__bases__)
     return is_first or any("ClassVar" not in hint for hint in hints)
 
 
 def _odd_attributes(own: type) -> Iterator[str]:
     """Tell of plain values without a type: a dataclass makes no option of them, and keeps other defaults."""
-    hints = [vars(each).get("__annotations__", {}) for each in own.__mro__]
+    hints = [own_hints(each) for each in own.__mro__]
     class_wide = {name for each in hints for name, hint in each.items() if "ClassVar" in str(hint)}
     for name, value in vars(own).items():
         is_plain = isinstance(value, (bool, int, float, str)) and not name.startswith("_")

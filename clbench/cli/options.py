@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from clbench.options import option_types
+from clbench.options import option_types, own_hints
 
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
@@ -44,7 +44,7 @@ def options(component: type) -> list[Option]:
         for field in dataclasses.fields(component)
         if field.metadata.get("comment")
     }
-    own = [name for name in hints if name in vars(component).get("__annotations__", {})]
+    own = [name for name in hints if name in own_hints(component)]
     order = [*own, *(name for name in hints if name not in own)]
     return [
         Option(name, type_in_words(hints[name]), value_in_words(defaults[name]), told.get(name, ""))
