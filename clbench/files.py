@@ -50,7 +50,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise explained(path, error) from error
+        raise write_error(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -69,7 +69,7 @@ def append_line(path: Path, line: str) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise explained(path, error) from error
+        raise write_error(path, error) from error
 
 
 def make_folder(path: Path) -> None:
@@ -77,7 +77,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise explained(path, error) from error
+        raise write_error(path, error) from error
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def rename_to_new(folder: Path, path: Path) -> Path:
                 os.rename(folder, candidate)
             except OSError as error:
                 if not os.path.lexists(candidate):  # else another process was faster
-                    raise explained(candidate, error) from error
+                    raise write_error(candidate, error) from error
             else:
                 return candidate
         number += 1
@@ -132,7 +132,7 @@ def sweep(folder: Path, *, is_ours: bool = False) -> None:
                     path.unlink(missing_ok=True)
 
 
-def explained(path: Path, error: OSError) -> WriteError:
+def write_error(path: Path, error: OSError) -> WriteError:
     """Return an error of the file system as one line with advice."""
     reason = (error.strerror or str(error)).lower()
     advice = f"; {ADVICE[error.errno]}" if error.errno in ADVICE else ""

@@ -31,7 +31,7 @@ from clbench.data.tasks import Source
 from clbench.errors import UserError
 from clbench.files import WriteError, temporary_folder, write_text
 from clbench.outside.foreign import DAMAGE
-from clbench.outside.reading import RecordError, explained, read_json
+from clbench.outside.reading import RecordError, read_json, told_in_one_line
 
 LAYOUT = 1  # changes when an entry is laid out in another way
 READ_BYTES = 1 << 22
@@ -139,7 +139,7 @@ def _open(entry: Path) -> Source | None:
     if not entry.exists():
         return None
     try:
-        with explained(entry):
+        with told_in_one_line(entry):
             about = read_json(entry / "about.json")
             found = {**{file: _checksum(entry / file) for file in FILES}, "about": _checksum_of(about)}
             if {"about": found["about"], **about["checksums"]} != found:  # earlier ones had none of their own

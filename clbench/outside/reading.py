@@ -33,7 +33,7 @@ class RecordError(UserError, ValueError):
 
 
 @contextmanager
-def explained(what: object) -> Iterator[None]:
+def told_in_one_line(what: object) -> Iterator[None]:
     """Turn whatever goes wrong in the block into one line that names what is read."""
     try:
         yield
@@ -50,21 +50,21 @@ def first_line(error: BaseException) -> str:
 
 def read_bytes(file: Path) -> bytes:
     """Return the content of a file; RecordError if there is none, or something else than a file."""
-    with explained(file):
+    with told_in_one_line(file):
         foreign.regular(file)
         return file.read_bytes()
 
 
 def read_text(file: Path) -> str:
     """Return the content of a UTF-8 text file."""
-    with explained(file):
+    with told_in_one_line(file):
         return foreign.read_text(file)
 
 
 def read_json(file: Path) -> Any:
     """Return the value of a JSON file; NaN and Infinity are not JSON."""
     text = read_text(file)
-    with explained(file):
+    with told_in_one_line(file):
         return json.loads(text, parse_constant=_refuse_constant)
 
 
@@ -81,7 +81,7 @@ def read_columns(file: Path) -> dict[str, NDArray[np.generic]]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    with explained(file):
+    with told_in_one_line(file):
         foreign.regular(file)
         with parquet.ParquetFile(file, page_checksum_verification=True) as opened:
             fields = list(opened.schema_arrow)
@@ -101,7 +101,7 @@ def read_tensors(file: Path) -> dict[str, NDArray[np.generic]]:
     """Return the arrays of a safetensors file."""
     from safetensors.numpy import load_file
 
-    with explained(file):
+    with told_in_one_line(file):
         foreign.regular(file)
         return load_file(file)
 

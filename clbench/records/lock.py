@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clbench.errors import UserError
-from clbench.files import explained, write_text
+from clbench.files import write_error, write_text
 from clbench.outside.reading import RecordError, read_text
 
 LOCK = ".lock"
@@ -65,7 +65,7 @@ def _hold(lock: FileLock, folder: Path) -> bool:
         log.warning("%s lies where files cannot be locked: see that only one process writes it", folder)
         return False
     except OSError as error:
-        raise explained(folder / LOCK, error) from error
+        raise write_error(folder / LOCK, error) from error
     return True
 
 

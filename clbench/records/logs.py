@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.outside.reading import RecordError, explained, read_columns, read_tensors
+from clbench.outside.reading import RecordError, read_columns, read_tensors, told_in_one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +101,7 @@ def results_of(folder: Path, matrix: Mapping[str, Any]) -> Results:
     if representations is not None:
         _refuse_outside(folder / "probe", "labels", representations.labels, 0, sizes.num_classes)
         _refuse_outside(folder / "probe", "tasks", representations.tasks, 0, sizes.num_tasks)
-    with explained(folder):
+    with told_in_one_line(folder):
         watched = Anytime.from_log(looks, sizes.num_tasks) if looks else None
         return Results.from_log(log, sizes.num_tasks, watched, reliability, representations)
 

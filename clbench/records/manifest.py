@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from clbench.files import append_line, write_text
-from clbench.outside.reading import RecordError, explained, read_text
+from clbench.outside.reading import RecordError, read_text, told_in_one_line
 
 NAME = "manifest.sha256"
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -66,7 +66,7 @@ def changed(folder: Path, hashes: Mapping[str, list[str]], names: Iterable[str])
 def hash_file(file: Path) -> str:
     """Return the SHA-256 of a file."""
     total = hashlib.sha256()
-    with explained(file), open(file, "rb") as opened:
+    with told_in_one_line(file), open(file, "rb") as opened:
         while piece := opened.read(PIECE):
             total.update(piece)
     return total.hexdigest()

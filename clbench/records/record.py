@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from clbench.files import (
     WriteError,
     append_line,
-    explained,
     make_folder,
     rename_to_new,
     temporary_folder,
     write_bytes,
+    write_error,
 )
 from clbench.outside.reading import RecordError, first_line, read_bytes, read_json, read_text
 from clbench.records import manifest, shapes
@@ -63,7 +63,7 @@ class Record:
         except WriteError:
             raise
         except OSError as error:
-            raise explained(named, error) from error
+            raise write_error(named, error) from error
 
     @classmethod
     def open(cls, path: Path) -> Record:

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from clbench.outside.reading import LONGEST_REASON, RecordError, explained
+from clbench.outside.reading import LONGEST_REASON, RecordError, told_in_one_line
 
 DEEPEST = 8  # tables in tables of costs.json
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)] | None
@@ -109,7 +109,7 @@ def check(file: Path, value: Any) -> None:
         return
     if not isinstance(value, dict):
         raise RecordError(f"{file} holds a {type(value).__name__}, not values by name")
-    with explained(file):
+    with told_in_one_line(file):
         try:
             shape(value)
         except ValidationError as error:

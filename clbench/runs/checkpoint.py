@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from clbench.files import make_folder, write_bytes
-from clbench.outside.reading import RecordError, explained, read_bytes, read_json
+from clbench.outside.reading import RecordError, read_bytes, read_json, told_in_one_line
 from clbench.strategies import Strategy
 
 NAME = re.compile(r"(\d{6,12})-([0-9a-f]{16})\.safetensors")
@@ -68,7 +68,7 @@ def save_ended(folder: Path, task: int, ended: Ended) -> None:
 def load_ended(folder: Path, num_tasks: int) -> list[Ended]:
     """Return what was written of so many tasks."""
     files = [folder / "ended" / f"task-{task:02d}.json" for task in range(num_tasks)]
-    with explained(folder / "ended"):
+    with told_in_one_line(folder / "ended"):
         return [Ended(**read_json(file)) for file in files]
 
 

@@ -154,8 +154,8 @@ def _go_on(record: Record, places: Places, progress: Progress) -> None:
         parts = prepare(record.spec, places)
     begun_with = record.read_json("hashes.json")
     for name, value in parts.hashes().items():
-        is_same = begun_with[name] == value or is_former(begun_with[name], type(parts.strategy).__module__)
-        if not is_same:
+        is_source = name == "strategy_source" and is_same_source(begun_with[name], type(parts.strategy))
+        if begun_with[name] != value and not is_source:
             raise ChangedError(
                 f"cannot resume {record.path}: its {name.replace('_', ' ')} has changed since it was begun"
             )
