@@ -173,7 +173,8 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported(checkout:
     nodes = [node for tree in trees for node in ast.walk(tree)]
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-    tops = {module.split(".")[0] for module in modules} - {*sys.stdlib_module_names, "tomllib", "clbench"}
+    newer = {"tomllib", "annotationlib"}  # of Python's own, from 3.11 and 3.14 on
+    tops = {module.split(".")[0] for module in modules} - {*sys.stdlib_module_names, *newer, "clbench"}
     # one is not installed everywhere, and Python 3.10 does not see what the other installs
     named = {"pynvml": ["nvidia-ml-py"], "sklearn": ["scikit-learn"]}
     packages = {**named, **packages_distributions()}

@@ -121,7 +121,7 @@ def random(name: str, **options: object) -> Backbone:
 def test_opened_model_equals_timm_bit_for_bit(name: str) -> None:
     model = made(name)
     images = pictures(name)
-    timms = copy.deepcopy(model)
+    timms = copy.deepcopy(model).requires_grad_(False)  # which may make torch sum in another order
     backbone = opened(model)
     features = backbone(images)
     expected = timms(images.to(memory_format=backbone.memory_format))  # another layout rounds otherwise

@@ -298,8 +298,9 @@ def test_operations_are_those_that_the_counter_of_torch_counts(context):
     theirs = FlopCounterMode(display=False)
     with context():
         ours = count_flops(passes)
-        with theirs:
-            passes()
+    plain = torch.no_grad if context is torch.inference_mode else context  # where torch 2.5 misses some
+    with plain(), theirs:
+        passes()
     assert ours == theirs.get_total_flops() > 0
 
 
