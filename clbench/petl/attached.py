@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import HALF, Branch, Site, Switch
 from clbench.kinds import HasKinds
 from clbench.petl import Petl
+from clbench.petl.digest import StateDigest
 from clbench.petl.merging import Merged, conform
 from clbench.petl.rates import StatesRates, by_rate_ratio
 from clbench.petl.saving import save_module
@@ -65,7 +65,7 @@ class Attached(HasKinds, StatesRates):
         if petl.starts_from_loss:
             self.register_buffer("started", torch.zeros(()))  # in the state: a resumed run starts no more
         self._merged: Merged | None = None
-        self._digest: tuple[list[tuple[int, int]], str] = ([], "")  # of the state that has these versions
+        self._digest = StateDigest()
         backbone.attached.append(self)
         if backbone.carried is not None:
             backbone.carried.append(self)
@@ -134,15 +134,7 @@ class Attached(HasKinds, StatesRates):
 
     def state_key(self) -> str:
         """Return a digest of the module's options and values."""
-        state = self.state_dict()
-        versions = [(tensor.data_ptr(), tensor._version) for tensor in state.values()]
-        if versions != self._digest[0]:
-            total = hashlib.sha256(repr(self.petl).encode())
-            for name, tensor in state.items():
-                total.update(name.encode())
-                total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-            self._digest = (versions, total.hexdigest())
-        return self._digest[1]
+        return self._digest.of(self.petl, self.state_dict())
 
     @property
     def num_parameters(self) -> int:
