@@ -101,9 +101,10 @@ class FeatureCache:
         if first == 0 or inputs.view is None:
             features: Tensor = backbone(inputs.images)
             return features
+        key = self._key(inputs, backbone, first)
         if first == len(backbone.blocks):
-            return self._known(inputs, backbone, first, backbone)
-        table = self._tables.get(self._key(inputs, backbone, first))
+            return self._known(key, inputs, backbone, first, backbone)
+        table = self._tables.get(key)
         if table is not None and table.num_bytes > PREFIX_BYTES:
             features = backbone(inputs.images)
             return features
@@ -111,7 +112,7 @@ class FeatureCache:
         def enter(images: Tensor) -> Tensor:
             return entering(backbone, first, images)
 
-        return leaving(backbone, first, self._known(inputs, backbone, first, enter))
+        return leaving(backbone, first, self._known(key, inputs, backbone, first, enter))
 
     def save(self, growth: float = 1.0) -> None:
         """Write what has come to be known of the backbone alone, where it has grown by that factor since.
@@ -149,10 +150,9 @@ class FeatureCache:
             self._tables[key].go_on_from(values)
 
     def _known(
-        self, inputs: Inputs, backbone: Backbone, block: int, compute: Callable[[Tensor], Tensor]
+        self, key: str, inputs: Inputs, backbone: Backbone, block: int, compute: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Return what enters the block for these rows, after computing what is missing."""
-        key = self._key(inputs, backbone, block)
+        """Return what enters the block for these rows, after computing what is missing under the key."""
         if key not in self._tables:
             is_kept = block == len(backbone.blocks) and not backbone.frozen_key()
             self._tables[key] = self._opened(key, is_kept=is_kept)

@@ -31,10 +31,8 @@ def make_optimizer(strategy: Strategy, device: torch.device) -> torch.optim.Opti
 
 def _tell_of_changes(optimizer: torch.optim.Optimizer, *_: object) -> None:
     """Give what has learnt new versions: torch's fused steps do not, and caches of features go by them."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                torch.autograd.graph.increment_version(parameter)
+    learning = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    torch.autograd.graph.increment_version([each for each in learning if each.grad is not None])
 
 
 def _with_rate(rate: float, rate_ratio: float = 1.0, **group: Any) -> dict[str, Any]:
