@@ -12,6 +12,9 @@ from clbench.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from clbench.data.tasks import Places
+    from clbench.deploy.learner import Learner
+    from clbench.deploy.loading import load
+    from clbench.deploy.predictions import Predictions
     from clbench.errors import UserError
     from clbench.petl import Petl
     from clbench.records.progress import Progress
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
     from clbench.streams import Stream
 
 __all__ = [
+    "Learner",
     "Petl",
     "Places",
+    "Predictions",
     "Progress",
     "Record",
     "RunSpec",
@@ -32,13 +37,16 @@ __all__ = [
     "Stream",
     "UserError",
     "execute",
+    "load",
     "load_runs",
     "resolve",
     "resume",
 ]
 _HOMES = {
+    "Learner": "deploy.learner",
     "Petl": "petl",
     "Places": "data.tasks",
+    "Predictions": "deploy.predictions",
     "Progress": "records.progress",
     "Record": "records.record",
     "RunSpec": "records.spec",
@@ -46,6 +54,7 @@ _HOMES = {
     "Stream": "streams",
     "UserError": "errors",
     "execute": "runs.line",
+    "load": "deploy.loading",
     "load_runs": "report.runs",
     "resolve": "records.spec",
     "resume": "runs.line",

@@ -109,6 +109,17 @@ def rename_to_new(folder: Path, path: Path) -> Path:
         candidate = path.with_name(f"{path.name}-{number}")
 
 
+def rename_to(folder: Path, path: Path) -> Path:
+    """Give a folder a name; WriteError if something has it."""
+    if os.path.lexists(path):  # an empty folder would be replaced
+        raise write_error(path, FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)))
+    try:
+        os.rename(folder, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    return path
+
+
 def temporary_path(path: Path) -> Path:
     """Return a name beside a path that no other process writes to."""
     return path.parent / f".{path.name[:LONGEST_STEM]}.{_machine()}.{os.getpid()}.tmp"

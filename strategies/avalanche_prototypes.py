@@ -42,10 +42,13 @@ class NearestMean(WithMemory):
         scores: Tensor = self.learner.model.eval_classifier(features)
         return scores
 
-    def kept(self) -> Iterable[Tensor]:
-        """Yield the images, their labels and the class means."""
-        yield from super().kept()
+    def answers(self) -> Iterable[Tensor]:
+        """Yield the class means."""
         yield self.learner.model.eval_classifier.class_means
+
+    def answer_by(self, answers: list[Tensor]) -> None:
+        """Take the class means."""
+        self.learner.model.eval_classifier.load_state_dict({"class_means": answers[0]})
 
 
 @register("avalanche.icarl", petl="adapter")
@@ -172,9 +175,13 @@ class SLDA(Online):
         scores: Tensor = self.learner.predict(features)
         return scores
 
-    def kept(self) -> Iterable[Tensor]:
+    def answers(self) -> Iterable[Tensor]:
         """Yield means, counts and the covariance."""
         return (self.learner.muK, self.learner.cK, self.learner.Sigma)
+
+    def answer_by(self, answers: list[Tensor]) -> None:
+        """Take them."""
+        self.learner.muK, self.learner.cK, self.learner.Sigma = answers
 
 
 @register("avalanche.cope", petl="adapter")
@@ -223,7 +230,10 @@ class CoPE(Online, WithMemory):
         absent = torch.zeros(1, self.prototype_size, device=self.backbone.device)
         return torch.cat([known.get(number, absent) for number in range(self.num_classes)])
 
-    def kept(self) -> Iterable[Tensor]:
-        """Yield the images, their labels and the prototypes."""
-        yield from super().kept()
+    def answers(self) -> Iterable[Tensor]:
+        """Yield the prototypes."""
         yield self.prototypes()
+
+    def answer_by(self, answers: list[Tensor]) -> None:
+        """Take the prototypes."""
+        self.prototypical.p_mem = {number: row[None] for number, row in enumerate(answers[0])}

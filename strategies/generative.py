@@ -71,6 +71,11 @@ class Generative(Strategy):
         """Whether ``classifier`` is lda: a cosine is none."""
         return self.classifier == "lda"
 
+    @property
+    def predicts_by_exemplars(self) -> bool:  # type: ignore[override]  # whose means they are
+        """Whether the class means are those of the memory."""
+        return self.classifier != "ncm_running"
+
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the module; start without proxies and with an empty memory."""
         self.backbone = backbone

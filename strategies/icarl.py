@@ -54,6 +54,7 @@ class NoRoomError(UserError, ValueError):
 class ICaRL(Strategy):
     """Exemplars by herding, distillation from the network before the task, nearest mean of exemplars."""
 
+    predicts_by_exemplars: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "new-classes", "disjoint-classes", "many-passes")
 
     memory_size: Annotated[int, Field(ge=1)] = 2000  # K: exemplars of all classes together

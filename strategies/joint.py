@@ -40,6 +40,7 @@ class Joint(Strategy):
 
     gives_probabilities: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("many-passes",)
+    revisits: ClassVar[bool] = True
 
     when: Literal["last", "every"] = "last"  # train after the last task only, or after every task
     quality_retaining: Annotated[Literal["off", "two_sample", "ema"], LATER] = (

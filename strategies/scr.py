@@ -39,6 +39,7 @@ from clbench.strategies import Strategy, Task, register
 class SCR(Strategy):
     """Supervised contrastive replay, and nearest class means of the memory."""
 
+    predicts_by_exemplars: ClassVar[bool] = True
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"online+full": FROM_SCRATCH}
 
     epochs: Annotated[int, Field(ge=1)] = 1

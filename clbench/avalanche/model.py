@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from clbench.avalanche.experiences import as_stored
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.data.inputs import Counting
+from clbench.kinds import HasKinds
 from clbench.petl.attached import Attached
 from clbench.seeds import Seeds, forked_everywhere
 
@@ -180,14 +181,37 @@ class NewTeacher(SupervisedPlugin):  # type: ignore[misc]  # Avalanche ships no 
         strategy._criterion.old_model = None
 
 
-class Kept(nn.Module):
-    """What a strategy of Avalanche keeps between tasks outside its model, as buffers: to be counted."""
+class Kept(HasKinds):
+    """Copies of what a strategy of Avalanche keeps between tasks outside its model, as buffers."""
+
+    def __init__(self, kind: str) -> None:
+        """Start with nothing; ``kind`` is what it is for, see ``clbench.kinds``."""
+        super().__init__()
+        self.kind = kind
+
+    def kind_of(self, name: str) -> str:
+        """Return the one kind of all tensors."""
+        return self.kind
 
     def hold(self, tensors: Iterable[Tensor]) -> None:
         """Hold copies of these tensors and of no others."""
         self._buffers.clear()
         for number, tensor in enumerate(tensors):
             self.register_buffer(str(number), tensor.detach().clone())
+
+
+def in_order(state: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return the tensors of a ``Kept`` in the order in which it was given them."""
+    return [state[name] for name in sorted(state, key=int)]
+
+
+def take(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a module the tensors of another of its kind that has grown."""
+    for name, tensor in state.items():
+        path, _, attribute = name.rpartition(".")
+        owner = module.get_submodule(path)
+        slots: dict[str, Any] = owner._parameters if attribute in owner._parameters else owner._buffers
+        slots[attribute] = nn.Parameter(tensor.clone()) if slots is owner._parameters else tensor.clone()
 
 
 def growing_head(width: int) -> nn.Module:

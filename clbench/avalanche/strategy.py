@@ -6,7 +6,7 @@ arXiv:2104.00405. Avalanche is imported when a strategy is set up, since that ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -43,6 +43,7 @@ class FromAvalanche(Strategy):
     method: ClassVar[str]  # its name in avalanche.training.supervised
     keywords: ClassVar[dict[str, str]] = {}  # the options, and what Avalanche calls them
     fixed: ClassVar[dict[str, Any]] = {}  # what else Avalanche is told
+    kind_kept: ClassVar[str] = "importance"  # what it keeps outside its model, see ``clbench.kinds``
     kept_in: ClassVar[tuple[str, ...]] = ()  # paths (``part_of``) of the values that it keeps between tasks
 
     drop_last: Literal[False] = False
@@ -59,13 +60,18 @@ class FromAvalanche(Strategy):
         self.seen: list[Samples] = []
         self.num_classes = 0
         self.encoder = Encoder(backbone, petl.attach(backbone, seeds.generator("petl")))
-        self.kept_tensors = Kept()
+        self.kept_tensors, self.answer_tensors = Kept(self.kind_kept), Kept("prototypes")
         with on_its_own(seeds, "avalanche-model"):
             self.head = self.make_head(backbone.width).to(backbone.device)
 
     def parts(self) -> dict[str, nn.Module]:
-        """Hold the module, the head, and copies of what else is kept between tasks."""
-        return {"petl": self.encoder.module, "head": self.head, "kept": self.kept_tensors}
+        """Hold the module, the head, copies of what else it predicts by, and of what else it keeps."""
+        return {
+            "petl": self.encoder.module,
+            "head": self.head,
+            "answers": self.answer_tensors,
+            "kept": self.kept_tensors,
+        }
 
     def num_epochs(self, task_index: int) -> int:
         """Return 0: the steps are Avalanche's."""
@@ -93,7 +99,18 @@ class FromAvalanche(Strategy):
         self.encoder.view.forget()
         refuse_lost_weights(self, f"after the last step of task {task.index + 1}")
         self.learner.model.eval()
+        self.answer_tensors.hold(self.answers())
         self.kept_tensors.hold(self.kept())
+
+    def take_back(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take what predicting asks for: the module, a head of those shapes, and what else it predicts by."""
+        from clbench.avalanche.model import in_order, take
+
+        self.encoder.module.load_state_dict(state["petl"])
+        take(self.head, state["head"])
+        self.answer_tensors.hold(in_order(state["answers"]))
+        self.kept_tensors.hold(in_order(state["kept"]))
+        self.answer_by(list(self.answer_tensors.buffers()))
 
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the softmax of the scores, (B, classes seen), or the scores where they are no logits."""
@@ -149,8 +166,15 @@ class FromAvalanche(Strategy):
         scores: Tensor = self.head(features)
         return scores
 
+    def answers(self) -> Iterable[Tensor]:
+        """Yield what the scores depend on beside the module and the head."""
+        return ()
+
+    def answer_by(self, answers: list[Tensor]) -> None:
+        """Take back what ``answers`` yielded."""
+
     def kept(self) -> Iterable[Tensor]:
-        """Yield what is kept between tasks beside the model: images as uint8, and anything else as it is."""
+        """Yield what else is kept between tasks: images as uint8, and anything else as it is."""
         for path in self.kept_in:
             yield from values_in(part_of(self.learner, path))
 
@@ -179,6 +203,7 @@ class Online(FromAvalanche):
 class WithMemory(FromAvalanche):
     """A strategy of Avalanche that replays images."""
 
+    kind_kept: ClassVar[str] = "exemplars"
     holder: ClassVar[str] = ""  # the part (``part_of``) that has the memory; empty: the strategy itself
 
     memory_size: Annotated[int, Field(ge=1)] = 2000  # images

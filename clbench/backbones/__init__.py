@@ -16,6 +16,7 @@ from clbench.registry import Registry
 if TYPE_CHECKING:
     from clbench.backbones.architecture import Architecture
     from clbench.backbones.backbone import Backbone
+    from clbench.backbones.creation import Given
 
 
 @dataclass
@@ -34,15 +35,20 @@ class BackboneOptions:
 
 
 def create(
-    name: str, options: BackboneOptions | None = None, *, seed: int = 0, folder: Path | None = None
+    name: str,
+    options: BackboneOptions | None = None,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    given: Given | None = None,
 ) -> Backbone:
     """Return the named backbone, frozen and in eval mode; ``seed`` draws the weights when there are none.
 
-    Published weights may lie in ``folder``, as ``<name>.safetensors``.
+    Published weights may lie in ``folder``, as ``<name>.safetensors``; ``given`` ones take the place of any.
     """
     from clbench.backbones.creation import create_backbone
 
-    return create_backbone(name, options or BackboneOptions(), seed=seed, folder=folder)
+    return create_backbone(name, options or BackboneOptions(), seed=seed, folder=folder, given=given)
 
 
 registry: Registry[Architecture] = Registry("backbones", __name__)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import nn
+from torch import Tensor, nn
 
 # Importing a family's file registers how its models are opened.
 from clbench.backbones import BackboneOptions, convnext, mobilenet, registry, resnet, swin, vit
@@ -18,7 +19,7 @@ from clbench.backbones.carried import NAME, Carried
 from clbench.backbones.hub import TimmArchitecture, expected_images
 from clbench.backbones.opening import CannotOpenError, opened, resize
 from clbench.backbones.sites import Site
-from clbench.backbones.weights import load_weights, weights_digest
+from clbench.backbones.weights import check_tensors, load_weights, weights_digest
 from clbench.outside.finite import refuse_any_not_finite
 from clbench.seeds import forked
 
@@ -32,14 +33,31 @@ NORMALISATIONS = {
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+@dataclass(frozen=True)
+class Given:
+    """Weights that were stored with what was learnt on them."""
+
+    tensors: Mapping[str, Tensor]  # under the names that timm gives them, in the dtype of the options
+    digest: str  # what they were hashed to when they were read first
+    source: str  # where they are from, for messages
+
+
 def create_backbone(
-    name: str, options: BackboneOptions, *, seed: int, folder: Path | None = None
+    name: str,
+    options: BackboneOptions,
+    *,
+    seed: int,
+    folder: Path | None = None,
+    given: Given | None = None,
 ) -> Backbone:
     """Return the named backbone, frozen and in eval mode; published weights may lie in ``folder``.
 
-    The global generators are left as they were, whatever is drawn.
+    Weights that are ``given`` take the place of those that the options name. The global generators are left
+    as they were, whatever is drawn.
     """
     chosen = architecture(name)
+    if given:
+        return _with_given(name, chosen, options, given, seed)
     beside = _beside(folder, chosen) if options.weights == "default" else None
     with forked(seed):
         if options.weights == "default" and not beside:
@@ -64,6 +82,24 @@ def create_backbone(
     backbone = open_model(name, model, preprocessing, source=source, digest=digest)
     backbone.notes = [f"weights: {beside}, found beside the data"] if beside else []
     return backbone
+
+
+def _with_given(
+    name: str, chosen: Architecture, options: BackboneOptions, given: Given, seed: int
+) -> Backbone:
+    with forked(seed):
+        model = chosen.build()
+    native = chosen.preprocessing(model)
+    preprocessing = _overridden(native, options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if preprocessing.image_size != native.image_size:
+            resize(model, preprocessing.image_size)
+    model = model.to(DTYPES[options.dtype])
+    check_tensors(given.tensors, model.state_dict(), given.source)
+    refuse_any_not_finite(given.tensors, given.source)
+    model.load_state_dict(dict(given.tensors))
+    return open_model(name, model, preprocessing, source=given.source, digest=given.digest)
 
 
 def _beside(folder: Path | None, chosen: Architecture) -> Path | None:

@@ -47,7 +47,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
     wanted = model.state_dict()
     if not _fits(tensors, wanted):
         tensors = _without_classifier(_converted(tensors, model, file))
-    _check(tensors, wanted, file)
+    check_tensors(tensors, wanted, file)
     refuse_any_not_finite(tensors, f"backbone.weights: {file}")
     model.load_state_dict(tensors)
 
@@ -102,7 +102,7 @@ def _converted(tensors: dict[str, Tensor], model: nn.Module, file: Path) -> dict
         ) from error
 
 
-def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: Path) -> None:
+def check_tensors(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: Path | str) -> None:
     """Raise WeightsError unless the names are the same and every tensor has the model's shape."""
     for words, names in (
         ("lacks", wanted.keys() - tensors.keys()),
@@ -116,7 +116,7 @@ def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: Pa
             raise _misfit(file, name, tensors[name], tensor)
 
 
-def _misfit(file: Path, name: str, tensor: Tensor, wanted: Tensor) -> WeightsError:
+def _misfit(file: Path | str, name: str, tensor: Tensor, wanted: Tensor) -> WeightsError:
     return WeightsError(
         f"backbone.weights: {name} is {tuple(tensor.shape)} in {file} and {tuple(wanted.shape)} in this model"
     )

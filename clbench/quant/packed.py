@@ -43,6 +43,16 @@ def unpack(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     module.load_state_dict({**own, **plain})
 
 
+def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a module's state, whether its layers are packed there or not."""
+    layers = _packing(module).items()
+    packed = {f"{name}.{key}" if name else key for name, layer in layers for key in layer.packed()}
+    if packed and packed <= state.keys():
+        unpack(module, state)
+    else:
+        module.load_state_dict(state)
+
+
 def packed_bytes(module: nn.Module) -> int:
     """Return the bytes that a module takes when it is stored packed."""
     return sum(tensor.numel() * tensor.element_size() for tensor in packed_state(module).values())

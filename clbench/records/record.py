@@ -22,6 +22,7 @@ from clbench.files import (
 )
 from clbench.outside.reading import RecordError, first_line, read_bytes, read_json, read_text
 from clbench.records import manifest, shapes
+from clbench.records.histories import history_from
 from clbench.records.logs import columns_of, predictions_of, representations_of, results_of
 from clbench.records.spec import RunSpec
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from clbench.data.history import History
     from clbench.evaluate.representations import Representations
     from clbench.evaluate.results import Results
 
@@ -45,19 +47,28 @@ class Record:
     remembered: dict[str, Any] | None = field(default=None, repr=False, compare=False)  # see ``remembering``
 
     @classmethod
-    def create(cls, out: Path, spec: RunSpec, contents: Mapping[str, str] = {}) -> Record:
+    def create(
+        cls,
+        out: Path,
+        spec: RunSpec,
+        contents: Mapping[str, str] = {},
+        start: Mapping[str, bytes] = {},
+    ) -> Record:
         """Make a new folder in ``out`` for a run that is about to start; nothing is overwritten.
 
         ``contents`` are texts by file name that are in it from the start: the folder has its name when it is
-        complete, so that one that is there can be resumed.
+        complete, so that one that is there can be resumed. ``start`` is what a run that learns on has from
+        the one before, by file name.
         """
         texts = {**contents, "spec.toml": spec.to_toml()}
         files = {name: text.encode() for name, text in texts.items()}
+        files |= {name: data for name, data in start.items() if not name.startswith("checkpoint/")}
         make_folder(out)
         named = out / f"{short_name(spec)}_s{spec.run.seed}_{spec.id[:8]}"
         try:
             with temporary_folder(named) as folder:
-                for name, data in {**files, manifest.NAME: manifest.listing(files).encode()}.items():
+                for name, data in {**files, **start, manifest.NAME: manifest.listing(files).encode()}.items():
+                    make_folder((folder / name).parent)
                     write_bytes(folder / name, data)
                 return cls(rename_to_new(folder, named), spec)
         except WriteError:
@@ -110,6 +121,12 @@ class Record:
     def is_listed(self) -> bool:
         """Whether there is a list of its files' checksums; a record of an earlier version has none."""
         return (self.path / manifest.NAME).exists()
+
+    def history(self) -> History | None:
+        """Return which tasks are learnt when; None in a record of a version that did not write it."""
+        if not (self.path / "history.json").exists():
+            return None
+        return history_from(self.read_json("history.json"))
 
     def changes(self) -> list[str]:
         """Return the files that are no longer what the run wrote; nothing in a record without a list.

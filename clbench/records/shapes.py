@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from clbench.outside.reading import LONGEST_REASON, RecordError, told_in_one_line
+from clbench.records.histories import history_from
 
 DEEPEST = 8  # tables in tables of costs.json
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)] | None
@@ -154,4 +155,5 @@ SHAPES: dict[str, Callable[[Any], object]] = {
     "matrix.json": Matrix.model_validate,
     "hashes.json": Hashes.model_validate,
     "environment.json": Environment.model_validate,
+    "history.json": history_from,
 }

@@ -62,6 +62,16 @@ class RunOptions(BaseModel):
     metrics: str = ""  # others than clbench's own, to be computed too: names or file.py:function, by commas
 
 
+class Parent(BaseModel):
+    """The learner that a run learns on from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str  # of the run that it comes from
+    learner: str  # SHA-256 of its state
+    tasks: Annotated[int, Field(ge=1)]  # that it had learnt
+
+
 class RunSpec(BaseModel):
     """A run: four components and the run's own options."""
 
@@ -72,6 +82,7 @@ class RunSpec(BaseModel):
     backbone: Part
     petl: Part
     run: RunOptions = RunOptions()
+    parent: Parent | None = None  # whose tasks come before those of the stream
 
     @property
     def id(self) -> str:
@@ -84,7 +95,8 @@ class RunSpec(BaseModel):
         sections = {kind: {"name": part.name, **part.options} for kind, part in parts.items()}
         run = self.run.model_dump()
         unused = [] if run["metrics"] else ["metrics"]  # so that ids from before there was such a thing stay
-        return {**sections, "run": {name: value for name, value in run.items() if name not in unused}}
+        sections["run"] = {name: value for name, value in run.items() if name not in unused}
+        return sections if self.parent is None else {**sections, "parent": self.parent.model_dump()}
 
     def to_toml(self) -> str:
         """Return the spec as TOML that ``--config`` accepts."""
@@ -93,13 +105,18 @@ class RunSpec(BaseModel):
     @classmethod
     def from_toml(cls, text: str) -> RunSpec:
         """Read what ``to_toml`` wrote."""
-        sections = read_toml(text)
+        return cls.from_dict(read_toml(text))
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Mapping[str, Any]]) -> RunSpec:
+        """Read what ``to_dict`` returned."""
+        sections = {name: dict(table) for name, table in tables.items()}
         missing = [name for name in SECTIONS if "name" not in sections.get(name, {}) and name != "run"]
         if missing:
             raise SpecError(f"it names no {', '.join(missing)}")
-        run = sections.pop("run", {})
+        run, parent = sections.pop("run", {}), sections.pop("parent", None)
         parts = {kind: Part(name=table.pop("name"), options=table) for kind, table in sections.items()}
-        return cls(**parts, run=RunOptions(**run))
+        return cls(**parts, run=RunOptions(**run), parent=Parent(**parent) if parent else None)
 
 
 def read_toml(text: str) -> dict[str, Any]:

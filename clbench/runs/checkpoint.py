@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,28 +74,41 @@ def load_ended(folder: Path, num_tasks: int) -> list[Ended]:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint into the folder and remove those older than the one before it."""
+    """Write a checkpoint into the folder and remove those older than the one before it.
+
+    What was held when a task last ended is kept, too: a learner that is stopped inside the next one is that.
+    """
     make_folder(folder)
     files = _files(folder)
+    name, data = named_bytes(checkpoint, _number(files[-1]) + 1 if files else 0)
+    write_bytes(folder / name, data)
+    old = files[: len(files) + 1 - KEPT]
+    if checkpoint.position.is_inside_task:
+        between = next((file for file in reversed(files) if _is_between_tasks(file)), None)
+        old = [file for file in old if file != between]
+    for file in old:
+        if file.is_file():  # whatever else lies there under such a name is not ours
+            file.unlink()
+    return folder / name
+
+
+def named_bytes(checkpoint: Checkpoint, number: int) -> tuple[str, bytes]:
+    """Return the name and the bytes of a checkpoint's file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     state = json.dumps({"position": vars(checkpoint.position), "info": checkpoint.info})
-    data = save(_without_aliases(tensors), metadata={"state": state})
-    number = _number(files[-1]) + 1 if files else 0
-    path = folder / f"{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
-    write_bytes(path, data)
-    for old in files[: len(files) + 1 - KEPT]:
-        if old.is_file():  # whatever else lies there under such a name is not ours
-            old.unlink()
-    return path
+    data = save(without_aliases(tensors), metadata={"state": state})
+    return f"{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors", data
 
 
-def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that is whole; None if there is none."""
+def load_checkpoint(folder: Path, *, is_between_tasks: bool = False) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole, or the newest between tasks; None if there is none."""
     for path in reversed(_files(folder)):
         try:
-            return _read(path)
+            checkpoint = _read(path)
         except (RecordError, SafetensorError, ValueError, KeyError, TypeError):
             continue
+        if not (is_between_tasks and checkpoint.position.is_inside_task):
+            return checkpoint
     return None
 
 
@@ -103,9 +117,23 @@ def _read(path: Path) -> Checkpoint:
     data = read_bytes(path)
     if hashlib.sha256(data).hexdigest()[:16] != path.stem.rpartition("-")[2]:
         raise ValueError("it contradicts its name")
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    state = json.loads(header["__metadata__"]["state"])
+    state = _state_in(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return Checkpoint(Position(**state["position"]), load(data), state["info"])
+
+
+def _state_in(header: bytes) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["state"])
+    return state
+
+
+def _is_between_tasks(path: Path) -> bool:
+    """Tell from its header alone whether a file holds what was held when a task had ended."""
+    try:
+        with open(path, "rb") as file:
+            state = _state_in(file.read(int.from_bytes(file.read(8), "little")))
+        return not Position(**state["position"]).is_inside_task
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
+        return False
 
 
 def capture(
@@ -128,18 +156,18 @@ def capture(
 
 
 def restore(checkpoint: Checkpoint, strategy: Strategy, optimizer: torch.optim.Optimizer | None) -> None:
-    """Load the values into a strategy of the same shapes, and into its freshly made optimiser."""
-    for kind, part in strategy.parts().items():
-        part.load_state_dict(_under(f"{kind}/", checkpoint.tensors))
+    """Load the values into a strategy of the same shapes, and into its freshly made optimiser, if any."""
+    strategy.take_back({kind: under(f"{kind}/", checkpoint.tensors) for kind in strategy.parts()})
     if optimizer is not None:
         state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in _under("optimizer/", checkpoint.tensors).items():
+        for key, tensor in under("optimizer/", checkpoint.tensors).items():
             number, _, name = key.partition(".")
             state.setdefault(int(number), {})[name] = tensor.clone()
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, by the rest of their names."""
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -152,7 +180,7 @@ def _number(path: Path) -> int:
     return int(path.name.partition("-")[0])
 
 
-def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy tensors that share memory: safetensors refuses to write them."""
     seen: set[int] = set()
     unique = {}

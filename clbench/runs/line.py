@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from clbench import backbones, devices, evaluate, petl, strategies, streams
+from clbench import backbones, devices, evaluate, petl, strategies
 from clbench.backbones.backbone import Backbone
-from clbench.cards import source_files
 from clbench.data.batches import Batcher
+from clbench.data.continued import continued
 from clbench.data.feature_cache import FeatureCache
+from clbench.data.history import Chapter, History, history_of
 from clbench.data.tasks import Places, TaskStream
 from clbench.evaluate.costs import PhaseClock
 from clbench.evaluate.matrix_rows import MatrixRows
@@ -21,7 +22,7 @@ from clbench.evaluate.meter import Meter
 from clbench.options import build
 from clbench.outside.mistakes import PluginError, explained
 from clbench.records.environment import environment
-from clbench.records.former_sources import is_former
+from clbench.records.histories import history_to
 from clbench.records.lock import only_writer, remove_lock
 from clbench.records.progress import Progress
 from clbench.records.record import Record, to_json
@@ -35,6 +36,7 @@ from clbench.runs.checkpoint import (
     save_checkpoint,
     save_ended,
 )
+from clbench.runs.earlier import build_stream, earlier_stream, refuse_missing_images, remembered_by, told
 from clbench.runs.loop import Loop
 from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.runs.probe import Probe, ProbeSet
@@ -48,6 +50,7 @@ from clbench.runs.resuming import (
 )
 from clbench.runs.returned import LOST, checked_parts
 from clbench.runs.run_log import RunLog, held
+from clbench.runs.sources import is_same_source, source_digest
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 
@@ -61,6 +64,7 @@ class Parts:
     strategy: Strategy
     seeds: Seeds
     device: torch.device
+    history: History  # what will have been learnt when the run ends
 
     def hashes(self) -> dict[str, str]:
         """Return what must be equal for two runs to be the same, or to be compared."""
@@ -71,28 +75,30 @@ class Parts:
         }
 
 
-def source_digest(strategy: type[Strategy]) -> str:
-    """Return the SHA-256 of the files that a strategy is read from."""
-    files = source_files(Path(inspect.getfile(strategy)))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with that learns on: what was learnt, and what its record holds from the start."""
+
+    history: History
+    checkpoint: Checkpoint
+    files: Mapping[str, bytes] = field(default_factory=dict)  # of the record before, by their names
 
 
-def is_same_source(digest: str, strategy: type[Strategy]) -> bool:
-    """Tell whether a record with this hash was made by the strategy as it is, or as good as is."""
-    return digest == source_digest(strategy) or is_former(digest, strategy.__module__)
-
-
-def prepare(spec: RunSpec, places: Places) -> Parts:
-    """Make every component that a spec names."""
+def prepare(spec: RunSpec, places: Places, before: History | None = None) -> Parts:
+    """Make every component that a spec names; ``before`` is what a run that learns on has learnt before."""
     seeds = Seeds(spec.run.seed)
     device = torch.device(devices.present(spec.run.device))
-    loader = build(streams.get(spec.stream.name), "stream", spec.stream.options)
-    with explained(loader):
-        stream = loader.build(spec.stream.name, places, seeds)
+    own = build_stream(spec.stream, places, seeds)
     options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
     seed = seeds.derive("weights")
     backbone = backbones.create(spec.backbone.name, options, seed=seed, folder=places.data_dir).to(device)
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
+    stream, chapters = own, [*(before.chapters if before else [])]
+    if before:
+        earlier = [earlier_stream(chapter, places) for chapter in before.chapters]
+        stream = continued(before, earlier, own, remembered=partial(remembered_by, strategy))
+        refuse_missing_images(spec.strategy.name, strategy, before, earlier)
+        stream = replace(stream, notes=[*told(before, earlier), *own.notes])
     refuse_impossible(spec.strategy.name, strategy, stream, backbone)
     evaluate.find_all(spec.run.metrics)  # before anything is learnt: one that is not there is told now
     if spec.run.eval_ahead:
@@ -103,7 +109,10 @@ def prepare(spec: RunSpec, places: Places) -> Parts:
     with explained(strategy, module):
         strategy.setup(backbone, module, seeds)
         checked_parts(strategy)
-    return Parts(stream, backbone, strategy, seeds, device)
+    section = spec.to_dict()["stream"]
+    num_rows = len(own.tasks[0].train.images)
+    chapters.append(Chapter(section, spec.run.seed, own.digest, num_rows, len(own.tasks)))
+    return Parts(stream, backbone, strategy, seeds, device, history_of(stream, chapters))
 
 
 def execute(
@@ -113,22 +122,30 @@ def execute(
     places: Places | None = None,
     progress: Progress | None = None,
     command: str = "",
+    start: Start | None = None,
 ) -> Record:
     """Run a spec from the beginning and return its record, a new folder in ``out``.
 
-    ``progress`` hears of every stage, ``command`` is what was typed to start the run, if anything was.
+    ``progress`` hears of every stage, ``command`` is what was typed to start the run, if anything was;
+    ``start`` is where a run begins that learns on.
     """
     places, clock = places or Places(), PhaseClock()
     with clock.phase("start-up"):
-        parts = prepare(spec, places)
-        found = {"environment.json": environment(), "hashes.json": parts.hashes()}
+        parts = prepare(spec, places, start.history if start else None)
+        found = {
+            "environment.json": environment(),
+            "hashes.json": parts.hashes(),
+            "history.json": history_to(parts.history),
+        }
         texts = {name: to_json(value) + "\n" for name, value in found.items()}
-        record = Record.create(Path(out), spec, {**texts, "command.txt": command + "\n"})
+        texts["command.txt"] = command + "\n"
+        record = Record.create(Path(out), spec, texts, start.files if start else {})
     with only_writer(record.path):
         record.event("started")
         for line in _notes(spec, parts):
             record.event("noted", line=line)
-        _finish(record, parts, progress or Progress(), places, clock, checkpoint=None)
+        checkpoint = start.checkpoint if start else None
+        _finish(record, parts, progress or Progress(), places, clock, checkpoint)
     remove_lock(record.path)
     return record
 
@@ -151,7 +168,8 @@ def _go_on(record: Record, places: Places, progress: Progress) -> None:
     with clock.phase("start-up"):
         clean(record)
         refuse_another_start(record)
-        parts = prepare(record.spec, places)
+        history = record.history() if record.spec.parent else None
+        parts = prepare(record.spec, places, history.before_last() if history else None)
     begun_with = record.read_json("hashes.json")
     for name, value in parts.hashes().items():
         is_source = name == "strategy_source" and is_same_source(begun_with[name], type(parts.strategy))

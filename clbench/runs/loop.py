@@ -235,8 +235,8 @@ class Loop:
 
     def _checkpoint(self, position: Position) -> None:
         looks = [] if position.is_inside_task else self.watch.put_behind()
-        if not self.strategy.resumable:
-            return
+        if position.is_inside_task and not self.strategy.resumable:
+            return  # what it holds is enough to predict, and asked for when a task has ended
         with self.meter.phase("checkpoint"):
             if not position.is_inside_task:
                 self.save_ended(position.task - 1, Ended(self.meter.by_task[-1:], looks))
@@ -270,6 +270,8 @@ class Loop:
     def _load_account(self, checkpoint: Checkpoint) -> None:
         """Go on with what has been spent, and with what that is counted by."""
         info, position = checkpoint.info, checkpoint.position
+        if not info:  # of a learner that came without its account
+            return
         self.meter.load(info)
         if "step_flops" not in info:
             self._load_older_account(checkpoint)

@@ -10,7 +10,7 @@ from clbench import strategies
 from clbench.outside.reading import RecordError
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec
-from clbench.runs.line import is_same_source
+from clbench.runs.sources import is_same_source
 
 
 @dataclass(frozen=True)

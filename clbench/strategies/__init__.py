@@ -8,7 +8,7 @@ it keeps the contract.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -48,6 +48,8 @@ class Strategy(ABC):
     module_options: ClassVar[dict[str, dict[str, Any]]] = {}  # a module's other defaults, by its name
     needs: ClassVar[tuple[str, ...]] = ()  # of stream and backbone: names in clbench.runs.needs.NEEDS
     rereads: ClassVar[str] = ""  # for what it reads images again that it trains on, in words
+    revisits: ClassVar[bool] = False  # whether it trains on images of earlier tasks that it holds no copy of
+    predicts_by_exemplars: ClassVar[bool] = False  # whether ``predict`` looks at the images in a memory
     resumable: ClassVar[bool] = True  # whether parts() is its whole state; if not, a stopped run begins anew
     gives_probabilities: ClassVar[bool] = False  # whether each row of predict() is >= 0 and sums to 1
 
@@ -130,6 +132,17 @@ class Strategy(ABC):
         Once a task is learnt, rows that are all the same stop a run. ``inputs.task`` is None unless the
         scenario tells it.
         """
+
+    def take_back(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Load what ``parts`` held, by part, once ``begin_task`` was called for every task begun.
+
+        Where that is not the whole state (``resumable``), it is enough to predict as before. Layers that were
+        stored packed stay as they were stored.
+        """
+        from clbench.quant.packed import load
+
+        for kind, part in self.parts().items():
+            load(part, state[kind])
 
     def cautions(self) -> list[str]:
         """Return what a user should know of these options before a run, one line each."""

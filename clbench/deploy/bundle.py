@@ -1,0 +1,207 @@
+"""Write a learner into a folder that needs nothing beside it, and read it again.
+
+``learner.json`` says what the learner is, ``learner.safetensors`` holds its tensors: the backbone's under
+``backbone/``, the strategy's under ``state/<part>/``, low-bit layers packed. Nothing in a bundle is code, and
+what it names that is in a user's file has to be named again by whoever loads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from clbench.backbones.backbone import Backbone
+from clbench.data.history import History
+from clbench.deploy.learnt import Learnt
+from clbench.errors import UserError
+from clbench.files import make_folder, rename_to, temporary_folder, write_bytes
+from clbench.kinds import kinds_of
+from clbench.outside.reading import read_bytes, read_json, told_in_one_line
+from clbench.quant.packed import packed_state
+from clbench.records.histories import history_from, history_to
+from clbench.records.record import to_json
+from clbench.records.spec import RunSpec
+from clbench.runs.checkpoint import under, without_aliases
+from clbench.version import __version__
+
+FORMAT = 1
+ABOUT, TENSORS = "learner.json", "learner.safetensors"
+BACKBONE, STATE = "backbone/", "state/"
+EXEMPLARS = "exemplars"
+
+
+class BundleError(UserError, ValueError):
+    """A bundle that cannot be written, or is not, or no longer, what was written."""
+
+
+class BackboneAbout(BaseModel):
+    """What ``learner.json`` says of the backbone."""
+
+    name: str
+    digest: str  # SHA-256 over the names and values of its weights as they were read first
+    source: str  # where they came from
+    is_included: bool
+
+
+class About(BaseModel):
+    """What ``learner.json`` holds."""
+
+    format: int
+    versions: dict[str, str]
+    run: str  # id of the run that it comes from
+    class_names: list[str]
+    preprocessing: dict[str, Any]  # of stored images, for whoever reads them without clbench
+    spec: dict[str, dict[str, Any]]
+    history: dict[str, Any]
+    backbone: BackboneAbout
+    strategy_source: str
+    left_out: list[str]  # tensors of the state that are not in the file
+    is_packed: bool  # whether there are low-bit layers, which learn no more
+    tensors: str  # SHA-256 of the other file
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What was read from a bundle's two files."""
+
+    spec: RunSpec
+    history: History
+    about: About
+    backbone: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+def write_bundle(learnt: Learnt, folder: Path, *, without_backbone: bool, with_exemplars: bool) -> Path:
+    """Write a learner into a new folder; BundleError if something is there."""
+    if os.path.lexists(folder):
+        raise BundleError(f"{folder} is there already; nothing is overwritten")
+    state, kinds = _state_of(learnt)
+    left_out = set(learnt.left_out)
+    if not with_exemplars:
+        left_out |= {name for name in state if kinds[name] == EXEMPLARS}
+        _refuse_blind(learnt, left_out)
+    elif left_out:
+        raise BundleError(f"{learnt.path} has no exemplars that could be taken along")
+    tensors = {STATE + name: tensor for name, tensor in state.items() if name not in left_out}
+    if not without_backbone:
+        tensors |= {BACKBONE + name: tensor for name, tensor in weights_of(learnt.backbone).items()}
+    data = save(without_aliases({name: each.detach().cpu().contiguous() for name, each in tensors.items()}))
+    about = _about(learnt, sorted(left_out), state, is_included=not without_backbone)
+    about = about.model_copy(update={"tensors": hashlib.sha256(data).hexdigest()})
+    make_folder(folder.parent)
+    with temporary_folder(folder) as made:
+        write_bytes(made / TENSORS, data)
+        write_bytes(made / ABOUT, (to_json(about.model_dump()) + "\n").encode())
+        return rename_to(made, folder)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Tell whether a folder is a bundle, by the name of a file in it."""
+    return (folder / ABOUT).is_file()
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Return what a bundle holds; BundleError or RecordError in one line for what is no bundle."""
+    file = folder / ABOUT
+    value = read_json(file)
+    with told_in_one_line(file):
+        if isinstance(value, dict) and value.get("format") not in (None, FORMAT):
+            raise BundleError(
+                f"{file} is of format {value['format']!r}, and this version of clbench reads {FORMAT}"
+            )
+        try:
+            about = About.model_validate(value)
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            raise BundleError(f"{file} is not what clbench export writes: {place}") from error
+        spec = RunSpec.from_dict(about.spec)
+        history = history_from(about.history)
+    data = read_bytes(folder / TENSORS)
+    if hashlib.sha256(data).hexdigest() != about.tensors:
+        raise BundleError(f"{folder / TENSORS} has changed since it was written; export the learner again")
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise BundleError(f"cannot read {folder / TENSORS}: {error}") from error
+    return Bundle(spec, history, about, under(BACKBONE, tensors), under(STATE, tensors))
+
+
+def weights_of(backbone: Backbone) -> dict[str, Tensor]:
+    """Return the backbone's own weights under timm's names, whatever modules have put in their places."""
+    with _switched_off(backbone):
+        held = backbone.model.state_dict()
+        return {plain: held[now].clone() for plain, now in backbone.plain_names.items() if now in held}
+
+
+@contextmanager
+def _switched_off(backbone: Backbone) -> Iterator[None]:
+    before = [(module, module.enabled) for module in backbone.attached]
+    for module, _ in before:
+        module.enabled = False
+    try:
+        yield
+    finally:
+        for module, was_on in before:
+            module.enabled = was_on
+
+
+def _state_of(learnt: Learnt) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what the parts of a strategy hold, packed, and what kind each tensor is of."""
+    state: dict[str, Tensor] = {}
+    kinds: dict[str, str] = {}
+    for kind, part in learnt.strategy.parts().items():
+        packed = packed_state(part)
+        state |= {f"{kind}/{name}": tensor for name, tensor in packed.items()}
+        kinds |= {f"{kind}/{name}": its for name, its in kinds_of(part, packed).items()}
+    return state, kinds
+
+
+def _refuse_blind(learnt: Learnt, left_out: set[str]) -> None:
+    """Refuse to leave out what the learner predicts by."""
+    if left_out and learnt.strategy.predicts_by_exemplars:
+        raise BundleError(
+            f"strategy {learnt.spec.strategy.name} predicts by the pictures in its memory: take them along"
+            " with --exemplars (in Python with_exemplars=True), if whoever gets the bundle may see them"
+        )
+
+
+def _about(learnt: Learnt, left_out: list[str], state: Mapping[str, Tensor], *, is_included: bool) -> About:
+    backbone, history = learnt.backbone, learnt.history
+    preprocessing = {
+        **asdict(backbone.preprocessing),
+        "stored_height": history.height,
+        "stored_width": history.width,
+    }
+    unpacked = {
+        f"{kind}/{name}" for kind, part in learnt.strategy.parts().items() for name in part.state_dict()
+    }
+    return About(
+        format=FORMAT,
+        versions={"clbench": __version__, "torch": version("torch"), "timm": version("timm")},
+        run=learnt.spec.id,
+        class_names=[*learnt.class_names],
+        preprocessing=preprocessing,
+        spec=learnt.spec.to_dict(),
+        history=history_to(history),
+        backbone=BackboneAbout(
+            name=backbone.name,
+            digest=backbone.weights_digest,
+            source=backbone.weights_source,
+            is_included=is_included,
+        ),
+        strategy_source=learnt.strategy_source,
+        left_out=left_out,
+        is_packed=not state.keys() <= unpacked,
+        tensors="",
+    )

@@ -1,0 +1,59 @@
+"""Do with what was learnt what it is for: ask it about pictures, ship it, let it learn on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clbench.deploy.asking import check_task, scores_of
+from clbench.deploy.bundle import write_bundle
+from clbench.deploy.learnt import Learnt
+from clbench.deploy.pictures import Pictures, read_pictures
+from clbench.deploy.predictions import Predictions
+
+
+@dataclass(eq=False, repr=False)
+class Learner(Learnt):
+    """What a run has learnt, and what can be done with it. ``clbench.load`` makes one."""
+
+    def __repr__(self) -> str:
+        """Say what it is, in one line."""
+        names = (self.spec.strategy.name, self.spec.petl.name, self.backbone.name)
+        tasks = f"{self.num_tasks} task{'s' if self.num_tasks > 1 else ''}"
+        return f"<Learner {' · '.join(names)}: {tasks}, {len(self.class_names)} classes>"
+
+    def predict(
+        self, images: Pictures, *, task: int | None = None, batch_size: int | None = None
+    ) -> Predictions:
+        """Say which class each picture shows.
+
+        Args:
+            images: A path, a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), a tensor (C, H, W) or
+                (N, C, H, W), or a list of such; of any size, grey, RGB or with alpha, read as a stream would.
+            task: Index, from 0, of the task that the pictures are of: needed after task-incremental learning,
+                where only its classes are chosen among, and not allowed otherwise.
+            batch_size: Pictures seen at a time; by default as many as the run evaluated at a time.
+        """
+        check_task(self, task)
+        size = self.history.height, self.history.width
+        at_a_time = batch_size or self.spec.run.eval_batch_size
+        pieces = [scores_of(self, pixels, task) for pixels in read_pictures(images, size, at_a_time)]
+        scores = torch.cat(pieces) if pieces else torch.zeros(0, len(self.class_names))
+        return Predictions(scores, self.class_names, self.strategy.gives_probabilities)
+
+    def save(
+        self, folder: Path | str, *, without_backbone: bool = False, with_exemplars: bool = False
+    ) -> Path:
+        """Write a bundle: a folder that ``clbench.load`` makes the same learner from, on any machine.
+
+        Args:
+            folder: Where; there must be nothing there yet.
+            without_backbone: Leave the backbone's own weights out: they are named by their hash, and have to
+                be there where the bundle is loaded.
+            with_exemplars: Take the training pictures along that a memory holds, to learn on from.
+        """
+        return write_bundle(
+            self, Path(folder), without_backbone=without_backbone, with_exemplars=with_exemplars
+        )

@@ -1,0 +1,181 @@
+"""Open a learner: from the folder of a run, finished or stopped after some task, or from a bundle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from clbench import backbones
+from clbench.backbones.backbone import Backbone
+from clbench.data.history import History
+from clbench.data.tasks import Places
+from clbench.deploy.bundle import Bundle, BundleError, is_bundle, read_bundle
+from clbench.deploy.learner import Learner
+from clbench.deploy.rebuilding import on_device, rebuilt
+from clbench.errors import UserError
+from clbench.options import build
+from clbench.records import manifest
+from clbench.records.record import Record
+from clbench.records.spec import Part, RunSpec
+from clbench.registry import is_address
+from clbench.runs.checkpoint import Checkpoint, Position, load_checkpoint
+from clbench.runs.sources import is_same_source
+from clbench.seeds import Seeds
+from clbench.strategies import get
+
+CHECKED = ("spec.toml", "hashes.json", "history.json")  # what they say decides what is predicted
+
+log = logging.getLogger(__name__)
+
+
+class LearnerError(UserError, ValueError):
+    """A folder that no learner can be made from."""
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    places: Places | None = None,
+    strategy: str | None = None,
+    petl: str | None = None,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+) -> Learner:
+    """Return what a run has learnt, to be asked, shipped, or taught more.
+
+    Args:
+        path: The folder of a run (of one that was stopped, what it had learnt when its last task ended), or a
+            bundle.
+        device: Where it shall compute: cpu, cuda, mps, or auto.
+        places: Where published weights and an older record's data may lie.
+        strategy: Of a bundle whose strategy is in somebody's file: that file again, as in ``mine.py:Mine``.
+        petl: The same of its module.
+        backbone: The same of its backbone.
+        weights: A file of the backbone's weights, where they are not where the run found them.
+    """
+    from clbench.devices import choose
+
+    folder, places, where = Path(path), places or Places(), choose(device)
+    if not folder.is_dir():
+        raise LearnerError(f"no learner in {folder}: there is no such folder")
+    named = {"strategy": strategy, "petl": petl, "backbone": backbone}
+    if is_bundle(folder):
+        return _of_bundle(folder, read_bundle(folder), where, places, named, weights)
+    return _of_run(folder, where, places, named, weights)
+
+
+def _of_run(
+    folder: Path, device: str, places: Places, named: Mapping[str, str | None], weights: str | Path | None
+) -> Learner:
+    record = Record.open(folder)
+    _refuse_changed(record)
+    checkpoint = load_checkpoint(folder / "checkpoint", is_between_tasks=True)
+    if checkpoint is None or checkpoint.position == Position():
+        raise LearnerError(f"no learner in {folder}: it holds no checkpoint of a task that has ended")
+    history = record.history() or _from_its_data(record, places)
+    spec = _named_again(record.spec, named)
+    hashes = record.read_json("hashes.json")
+    _refuse_other_source(folder, spec, hashes["strategy_source"])
+    opened = _backbone(spec, device, places, weights, hashes["weights"], folder)
+    return rebuilt(spec, history.first(checkpoint.position.task), opened, checkpoint, path=folder)
+
+
+def _of_bundle(
+    folder: Path,
+    bundle: Bundle,
+    device: str,
+    places: Places,
+    named: Mapping[str, str | None],
+    weights: str | Path | None,
+) -> Learner:
+    for kind, given in named.items():
+        name = getattr(bundle.spec, kind).name
+        if is_address(name) and given is None:
+            raise BundleError(
+                f"the {kind} of {folder} is {name}, in a file that a bundle does not carry; if you trust"
+                f" yours, name it again: --{kind} FILE.py:NAME (in Python {kind}=...)"
+            )
+    spec = _named_again(bundle.spec, named)
+    _refuse_other_source(folder, spec, bundle.about.strategy_source)
+    about = bundle.about.backbone
+    if about.is_included:
+        from clbench.backbones.creation import Given
+
+        given_weights = Given(bundle.backbone, about.digest, f"{folder} ({about.source})")
+        options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
+        seed = Seeds(spec.run.seed).derive("weights")
+        opened = backbones.create(spec.backbone.name, options, seed=seed, given=given_weights)
+        opened = opened.to(on_device(device))
+    else:
+        opened = _backbone(spec, device, places, weights, about.digest, folder)
+    checkpoint = Checkpoint(Position(len(bundle.history.tasks)), bundle.state, {})
+    return rebuilt(
+        spec,
+        bundle.history,
+        opened,
+        checkpoint,
+        left_out=tuple(bundle.about.left_out),
+        is_packed=bundle.about.is_packed,
+        path=folder,
+    )
+
+
+def _backbone(
+    spec: RunSpec, device: str, places: Places, weights: str | Path | None, digest: str, folder: Path
+) -> Backbone:
+    """Return the backbone of a spec, if its weights are those that were learnt on."""
+    chosen = {**spec.backbone.options, **({"weights": str(weights)} if weights is not None else {})}
+    options = build(backbones.BackboneOptions, "backbone", chosen)
+    seed = Seeds(spec.run.seed).derive("weights")
+    opened = backbones.create(spec.backbone.name, options, seed=seed, folder=places.data_dir)
+    if opened.weights_digest != digest:
+        raise LearnerError(
+            f"{folder} was learnt on other weights of {spec.backbone.name} (SHA-256 {digest[:12]}...) than"
+            f" {opened.weights_source} ({opened.weights_digest[:12]}...); name their file with --weights"
+        )
+    return opened.to(on_device(device))
+
+
+def _named_again(spec: RunSpec, named: Mapping[str, str | None]) -> RunSpec:
+    """Return the spec with the components of a user that were named again."""
+    parts = {
+        kind: Part(name=name, options=getattr(spec, kind).options)
+        for kind, name in named.items()
+        if name is not None
+    }
+    return spec.model_copy(update=parts)
+
+
+def _refuse_changed(record: Record) -> None:
+    hashes = manifest.known(record.path) or {}
+    for name in manifest.changed(record.path, hashes, [name for name in CHECKED if name in hashes]):
+        raise LearnerError(f"cannot load {record.path}: its {name} has changed since it was written")
+
+
+def _refuse_other_source(folder: Path, spec: RunSpec, digest: str) -> None:
+    if not is_same_source(digest, get(spec.strategy.name)):
+        raise LearnerError(
+            f"cannot load {folder}: the file of strategy {spec.strategy.name} has changed since it learnt"
+        )
+
+
+def _from_its_data(record: Record, places: Places) -> History:
+    """Return the history of a record of an earlier version, which only its stream knows."""
+    from clbench.data.history import Chapter, history_of
+    from clbench.runs.earlier import build_stream
+
+    spec = record.spec
+    try:
+        stream = build_stream(spec.stream, places, Seeds(spec.run.seed))
+    except UserError as error:
+        raise LearnerError(
+            f"{record.path} was made by an earlier version, which did not write down what its classes are;"
+            f" its data are needed: {error}"
+        ) from error
+    if stream.digest != record.read_json("hashes.json")["stream"]:
+        raise LearnerError(f"cannot load {record.path}: its stream has changed since it was learnt")
+    rows = len(stream.tasks[0].train.images)
+    section = spec.to_dict()["stream"]
+    return history_of(stream, [Chapter(section, spec.run.seed, stream.digest, rows, len(stream.tasks))])

@@ -1,0 +1,68 @@
+"""Make a strategy again as it was when a task had ended, from what was written of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from clbench import petl, strategies
+from clbench.backbones.backbone import Backbone
+from clbench.data.continued import without_images
+from clbench.data.history import History
+from clbench.deploy.learner import Learner
+from clbench.options import build
+from clbench.outside.mistakes import explained
+from clbench.records.spec import RunSpec
+from clbench.runs.checkpoint import Checkpoint, restore
+from clbench.runs.modes import evaluation_mode
+from clbench.runs.returned import checked_parts, not_taken_back
+from clbench.runs.sources import source_digest
+from clbench.seeds import Seeds
+
+
+def rebuilt(
+    spec: RunSpec,
+    history: History,
+    backbone: Backbone,
+    checkpoint: Checkpoint,
+    *,
+    left_out: tuple[str, ...] = (),
+    is_packed: bool = False,
+    path: Path | None = None,
+) -> Learner:
+    """Return a learner of a spec on a backbone, once it has taken back what a checkpoint holds of it.
+
+    Tensors that were ``left_out`` are what they are in a strategy that has begun its tasks and seen no image.
+    """
+    strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
+    module = build(petl.get(spec.petl.name), "petl", spec.petl.options)
+    with explained(strategy, module):
+        strategy.setup(backbone, module, Seeds(spec.run.seed))
+        for task in without_images(history):
+            strategy.begin_task(task)
+        checked_parts(strategy)
+        known = dict(checkpoint.tensors)
+        if left_out:
+            fresh = {
+                f"{kind}/{name}": tensor
+                for kind, part in strategy.parts().items()
+                for name, tensor in part.state_dict().items()
+            }
+            known |= {name: fresh[name] for name in left_out if name in fresh}
+        try:
+            restore(Checkpoint(checkpoint.position, known, {}), strategy, optimizer=None)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise not_taken_back(strategy, error) from error
+    for part in strategy.parts().values():
+        part.requires_grad_(False)
+    evaluation_mode(strategy)
+    source = source_digest(type(strategy))
+    return Learner(spec, history, strategy, backbone, checkpoint, source, left_out, is_packed, path)
+
+
+def on_device(name: str) -> torch.device:
+    """Return the device of that name, if this machine has it."""
+    from clbench import devices
+
+    return torch.device(devices.present(name))
