@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from clbench.data.tasks import Places
 from clbench.deploy.asking import check_task, scores_of
 from clbench.deploy.bundle import write_bundle
+from clbench.deploy.learning_on import learn_on
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.pictures import Pictures, read_pictures
 from clbench.deploy.predictions import Predictions
+from clbench.records.progress import Progress
+from clbench.records.record import Record
 
 
 @dataclass(eq=False, repr=False)
@@ -42,6 +48,27 @@ class Learner(Learnt):
         pieces = [scores_of(self, pixels, task) for pixels in read_pictures(images, size, at_a_time)]
         scores = torch.cat(pieces) if pieces else torch.zeros(0, len(self.class_names))
         return Predictions(scores, self.class_names, self.strategy.gives_probabilities)
+
+    def learn(
+        self,
+        stream: str,
+        *,
+        settings: Mapping[str, Mapping[str, Any]] = {},
+        out: Path | str = "runs",
+        places: Places | None = None,
+        progress: Progress | None = None,
+    ) -> Record:
+        """Learn further tasks with the same strategy, into a new record; this learner stays as it is.
+
+        Args:
+            stream: What is to be learnt, such as ``folder:PATH``. Classes whose names are known keep their
+                numbers, new ones come behind them. It is one task unless its options say otherwise.
+            settings: Options that differ from before, by section: ``{"strategy": {"epochs": 3}}``.
+            out: Where the new record goes; ``clbench.load`` opens it.
+            places: Where data may be found, those of earlier tasks among them: these are tested again.
+            progress: Hears of every stage.
+        """
+        return learn_on(self, stream, settings=settings, out=out, places=places, progress=progress)
 
     def save(
         self, folder: Path | str, *, without_backbone: bool = False, with_exemplars: bool = False

@@ -1,0 +1,137 @@
+"""Let a learner learn on: further tasks behind those that it has learnt, in a record of their own.
+
+The new record begins with what the old one held when its last task had ended, and goes on in the same loop:
+what comes of it is what a run of all tasks would have made. The old record is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clbench import streams
+from clbench.data.tasks import Places
+from clbench.deploy.learnt import Learnt
+from clbench.errors import UserError
+from clbench.options import complete, option_types
+from clbench.outside.reading import read_bytes
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.records.spec import Parent, Part, RunSpec, run_options
+from clbench.registry import did_you_mean
+from clbench.runs import line
+from clbench.runs.checkpoint import Checkpoint, named_bytes
+
+CHANGEABLE = ("stream", "strategy", "run")  # sections of which options may be given
+FIXED = ("seed", "precision")  # options of the run that what was learnt depends on
+
+
+class LearnOnError(UserError, ValueError):
+    """A learner that cannot learn on, or not so."""
+
+
+def learn_on(
+    learnt: Learnt,
+    stream: str,
+    *,
+    settings: Mapping[str, Mapping[str, Any]] = {},
+    out: Path | str = "runs",
+    places: Places | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Record:
+    """Learn the tasks of a stream, and return the new record in ``out``.
+
+    ``settings`` are options by section, as in ``{"strategy": {"epochs": 3}}``; others are those of before.
+    The stream is one task unless its options say otherwise.
+    """
+    _refuse_what_cannot(learnt)
+    spec = _spec(learnt, stream, settings)
+    start = line.Start(learnt.history, _checkpoint(learnt), _files(learnt))
+    return line.execute(spec, out=out, places=places, progress=progress, command=command, start=start)
+
+
+def _refuse_what_cannot(learnt: Learnt) -> None:
+    name, where = learnt.spec.strategy.name, learnt.path
+    if not learnt.strategy.resumable:
+        raise LearnOnError(
+            f"strategy {name} cannot learn on: what it learns by is not all in tensors that can be stored"
+        )
+    if learnt.left_out:
+        raise LearnOnError(
+            f"strategy {name} learns with pictures of earlier tasks, and {where} was saved without them; learn on"
+            " from the run's folder, or from a bundle exported with --exemplars"
+        )
+    if learnt.is_packed:
+        raise LearnOnError(
+            f"{where} holds low-bit layers as they are stored, which learn no more; learn on from the run's"
+            " folder"
+        )
+
+
+def _spec(learnt: Learnt, stream: str, settings: Mapping[str, Mapping[str, Any]]) -> RunSpec:
+    """Return the spec of the new run: the stream's is new, all else is the learner's but for the settings."""
+    for section, options in settings.items():
+        if section not in CHANGEABLE:
+            raise LearnOnError(
+                f"{section}.{next(iter(options), '')} is the learner's own and cannot be changed"
+                f" (allowed: options of {', '.join(CHANGEABLE)})"
+            )
+    old, history = learnt.spec, learnt.history
+    name, argument = streams.split(stream)
+    kind = streams.get(name)
+    as_before = {"augment": history.augment, "tasks": "1"}
+    if history.height == history.width:
+        as_before["stored_size"] = str(history.height)
+    known = {key: value for key, value in as_before.items() if key in option_types(kind)}
+    chosen = {**known, **argument, **settings.get("stream", {})}
+    strategy = {**old.strategy.options, **settings.get("strategy", {})}
+    run = {**old.run.model_dump(), **settings.get("run", {})}
+    for option in FIXED:
+        if run[option] != getattr(old.run, option) and str(run[option]) != str(getattr(old.run, option)):
+            raise LearnOnError(f"run.{option} is the learner's own and cannot be changed")
+    return RunSpec(
+        stream=Part(name=name, options=complete(kind, "stream", chosen)),
+        strategy=Part(name=old.strategy.name, options=_strategy_options(learnt, strategy)),
+        backbone=old.backbone,
+        petl=old.petl,
+        run=run_options(run),
+        parent=Parent(id=old.id, learner=learnt.state_digest(), tasks=learnt.num_tasks),
+    )
+
+
+def _strategy_options(learnt: Learnt, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    kind = type(learnt.strategy)
+    for option in chosen:
+        if option not in option_types(kind):
+            near = did_you_mean(option, option_types(kind))
+            raise LearnOnError(f"strategy has no option {option!r}{near}")
+    return complete(kind, "strategy", chosen)
+
+
+def _checkpoint(learnt: Learnt) -> Checkpoint:
+    """Return what the new run begins from: rows of features are numbered anew in it."""
+    info = learnt.checkpoint.info
+    return replace(learnt.checkpoint, info={**info, "features": {}} if info else {})
+
+
+def _files(learnt: Learnt) -> dict[str, bytes]:
+    """Return what the new record holds from the start, by file name."""
+    name, data = named_bytes(_checkpoint(learnt), 0)
+    files = {f"checkpoint/{name}": data}
+    folder = learnt.path
+    if folder is None or not (folder / "spec.toml").is_file():  # a bundle: what was predicted is not in it
+        return files
+    for task in range(learnt.num_tasks):
+        for known in (
+            f"checkpoint/ended/task-{task:02d}.json",
+            f"predictions/after-task-{task:02d}.parquet",
+            f"probe/after-task-{task:02d}.safetensors",
+        ):
+            if (folder / known).is_file():
+                files[known] = read_bytes(folder / known)
+    if (folder / "predictions/before.parquet").is_file():
+        files["predictions/before.parquet"] = read_bytes(folder / "predictions/before.parquet")
+    return files
