@@ -16,6 +16,7 @@ both tracks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,7 +31,7 @@ from clbench.kinds import HasKinds
 from clbench.learning.losses.multi_similarity import multi_similarity
 from clbench.learning.losses.proxy_nca import proxy_nca
 from clbench.learning.memory import Memory
-from clbench.learning.memory_means import MemoryClassifier, MovingMeans, linear_discriminant, nearest_mean
+from clbench.learning.memory_means import LinearDiscriminant, MemoryClassifier, MovingMeans, NearestMean
 from clbench.learning.replay import FROM_SCRATCH, with_replayed
 from clbench.petl import Petl
 from clbench.seeds import Seeds
@@ -71,11 +72,6 @@ class Generative(Strategy):
         """Whether ``classifier`` is lda: a cosine is none."""
         return self.classifier == "lda"
 
-    @property
-    def predicts_by_exemplars(self) -> bool:  # type: ignore[override]  # whose means they are
-        """Whether the class means are those of the memory."""
-        return self.classifier != "ncm_running"
-
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the module; start without proxies and with an empty memory."""
         self.backbone = backbone
@@ -84,7 +80,7 @@ class Generative(Strategy):
         self.proxies = Proxies(backbone.width)
         self.moving = MovingMeans(backbone.width, self.mean_decay)
         self.memory = Memory(self.memory_size).to(backbone.device)
-        fit = linear_discriminant if self.classifier == "lda" else nearest_mean
+        fit = LinearDiscriminant if self.classifier == "lda" else NearestMean
         self.means = MemoryClassifier(backbone, self.memory, fit)
 
     def parts(self) -> dict[str, nn.Module]:
@@ -135,6 +131,14 @@ class Generative(Strategy):
         if self.classifier == "ncm_running":
             return self.moving.scores(inputs, self.backbone)
         return self.means.scores(inputs, len(self.proxies.known))
+
+    def summary(self) -> dict[str, Tensor]:
+        """Return the class means."""
+        return {} if self.classifier == "ncm_running" else self.means.summary()
+
+    def predict_by(self, summary: Mapping[str, Tensor]) -> None:
+        """Take the class means."""
+        self.means.predict_by(summary, len(self.proxies.known))
 
     def _features(self, batch: Batch) -> Tensor:
         """Return the features of the images, augmented or not."""

@@ -20,7 +20,7 @@ trains a ResNet-32 from scratch (SGD at 2.0, 70 epochs of 128). The old network 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -38,7 +38,7 @@ from clbench.learning.heads import GrowingHead
 from clbench.learning.herding import herding
 from clbench.learning.losses.distillation import distillation
 from clbench.learning.memory import Memory
-from clbench.learning.memory_means import MemoryClassifier, nearest_mean
+from clbench.learning.memory_means import MemoryClassifier, NearestMean
 from clbench.petl import Petl
 from clbench.petl.attached import Attached, swapped
 from clbench.seeds import Seeds
@@ -54,7 +54,6 @@ class NoRoomError(UserError, ValueError):
 class ICaRL(Strategy):
     """Exemplars by herding, distillation from the network before the task, nearest mean of exemplars."""
 
-    predicts_by_exemplars: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "new-classes", "disjoint-classes", "many-passes")
 
     memory_size: Annotated[int, Field(ge=1)] = 2000  # K: exemplars of all classes together
@@ -70,7 +69,7 @@ class ICaRL(Strategy):
         self.old_module: Attached | None = None
         self.old_head = self.head
         self.memory = Memory(self.memory_size).to(backbone.device)
-        self.means = MemoryClassifier(backbone, self.memory, nearest_mean)
+        self.means = MemoryClassifier(backbone, self.memory, NearestMean)
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the module and the head, as they are and as they were before the task, and the exemplars."""
@@ -138,3 +137,11 @@ class ICaRL(Strategy):
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the cosines to the exemplars' means."""
         return self.means.scores(inputs, self.head.num_classes)
+
+    def summary(self) -> dict[str, Tensor]:
+        """Return the class means."""
+        return self.means.summary()
+
+    def predict_by(self, summary: Mapping[str, Tensor]) -> None:
+        """Take the class means."""
+        self.means.predict_by(summary, self.head.num_classes)

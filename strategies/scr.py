@@ -15,6 +15,7 @@ Differs from the paper:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,7 +27,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.data.inputs import Batch, Inputs
 from clbench.learning.losses.supervised_contrastive import supervised_contrastive
 from clbench.learning.memory import Memory
-from clbench.learning.memory_means import MemoryClassifier, nearest_mean
+from clbench.learning.memory_means import MemoryClassifier, NearestMean
 from clbench.learning.replay import FROM_SCRATCH, with_replayed
 from clbench.petl import Petl
 from clbench.petl.parts.initialise import kaiming_uniform
@@ -39,7 +40,6 @@ from clbench.strategies import Strategy, Task, register
 class SCR(Strategy):
     """Supervised contrastive replay, and nearest class means of the memory."""
 
-    predicts_by_exemplars: ClassVar[bool] = True
     recipes: ClassVar[dict[str, dict[str, Any]]] = {"online+full": FROM_SCRATCH}
 
     epochs: Annotated[int, Field(ge=1)] = 1
@@ -58,7 +58,7 @@ class SCR(Strategy):
         self.projector = Projector(backbone.width, self.projection, seeds.generator("projection"))
         self.projector.to(backbone.device)
         self.memory = Memory(self.memory_size).to(backbone.device)
-        self.means = MemoryClassifier(backbone, self.memory, nearest_mean)
+        self.means = MemoryClassifier(backbone, self.memory, NearestMean)
         self.num_classes = 0  # that may have come so far
 
     def parts(self) -> dict[str, nn.Module]:
@@ -90,6 +90,14 @@ class SCR(Strategy):
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the cosines to the class means."""
         return self.means.scores(inputs, self.num_classes)
+
+    def summary(self) -> dict[str, Tensor]:
+        """Return the class means."""
+        return self.means.summary()
+
+    def predict_by(self, summary: Mapping[str, Tensor]) -> None:
+        """Take the class means."""
+        self.means.predict_by(summary, self.num_classes)
 
 
 class Projector(nn.Module):

@@ -21,6 +21,50 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# What makes two epochs on a few images enough, of any strategy and of single ones.
+QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "memory_size": 20}
+OWN: dict[str, dict[str, object]] = {
+    "avalanche.er-aml": {"memory_size": 40},  # a batch of each class
+    "avalanche.mer": {"num_rounds": 1},
+    "lae": {"frozen_epochs": 1},
+    "ranpac": {"projection": 64},
+    "scr": {"replay_batch": 0, "temperature": 0.5},  # a loss that does not grow with the memory
+}
+# One way into avalanche, and one of each family, are enough for the quick tests; a new file is among them.
+TWINS = {
+    *("agem", "aper", "coda-prompt", "der", "dualprompt", "ease", "er-ace", "ewc", "fecam", "gdumb"),
+    *("generative", "joint", "mas", "mir", "scr", "slca", "slda", "taer"),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes a ``strategy_name`` for every strategy of the registry."""
+    if "strategy_name" in metafunc.fixturenames:
+        from clbench import strategies
+
+        def is_slow(name: str) -> bool:
+            return name in TWINS or (name.startswith("avalanche.") and name != "avalanche.naive")
+
+        marked = [
+            pytest.param(name, marks=[pytest.mark.slow] if is_slow(name) else [])
+            for name in strategies.names()
+        ]
+        metafunc.parametrize("strategy_name", marked)
+
+
+@pytest.fixture(scope="session")
+def quick_options() -> Callable[[str], dict[str, object]]:
+    """A function that gives the options with which a strategy learns something in a second or two."""
+    from clbench import strategies
+    from clbench.options import option_types
+
+    def options_of(name: str) -> dict[str, object]:
+        allowed = option_types(strategies.get(name))
+        return {key: value for key, value in {**QUICK, **OWN.get(name, {})}.items() if key in allowed}
+
+    return options_of
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data and weights; tests that ask for it carry ``@pytest.mark.data``."""

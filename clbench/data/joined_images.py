@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -23,9 +24,13 @@ class AbsentError(LookupError):
     """A picture that is asked for and is not there: no user's fault."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class AbsentImages:
-    """The rows of an array that is not there; of some of them a memory has the pictures."""
+    """The rows of an array that is not there; of some of them a memory has the pictures.
+
+    It is asked when a picture is first wanted, once the memory holds what it held when the learner was
+    stored: pictures that the memory gives up later are still to be seen in the task that began with them.
+    """
 
     num_rows: int
     height: int
@@ -37,22 +42,25 @@ class AbsentImages:
         """Return the number of rows."""
         return self.num_rows
 
+    @cached_property
+    def pictures(self) -> dict[int, Images]:
+        """The pictures (H, W, 3) that memories hold, by row."""
+        return {
+            row: item.permute(1, 2, 0).cpu().numpy()
+            for stored in self.remembered()
+            for row, item in zip((stored.rows - self.first_row).tolist(), stored.items, strict=True)
+        }
+
     def __getitem__(self, rows: Rows | slice) -> Images:
-        """Return pictures (n, H, W, 3); of a slice, those that are not there are black."""
+        """Return pictures (n, H, W, 3); of a slice, all are black."""
         if isinstance(rows, slice):
             return np.zeros((len(range(*rows.indices(self.num_rows))), self.height, self.width, 3), np.uint8)
-        found = np.zeros((len(rows), self.height, self.width, 3), np.uint8)
-        is_missing = np.ones(len(rows), np.bool_)
-        for stored in self.remembered() if len(rows) else ():
-            places = {int(row): place for place, row in enumerate((stored.rows - self.first_row).tolist())}
-            for index in np.flatnonzero(is_missing).tolist():
-                place = places.get(int(rows[index]))
-                if place is not None:
-                    found[index] = stored.items[place].permute(1, 2, 0).cpu().numpy()
-                    is_missing[index] = False
-        if is_missing.any():
-            raise AbsentError(f"row {rows[is_missing][0] + self.first_row} of a stream that is not there")
-        return found
+        if not len(rows):
+            return np.zeros((0, self.height, self.width, 3), np.uint8)
+        try:
+            return np.stack([self.pictures[row] for row in rows.tolist()])
+        except KeyError as error:
+            raise AbsentError(f"row {self.first_row + error.args[0]} of a stream that is not there") from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,29 +16,38 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from clbench import backbones
 from clbench.backbones.backbone import Backbone
+from clbench.backbones.creation import Given
 from clbench.data.history import History
+from clbench.deploy.asking import scores_of
 from clbench.deploy.learnt import Learnt
+from clbench.deploy.rebuilding import rebuilt
 from clbench.errors import UserError
 from clbench.files import make_folder, rename_to, temporary_folder, write_bytes
 from clbench.kinds import kinds_of
+from clbench.options import build
 from clbench.outside.reading import read_bytes, read_json, told_in_one_line
 from clbench.quant.packed import packed_state
 from clbench.records.histories import history_from, history_to
 from clbench.records.record import to_json
 from clbench.records.spec import RunSpec
-from clbench.runs.checkpoint import under, without_aliases
+from clbench.runs.checkpoint import Checkpoint, under, without_aliases
+from clbench.seeds import Seeds
 from clbench.version import __version__
 
 FORMAT = 1
 ABOUT, TENSORS = "learner.json", "learner.safetensors"
-BACKBONE, STATE = "backbone/", "state/"
+BACKBONE, STATE, SUMMARY = "backbone/", "state/", "summary/"
 EXEMPLARS = "exemplars"
+NUM_CHECKED = 4  # generated pictures on which a bundle has to predict what the learner does
 
 
 class BundleError(UserError, ValueError):
@@ -80,6 +89,7 @@ class Bundle:
     about: About
     backbone: dict[str, Tensor]
     state: dict[str, Tensor]
+    summary: dict[str, Tensor]
 
 
 def write_bundle(learnt: Learnt, folder: Path, *, without_backbone: bool, with_exemplars: bool) -> Path:
@@ -90,12 +100,15 @@ def write_bundle(learnt: Learnt, folder: Path, *, without_backbone: bool, with_e
     left_out = set(learnt.left_out)
     if not with_exemplars:
         left_out |= {name for name in state if kinds[name] == EXEMPLARS}
-        _refuse_blind(learnt, left_out)
     elif left_out:
         raise BundleError(f"{learnt.path} has no exemplars that could be taken along")
-    tensors = {STATE + name: tensor for name, tensor in state.items() if name not in left_out}
+    kept = {name: tensor for name, tensor in state.items() if name not in left_out}
+    weights = weights_of(learnt.backbone)
+    summary = _checked_summary(learnt, kept, left_out, weights)
+    tensors = {STATE + name: tensor for name, tensor in kept.items()}
+    tensors |= {SUMMARY + name: tensor for name, tensor in summary.items()}
     if not without_backbone:
-        tensors |= {BACKBONE + name: tensor for name, tensor in weights_of(learnt.backbone).items()}
+        tensors |= {BACKBONE + name: tensor for name, tensor in weights.items()}
     data = save(without_aliases({name: each.detach().cpu().contiguous() for name, each in tensors.items()}))
     about = _about(learnt, sorted(left_out), state, is_included=not without_backbone)
     about = about.model_copy(update={"tensors": hashlib.sha256(data).hexdigest()})
@@ -134,7 +147,7 @@ def read_bundle(folder: Path) -> Bundle:
         tensors = load(data)
     except SafetensorError as error:
         raise BundleError(f"cannot read {folder / TENSORS}: {error}") from error
-    return Bundle(spec, history, about, under(BACKBONE, tensors), under(STATE, tensors))
+    return Bundle(spec, history, about, *(under(prefix, tensors) for prefix in (BACKBONE, STATE, SUMMARY)))
 
 
 def weights_of(backbone: Backbone) -> dict[str, Tensor]:
@@ -167,13 +180,34 @@ def _state_of(learnt: Learnt) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, kinds
 
 
-def _refuse_blind(learnt: Learnt, left_out: set[str]) -> None:
-    """Refuse to leave out what the learner predicts by."""
-    if left_out and learnt.strategy.predicts_by_exemplars:
+def _checked_summary(
+    learnt: Learnt, kept: dict[str, Tensor], left_out: set[str], weights: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return what stands in for what is left out, once a twin without that was seen to predict the same."""
+    size = learnt.history.height, learnt.history.width
+    pixels = Seeds(0).numpy("self-check").integers(0, 256, (NUM_CHECKED, *size, 3), dtype=np.uint8)
+    task = 0 if learnt.history.scenario == "task" else None
+    expected = scores_of(learnt, pixels, task)
+    summary = learnt.strategy.summary() if left_out else {}
+    options = build(backbones.BackboneOptions, "backbone", learnt.spec.backbone.options)
+    given = Given(weights, learnt.backbone.weights_digest, learnt.backbone.weights_source)
+    backbone = backbones.create(learnt.spec.backbone.name, options, given=given).to(learnt.device)
+    checkpoint = Checkpoint(learnt.checkpoint.position, kept, {})
+    found = rebuilt(
+        learnt.spec, learnt.history, backbone, checkpoint, left_out=tuple(left_out), summary=summary
+    )
+    if torch.equal(scores_of(found, pixels, task), expected):
+        return summary
+    name = learnt.spec.strategy.name
+    if left_out:
         raise BundleError(
-            f"strategy {learnt.spec.strategy.name} predicts by the pictures in its memory: take them along"
-            " with --exemplars (in Python with_exemplars=True), if whoever gets the bundle may see them"
+            f"strategy {name} predicts by the pictures in its memory, and otherwise without them: take them"
+            " along with --exemplars (in Python with_exemplars=True), if whoever gets the bundle may see them"
         )
+    raise BundleError(
+        f"strategy {name} does not predict the same when it is loaded again: what predict() uses is not all"
+        " in parts()"
+    )
 
 
 def _about(learnt: Learnt, left_out: list[str], state: Mapping[str, Tensor], *, is_included: bool) -> About:

@@ -12,6 +12,7 @@ from clbench.data.history import History
 from clbench.data.tasks import Places
 from clbench.deploy.bundle import Bundle, BundleError, is_bundle, read_bundle
 from clbench.deploy.learner import Learner
+from clbench.deploy.learnt import Learnt
 from clbench.deploy.rebuilding import on_device, rebuilt
 from clbench.errors import UserError
 from clbench.options import build
@@ -62,13 +63,15 @@ def load(
         raise LearnerError(f"no learner in {folder}: there is no such folder")
     named = {"strategy": strategy, "petl": petl, "backbone": backbone}
     if is_bundle(folder):
-        return _of_bundle(folder, read_bundle(folder), where, places, named, weights)
-    return _of_run(folder, where, places, named, weights)
+        learnt = _of_bundle(folder, read_bundle(folder), where, places, named, weights)
+    else:
+        learnt = _of_run(folder, where, places, named, weights)
+    return Learner(**vars(learnt))
 
 
 def _of_run(
     folder: Path, device: str, places: Places, named: Mapping[str, str | None], weights: str | Path | None
-) -> Learner:
+) -> Learnt:
     record = Record.open(folder)
     _refuse_changed(record)
     checkpoint = load_checkpoint(folder / "checkpoint", is_between_tasks=True)
@@ -89,7 +92,7 @@ def _of_bundle(
     places: Places,
     named: Mapping[str, str | None],
     weights: str | Path | None,
-) -> Learner:
+) -> Learnt:
     for kind, given in named.items():
         name = getattr(bundle.spec, kind).name
         if is_address(name) and given is None:
@@ -117,6 +120,7 @@ def _of_bundle(
         opened,
         checkpoint,
         left_out=tuple(bundle.about.left_out),
+        summary=bundle.summary,
         is_packed=bundle.about.is_packed,
         path=folder,
     )

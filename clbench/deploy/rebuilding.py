@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from clbench import petl, strategies
 from clbench.backbones.backbone import Backbone
 from clbench.data.continued import without_images
 from clbench.data.history import History
-from clbench.deploy.learner import Learner
+from clbench.deploy.learnt import Learnt
 from clbench.options import build
 from clbench.outside.mistakes import explained
 from clbench.records.spec import RunSpec
@@ -28,12 +30,14 @@ def rebuilt(
     checkpoint: Checkpoint,
     *,
     left_out: tuple[str, ...] = (),
+    summary: Mapping[str, Tensor] = {},
     is_packed: bool = False,
     path: Path | None = None,
-) -> Learner:
-    """Return a learner of a spec on a backbone, once it has taken back what a checkpoint holds of it.
+) -> Learnt:
+    """Return what was learnt on a backbone, once a strategy has taken back what a checkpoint holds of it.
 
-    Tensors that were ``left_out`` are what they are in a strategy that has begun its tasks and seen no image.
+    Tensors that were ``left_out`` are what they are in a strategy that has begun its tasks and seen no image;
+    ``summary`` is what it predicts by in their place.
     """
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
     module = build(petl.get(spec.petl.name), "petl", spec.petl.options)
@@ -54,11 +58,13 @@ def rebuilt(
             restore(Checkpoint(checkpoint.position, known, {}), strategy, optimizer=None)
         except (KeyError, RuntimeError, ValueError) as error:
             raise not_taken_back(strategy, error) from error
+    if summary:
+        strategy.predict_by(summary)
     for part in strategy.parts().values():
         part.requires_grad_(False)
     evaluation_mode(strategy)
     source = source_digest(type(strategy))
-    return Learner(spec, history, strategy, backbone, checkpoint, source, left_out, is_packed, path)
+    return Learnt(spec, history, strategy, backbone, checkpoint, source, left_out, is_packed, path)
 
 
 def on_device(name: str) -> torch.device:

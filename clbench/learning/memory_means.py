@@ -11,11 +11,11 @@ Shapes: N images in the memory, C classes, D width, B batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
@@ -27,8 +27,7 @@ CHUNK = 256  # images of the memory that are looked at together
 ABSENT = -2.0  # in place of the cosine of a class without an image: below any
 LEAST = 2e-12  # posterior of a class with an image; that of one without is 0
 
-Scores = Callable[[Tensor], Tensor]  # unit vectors (B, D) to scores (B, C)
-Fit = Callable[[Tensor, Tensor, int], Scores]  # of unit vectors (N, D), labels (N,) and C
+Fit = Callable[[Tensor, Tensor, int], nn.Module]  # of unit vectors (N, D), labels (N,) and C
 
 
 class MemoryClassifier:
@@ -42,7 +41,7 @@ class MemoryClassifier:
         self.backbone = backbone
         self.memory = memory
         self.fit = fit
-        self._scores: Scores | None = None
+        self._scores: nn.Module | None = None  # unit vectors (B, D) to scores (B, C)
 
     def forget(self) -> None:
         """Fit anew when asked next."""
@@ -54,7 +53,19 @@ class MemoryClassifier:
             with torch.inference_mode(False), torch.no_grad():  # later calls may need gradients
                 labels = self.memory.labels[: len(self.memory)]
                 self._scores = self.fit(self._embedded(inputs), labels, num_classes)
-        return self._scores(embedded(inputs, self.backbone))
+        scores: Tensor = self._scores(embedded(inputs, self.backbone))
+        return scores
+
+    def summary(self) -> dict[str, Tensor]:
+        """Return what the images of the memory were fitted to: nothing that shows one of them."""
+        return {} if self._scores is None else dict(self._scores.state_dict())
+
+    def predict_by(self, summary: Mapping[str, Tensor], num_classes: int) -> None:
+        """Score by what ``summary`` returned, whatever the memory holds, until something changes."""
+        embedding_0D = torch.zeros(0, self.backbone.width, device=self.backbone.device)
+        labels = torch.zeros(0, dtype=torch.int64, device=self.backbone.device)
+        self._scores = self.fit(embedding_0D, labels, num_classes)
+        self._scores.load_state_dict(summary)
 
     def _embedded(self, inputs: Inputs) -> Tensor:
         """Return the unit vectors (N, D) of the memory's images, in the test transform."""
@@ -109,34 +120,52 @@ def embedded(inputs: Inputs, backbone: Backbone) -> Tensor:
     return F.normalize(inputs.features(backbone).float(), dim=1)
 
 
-def nearest_mean(embedding_ND: Tensor, labels: Tensor, num_classes: int) -> Scores:
+class NearestMean(nn.Module):
     """Score by the cosine to the mean of a class's unit vectors.
 
     On the unit sphere the largest cosine is the smallest distance to the normalised mean.
     """
-    member_NC = F.one_hot(labels, num_classes).to(embedding_ND.dtype)
-    mean_CD = F.normalize(member_NC.T @ embedding_ND, dim=1)
-    is_absent = member_NC.sum(dim=0) == 0
-    return lambda embedding_BD: (embedding_BD @ mean_CD.T).masked_fill(is_absent, ABSENT)
+
+    mean_CD: Tensor
+    is_absent: Tensor
+
+    def __init__(self, embedding_ND: Tensor, labels: Tensor, num_classes: int) -> None:
+        """Fit the means of unit vectors."""
+        super().__init__()
+        member_NC = F.one_hot(labels, num_classes).to(embedding_ND.dtype)
+        self.register_buffer("mean_CD", F.normalize(member_NC.T @ embedding_ND, dim=1))
+        self.register_buffer("is_absent", member_NC.sum(dim=0) == 0)
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        """Return the cosines (B, C)."""
+        return (embedding_BD @ self.mean_CD.T).masked_fill(self.is_absent, ABSENT)
 
 
-def linear_discriminant(embedding_ND: Tensor, labels: Tensor, num_classes: int) -> Scores:
+class LinearDiscriminant(nn.Module):
     """Score by the posterior of Gaussians with one covariance and equal priors; without images all alike."""
-    embedding_ND = embedding_ND.double()
-    member_NC = F.one_hot(labels, num_classes).to(embedding_ND.dtype)
-    mean_CD = member_NC.T @ embedding_ND / member_NC.sum(dim=0).clamp_min(1)[:, None]
-    covariance_DD = shrunk_covariance(embedding_ND - mean_CD[labels])
-    weight_DC = torch.linalg.solve(covariance_DD, mean_CD.T)
-    bias_C = -(weight_DC.T * mean_CD).sum(dim=1) / 2
-    is_absent = member_NC.sum(dim=0) == 0
-    if not is_absent.all():
-        bias_C[is_absent] = -torch.inf
 
-    def scores(embedding_BD: Tensor) -> Tensor:
-        posterior_BC: Tensor = (embedding_BD.double() @ weight_DC + bias_C).softmax(dim=1).float()
-        return posterior_BC.clamp_min(LEAST).masked_fill(bias_C.isneginf(), 0.0)
+    weight_DC: Tensor
+    bias_C: Tensor
 
-    return scores
+    def __init__(self, embedding_ND: Tensor, labels: Tensor, num_classes: int) -> None:
+        """Fit the Gaussians to unit vectors."""
+        super().__init__()
+        embedding_ND = embedding_ND.double()
+        member_NC = F.one_hot(labels, num_classes).to(embedding_ND.dtype)
+        mean_CD = member_NC.T @ embedding_ND / member_NC.sum(dim=0).clamp_min(1)[:, None]
+        covariance_DD = shrunk_covariance(embedding_ND - mean_CD[labels])
+        weight_DC = torch.linalg.solve(covariance_DD, mean_CD.T)
+        bias_C = -(weight_DC.T * mean_CD).sum(dim=1) / 2
+        is_absent = member_NC.sum(dim=0) == 0
+        if not is_absent.all():
+            bias_C[is_absent] = -torch.inf
+        self.register_buffer("weight_DC", weight_DC)
+        self.register_buffer("bias_C", bias_C)
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        """Return the posteriors (B, C)."""
+        posterior_BC: Tensor = (embedding_BD.double() @ self.weight_DC + self.bias_C).softmax(dim=1).float()
+        return posterior_BC.clamp_min(LEAST).masked_fill(self.bias_C.isneginf(), 0.0)
 
 
 def shrunk_covariance(centred_ND: Tensor) -> Tensor:

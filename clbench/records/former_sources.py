@@ -20,6 +20,7 @@ FORMER_SOURCES = {  # SHA-256 by the name of the file in strategies/, the oldest
     "avalanche_prototypes": (
         "7646114cc0dc41bd367e1089a7c64f83f0d2c351ca175d70373011d2791bafa6",
         "8635cdfec3927c539ffdc190011a4cfe0d8e9a1342f6722402d89fdb261a9c16",
+        "35f6142857d5bb01847412aa0e9ab465d44576af5b7c553cc7e5be6bcb51bc7d",
     ),
     "der": ("e2c1b192a8d4d17f8a43b4a381f90a29e20c87c236a0d361d30beeb964cbef2e",),
     "derpp": ("9ebbcf784d01f48c5ee47827790898ee700e1f933989cf43bf29cf7d4ee4644a",),
@@ -44,14 +45,17 @@ FORMER_SOURCES = {  # SHA-256 by the name of the file in strategies/, the oldest
     "generative": (
         "1dc0299ad4647f2a7f1f87c18031923a0437f5bb71eb4d76eb9653c1ec233c2c",
         "04b7f94ac31212755c6b67bc8540af2ab898ee6b17855ee639cd0cf07a5e28d5",
+        "019523506a18e66849950cafe008cebe1d4ac6c235250f843d1daa221a35bad8",
     ),
     "icarl": (
         "60d840892313c8b8f5dc6f198ae390a6b3f3a291a11b179bb63392c628a14e8e",
         "126a23c29debe021b11f3efa3c6bff495269e33f8f08a671ed83dd63f88c8962",
+        "4fd786d51e3528c37f5efdaf9f729d80da20b272ee1490090a3b4dfe94d38d71",
     ),
     "joint": (
         "0da3be49d856ff16abbb03b8f211017526b786b8f45e641c063a9d86fe5eb8da",
         "4bec1daf6dc76152f6de632c2476f425312ace8c17c7704a21594f28578f30fc",
+        "a4b76f61a3bc4939379e546e710132575a326674abc8efea9b29b7cbb792e19d",
     ),
     "lae": (
         "19ec979974983e60819baddd5e137df01a6bd9c5926af0bb241aecc0b81d2c48",
@@ -77,6 +81,7 @@ FORMER_SOURCES = {  # SHA-256 by the name of the file in strategies/, the oldest
     "scr": (
         "e1ae0e7fe488ff2adc5cba80970e64672b63f2687ffc06d2c9b25f46d564815e",
         "ae299f394b08a0687a81ed6e11fbc7a61d2fa8bd83fab36e7ce80c584588fdee",
+        "f59d0dd126db905049b9f480d54c9abd48885851427b6d308d8d89a99a52aa68",
     ),
     "si": ("8fccb22753b61c77f9f007f70dcc07c549df5fc42782dff11be8262885f2297c",),
     "simplecil": (

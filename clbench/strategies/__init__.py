@@ -49,7 +49,6 @@ class Strategy(ABC):
     needs: ClassVar[tuple[str, ...]] = ()  # of stream and backbone: names in clbench.runs.needs.NEEDS
     rereads: ClassVar[str] = ""  # for what it reads images again that it trains on, in words
     revisits: ClassVar[bool] = False  # whether it trains on images of earlier tasks that it holds no copy of
-    predicts_by_exemplars: ClassVar[bool] = False  # whether ``predict`` looks at the images in a memory
     resumable: ClassVar[bool] = True  # whether parts() is its whole state; if not, a stopped run begins anew
     gives_probabilities: ClassVar[bool] = False  # whether each row of predict() is >= 0 and sums to 1
 
@@ -143,6 +142,13 @@ class Strategy(ABC):
 
         for kind, part in self.parts().items():
             load(part, state[kind])
+
+    def summary(self) -> dict[str, Tensor]:
+        """Return what the last prediction was worked out of exemplars, such as class means: no picture."""
+        return {}
+
+    def predict_by(self, summary: Mapping[str, Tensor]) -> None:
+        """Predict by what ``summary`` returned, where the exemplars themselves were left out."""
 
     def cautions(self) -> list[str]:
         """Return what a user should know of these options before a run, one line each."""

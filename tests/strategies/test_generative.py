@@ -19,9 +19,9 @@ from clbench.learning.losses.multi_similarity import multi_similarity
 from clbench.learning.losses.proxy_nca import proxy_nca
 from clbench.learning.memory_means import (
     ABSENT,
+    LinearDiscriminant,
     MovingMeans,
-    linear_discriminant,
-    nearest_mean,
+    NearestMean,
     shrunk_covariance,
 )
 from clbench.runs.modes import evaluation_mode
@@ -97,10 +97,10 @@ def test_largest_cosine_is_the_smallest_distance_to_the_mean() -> None:
     points = F.normalize(normal(40, 8, seed=1), dim=1)
     means = torch.stack([F.normalize(embedding[labels == c].mean(dim=0), dim=0) for c in range(5)])
     nearest = torch.cdist(points, means).argmin(dim=1)
-    assert torch.equal(nearest_mean(embedding, labels, 5)(points).argmax(dim=1), nearest)
+    assert torch.equal(NearestMean(embedding, labels, 5)(points).argmax(dim=1), nearest)
 
 
-@pytest.mark.parametrize("fit", [nearest_mean, linear_discriminant])
+@pytest.mark.parametrize("fit", [NearestMean, LinearDiscriminant])
 def test_classes_absent_from_the_memory_are_never_predicted(fit: Callable) -> None:
     """Also where the point is opposite to every mean; with no image at all no class is preferred."""
     embedding, labels = F.normalize(normal(60, 8), dim=1), 1 + 2 * (torch.arange(60) % 3)  # 1, 3, 5 of 7
@@ -116,15 +116,15 @@ def test_classes_absent_from_the_memory_are_never_predicted(fit: Callable) -> No
 
 def test_a_point_opposite_to_the_only_mean_is_still_of_that_class() -> None:
     one = F.normalize(normal(1, 8), dim=1)
-    assert nearest_mean(one, torch.tensor([3]), 5)(-one).argmax(dim=1).tolist() == [3]
+    assert NearestMean(one, torch.tensor([3]), 5)(-one).argmax(dim=1).tolist() == [3]
 
 
 def test_without_the_newest_class_no_other_score_changes() -> None:
     """No bias term ties the classes to each other."""
     embedding, labels = F.normalize(normal(60, 8), dim=1), torch.arange(60) % 5
     points = F.normalize(normal(40, 8, seed=1), dim=1)
-    whole = nearest_mean(embedding, labels, 5)(points)
-    less = nearest_mean(embedding[labels < 4], labels[labels < 4], 4)(points)
+    whole = NearestMean(embedding, labels, 5)(points)
+    less = NearestMean(embedding[labels < 4], labels[labels < 4], 4)(points)
     torch.testing.assert_close(less, whole[:, :4], rtol=0, atol=1e-6)
 
 
@@ -136,9 +136,9 @@ def test_a_softmax_lowers_absent_classes_where_class_means_do_not() -> None:
     after = features @ (weight - 0.1 * weight.grad).T
     assert ((features @ weight.T)[:, :2] > after[:, :2]).all()
     old, points = F.normalize(normal(6, 6, seed=2), dim=1), F.normalize(features, dim=1)
-    before = nearest_mean(old, torch.tensor([0, 1] * 3), 4)(points)
+    before = NearestMean(old, torch.tensor([0, 1] * 3), 4)(points)
     both = torch.cat([old, points]), torch.cat([torch.tensor([0, 1] * 3), labels])
-    torch.testing.assert_close(nearest_mean(*both, 4)(points)[:, :2], before[:, :2], rtol=0, atol=1e-6)
+    torch.testing.assert_close(NearestMean(*both, 4)(points)[:, :2], before[:, :2], rtol=0, atol=1e-6)
 
 
 def test_linear_discriminant_is_the_posterior_of_gaussians() -> None:
@@ -149,7 +149,7 @@ def test_linear_discriminant_is_the_posterior_of_gaussians() -> None:
     density = [stats.multivariate_normal(mean, covariance).pdf(points) for mean in means]
     posterior = torch.tensor(np.array(density)).T
     posterior /= posterior.sum(dim=1, keepdim=True)
-    scores = linear_discriminant(embedding, labels, 3)(points)
+    scores = LinearDiscriminant(embedding, labels, 3)(points)
     torch.testing.assert_close(scores.double(), posterior, rtol=1e-5, atol=1e-6)
 
 
