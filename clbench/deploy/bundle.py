@@ -138,8 +138,10 @@ def read_bundle(folder: Path) -> Bundle:
         except ValidationError as error:
             place = ".".join(map(str, error.errors()[0]["loc"]))
             raise BundleError(f"{file} is not what clbench export writes: {place}") from error
-        spec = RunSpec.from_dict(about.spec)
-        history = history_from(about.history)
+        try:
+            spec, history = RunSpec.from_dict(about.spec), history_from(about.history)
+        except UserError as error:
+            raise BundleError(f"{file} holds no spec of a run: {error}") from error
     data = read_bytes(folder / TENSORS)
     if hashlib.sha256(data).hexdigest() != about.tensors:
         raise BundleError(f"{folder / TENSORS} has changed since it was written; export the learner again")

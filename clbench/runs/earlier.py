@@ -27,15 +27,19 @@ def build_stream(part: Part, places: Places, seeds: Seeds) -> TaskStream:
         return loader.build(part.name, places, seeds)
 
 
-def earlier_stream(chapter: Chapter, places: Places) -> TaskStream | None:
-    """Return a stream as it was learnt; None where its images are not there, or are no longer the same."""
+def earlier_stream(chapter: Chapter, known: Sequence[str], places: Places) -> TaskStream | None:
+    """Return a stream as it was learnt, all of its classes being ``known`` by name.
+
+    None where its images are not there, or are no longer the same.
+    """
     options = {**chapter.stream}
     name = str(options.pop("name"))
     try:
         stream = build_stream(Part(name=name, options=options), places, Seeds(chapter.seed))
     except UserError:
         return None
-    return stream if stream.digest == chapter.digest else None
+    is_same = stream.digest == chapter.digest and set(stream.class_names) <= set(known)
+    return stream if is_same else None
 
 
 def remembered_by(strategy: Strategy) -> Iterator[Stored]:

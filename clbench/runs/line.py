@@ -95,7 +95,7 @@ def prepare(spec: RunSpec, places: Places, before: History | None = None) -> Par
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
     stream, chapters = own, [*(before.chapters if before else [])]
     if before:
-        earlier = [earlier_stream(chapter, places) for chapter in before.chapters]
+        earlier = [earlier_stream(chapter, before.class_names, places) for chapter in before.chapters]
         stream = continued(before, earlier, own, remembered=partial(remembered_by, strategy))
         refuse_missing_images(spec.strategy.name, strategy, before, earlier)
         stream = replace(stream, notes=[*told(before, earlier), *own.notes])
