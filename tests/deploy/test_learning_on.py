@@ -1,4 +1,4 @@
-"""A learner learns further tasks into a record of its own: old classes keep their places, old images are not needed."""
+"""A learner learns on: old classes keep their places, and old images are wanted only where they must be."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def test_without_the_old_images_old_tasks_are_not_tested_and_that_is_said(
     new = f"npz:{squares('new.npz', ['fir', 'gum'])}"
     record = learner.learn(new, settings=WHOLE, out=tmp_path / "runs")
     rows = accuracies(record)
-    assert rows[:2] == accuracies(clbench.Record.open(learner.path))[:2] or len(rows[0]) == 3
+    assert learner.path is not None
+    assert [row[:2] for row in rows[:2]] == accuracies(Record.open(learner.path))
     assert rows[2][:2] == [None, None]
     assert rows[2][2] is not None
     assert record.read_json("metrics.json")["forgetting"] is None
