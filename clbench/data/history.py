@@ -23,6 +23,7 @@ class Chapter:
     digest: str  # of the stream as it was met, see ``TaskStream.digest``
     num_rows: int  # images of its collection
     num_tasks: int  # that were learnt
+    is_findable: bool = True  # whether it may be looked for: a bundle's author may have put code where it is
 
 
 @dataclass(frozen=True)

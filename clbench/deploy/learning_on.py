@@ -98,7 +98,7 @@ def _spec(learnt: Learnt, stream: str, settings: Mapping[str, Mapping[str, Any]]
         backbone=old.backbone,
         petl=old.petl,
         run=run_options(run),
-        parent=Parent(id=old.id, learner=learnt.state_digest(), tasks=learnt.num_tasks),
+        parent=Parent(id=old.id, group=old.group, learner=learnt.state_digest(), tasks=learnt.num_tasks),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from clbench import backbones
@@ -101,6 +102,7 @@ def _of_bundle(
                 f" yours, name it again: --{kind} FILE.py:NAME (in Python {kind}=...)"
             )
     spec = _named_again(bundle.spec, named)
+    spec = spec.model_copy(update={"run": spec.run.model_copy(update={"metrics": ""})})  # it may name code
     _refuse_other_source(folder, spec, bundle.about.strategy_source)
     about = bundle.about.backbone
     if about.is_included:
@@ -116,7 +118,7 @@ def _of_bundle(
     checkpoint = Checkpoint(Position(len(bundle.history.tasks)), bundle.state, {})
     return rebuilt(
         spec,
-        bundle.history,
+        _without_code(bundle.history),
         opened,
         checkpoint,
         left_out=tuple(bundle.about.left_out),
@@ -150,6 +152,15 @@ def _named_again(spec: RunSpec, named: Mapping[str, str | None]) -> RunSpec:
         if name is not None
     }
     return spec.model_copy(update=parts)
+
+
+def _without_code(history: History) -> History:
+    """Return a history in which no stream is looked for that is in a file which the author named."""
+    chapters = [
+        replace(each, is_findable=each.is_findable and not is_address(str(each.stream.get("name", ""))))
+        for each in history.chapters
+    ]
+    return replace(history, chapters=chapters)
 
 
 def _refuse_changed(record: Record) -> None:

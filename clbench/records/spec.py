@@ -68,6 +68,7 @@ class Parent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str  # of the run that it comes from
+    group: str  # what that run shares with those that differ in the seed alone
     learner: str  # SHA-256 of its state
     tasks: Annotated[int, Field(ge=1)]  # that it had learnt
 
@@ -88,6 +89,25 @@ class RunSpec(BaseModel):
     def id(self) -> str:
         """Sixteen hexadecimal digits that only an equal spec shares."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def group(self) -> str:
+        """Sixteen hexadecimal digits that specs share if they differ in the seed alone."""
+        sections = self.without_seed()
+        return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:16]
+
+    def without_seed(self) -> dict[str, dict[str, Value]]:
+        """Return the sections without the seed, and without what does not change the run: further metrics.
+
+        Of a parent it is not said which it was, but which group it is of.
+        """
+        sections = {kind: dict(table) for kind, table in self.to_dict().items()}
+        del sections["run"]["seed"]
+        sections["run"].pop("metrics", None)
+        if self.parent:  # first: it tells most where runs are told apart
+            after = f"{self.parent.tasks}-tasks-of-{self.parent.group[:8]}"
+            return {"parent": {"after": after}, **{name: sections[name] for name in SECTIONS}}
+        return sections
 
     def to_dict(self) -> dict[str, dict[str, Value]]:
         """Return a table a section, as they stand in the TOML file."""

@@ -179,7 +179,7 @@ def single(record: Record) -> Group:
 
 def group_key(spec: RunSpec) -> str:
     """Return a hash that specs share if they differ in the seed alone."""
-    return hashlib.sha256(json.dumps(_without_seed(spec), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(spec.without_seed(), sort_keys=True).encode()).hexdigest()
 
 
 def distinct_labels(specs: Sequence[RunSpec], versions: Sequence[str] = ()) -> list[str]:
@@ -242,15 +242,8 @@ def _age(record: Record) -> tuple[float, Path]:
     return (record.path / "metrics.json").stat().st_mtime, record.path
 
 
-def _without_seed(spec: RunSpec) -> dict[str, dict[str, Any]]:
-    sections: dict[str, dict[str, Any]] = {kind: dict(table) for kind, table in spec.to_dict().items()}
-    del sections["run"]["seed"]
-    sections["run"].pop("metrics", None)  # what is computed of a run does not change the run
-    return sections
-
-
 def _flat(spec: RunSpec) -> dict[str, Any]:
-    sections = _without_seed(spec)
+    sections = spec.without_seed()
     return {f"{kind}.{key}": value for kind, table in sections.items() for key, value in table.items()}
 
 

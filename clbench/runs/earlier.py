@@ -32,6 +32,8 @@ def earlier_stream(chapter: Chapter, known: Sequence[str], places: Places) -> Ta
 
     None where its images are not there, or are no longer the same.
     """
+    if not chapter.is_findable:
+        return None
     options = {**chapter.stream}
     name = str(options.pop("name"))
     try:

@@ -169,6 +169,38 @@ def test_a_strategy_in_a_file_has_to_be_named_again(
         clbench.load(bundle, strategy="other.py:Mine")
 
 
+EVIL = """from pathlib import Path
+Path("ran").write_text("")
+"""
+
+
+def test_no_code_that_a_bundle_names_is_run(
+    run: Callable[..., Record],
+    squares: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = clbench.load(run().path).save(tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text(EVIL)
+    value = json.loads((bundle / "learner.json").read_text())
+    for section in ("strategy", "petl", "backbone"):
+        spec = {**value["spec"], section: {**value["spec"][section], "name": "evil.py:Evil"}}
+        (bundle / "learner.json").write_text(json.dumps({**value, "spec": spec}))
+        with pytest.raises(UserError, match=f"the {section} of .* is evil.py:Evil"):
+            clbench.load(bundle)
+    (chapter,) = value["history"]["chapters"]
+    chapter["stream"]["name"] = "evil.py:Evil"
+    value["spec"]["run"]["metrics"] = "evil.py:evil"
+    value["spec"]["stream"]["name"] = "evil.py:Evil"
+    (bundle / "learner.json").write_text(json.dumps(value))
+    learner = clbench.load(bundle)
+    learner.predict(SOME)
+    record = learner.learn(f"npz:{squares('new.npz', ['fir'])}", out=tmp_path / "runs")
+    assert clbench.load(record.path).num_tasks == 3
+    assert not Path("ran").exists()
+
+
 def test_what_predicts_by_more_than_its_parts_is_not_saved(
     run: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

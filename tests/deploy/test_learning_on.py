@@ -49,7 +49,8 @@ def test_the_new_record_names_its_parent_and_says_what_was_before(
     record = learner.learn(f"npz:{squares('new.npz', ['fir'])}", settings=WHOLE, out=tmp_path / "runs")
     spec = record.spec
     assert spec.parent is not None
-    assert spec.parent.model_dump() == {"id": learner.spec.id, "learner": learner.state_digest(), "tasks": 2}
+    assert (spec.parent.id, spec.parent.group) == (learner.spec.id, learner.spec.group)
+    assert (spec.parent.learner, spec.parent.tasks) == (learner.state_digest(), 2)
     assert clbench.RunSpec.from_toml(spec.to_toml()) == spec
     events = [json.loads(line) for line in (record.path / "events.jsonl").read_text().splitlines()]
     told = [event["line"] for event in events if event["event"] == "noted"]
@@ -231,3 +232,16 @@ def test_a_strategy_that_needs_new_classes_is_refused_old_ones(
     learner = clbench.load(run("lae").path)
     with pytest.raises(UserError, match="lae needs new classes in every task"):
         learner.learn(f"npz:{squares('again.npz', ['ash', 'elm'])}", out=tmp_path / "runs")
+
+
+def test_a_report_groups_them_over_seeds_of_their_parents(
+    run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
+) -> None:
+    from clbench.report.groups import group_runs
+
+    new = f"npz:{squares('new.npz', ['fir'])}"
+    parents = [run("simplecil", run={"seed": seed}) for seed in (0, 1)]
+    children = [clbench.load(each.path).learn(new, out=tmp_path / "runs") for each in parents]
+    groups = group_runs([*parents, *children])
+    assert sorted(group.seeds for group in groups) == [[0, 1], [0, 1]]
+    assert any("after=2-tasks-of-" in group.label for group in groups)
