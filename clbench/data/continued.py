@@ -89,8 +89,8 @@ def continued(
 
 
 def _numbers(stream: TaskStream, names: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return what each class of a stream is numbered in the whole."""
-    return np.array([names.index(name) for name in stream.class_names], np.int64)
+    """Return what each class of a stream is numbered in the whole; -1: it was never learnt."""
+    return np.array([names.index(name) if name in names else -1 for name in stream.class_names], np.int64)
 
 
 def _moved(

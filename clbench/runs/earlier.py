@@ -28,7 +28,7 @@ def build_stream(part: Part, places: Places, seeds: Seeds) -> TaskStream:
 
 
 def earlier_stream(chapter: Chapter, known: Sequence[str], places: Places) -> TaskStream | None:
-    """Return a stream as it was learnt, all of its classes being ``known`` by name.
+    """Return a stream as it was learnt, the classes that were being ``known`` by name.
 
     None where its images are not there, or are no longer the same.
     """
@@ -40,7 +40,10 @@ def earlier_stream(chapter: Chapter, known: Sequence[str], places: Places) -> Ta
         stream = build_stream(Part(name=name, options=options), places, Seeds(chapter.seed))
     except UserError:
         return None
-    is_same = stream.digest == chapter.digest and set(stream.class_names) <= set(known)
+    learnt = {number for task in stream.tasks[: chapter.num_tasks] for number in task.classes}
+    is_same = stream.digest == chapter.digest and {stream.class_names[number] for number in learnt} <= set(
+        known
+    )
     return stream if is_same else None
 
 

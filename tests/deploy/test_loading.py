@@ -150,3 +150,14 @@ def test_weights_that_are_given_are_checked(run: Callable[..., Record]) -> None:
 
     with pytest.raises(UserError, match=r"lacks .* tensor"):
         backbones.create("vit-micro", given=Given({}, "", "a bundle"))
+
+
+def test_a_record_of_before_the_move_is_asked_and_learns_on(checkout: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "before-the-move"  # stopped in its third task
+    shutil.copytree(checkout / "tests/runs/older-records" / folder.name, folder)
+    learner = clbench.load(folder)
+    assert (learner.num_tasks, learner.class_names) == (2, ["0", "1", "2", "3"])
+    few = {"stream": {"train_per_class": 4, "test_per_class": 3}}
+    record = learner.learn("split-digits", settings=few, out=tmp_path / "runs")
+    assert clbench.load(record.path).class_names == [str(number) for number in range(10)]
+    assert None not in record.read_json("matrix.json")["accuracy"][2]
