@@ -1,0 +1,19 @@
+"""Hold the commands, each a function whose parameters are what is typed; ``COMMANDS`` lists them for help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clbench.cli.commands.components import check, doctor, list_names, new, show
+from clbench.cli.commands.runs import report, resume, run
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run,
+    "resume": resume,
+    "report": report,
+    "list": list_names,
+    "show": show,
+    "check": check,
+    "new": new,
+    "doctor": doctor,
+}
