@@ -61,8 +61,8 @@ def _refuse_what_cannot(learnt: Learnt) -> None:
         )
     if learnt.left_out:
         raise LearnOnError(
-            f"strategy {name} learns with pictures of earlier tasks, and {where} was saved without them; learn on"
-            " from the run's folder, or from a bundle exported with --exemplars"
+            f"strategy {name} learns with pictures of earlier tasks, and {where} was saved without them;"
+            " learn on from the run's folder, or from a bundle exported with --exemplars"
         )
     if learnt.is_packed:
         raise LearnOnError(
