@@ -15,10 +15,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 import clbench
+from clbench import backbones
+from clbench.backbones import BackboneOptions
 from clbench.cli.app import main
+from clbench.deploy.bundle import weights_of
 from clbench.deploy.learner import Learner
 
 SMALL = ["--set", "stream.train_per_class=8", "--set", "stream.test_per_class=4"]
@@ -270,6 +274,23 @@ def test_it_learns_on_and_the_old_record_stays_as_it_is(learnt: Path, here: Path
     assert "10 pictures, in folders of 2 of 12 classes" in capsys.readouterr().out
     assert main(["run", "--config", f"on/{child.name}/spec.toml"]) == 2
     assert "clbench learn RUN|BUNDLE --stream NAME" in capsys.readouterr().err
+
+
+def test_it_does_not_learn_on_with_other_weights(here: Path, capsys: Captured) -> None:
+    draw(here / "new", ("bar", "cross"))
+    for seed in (0, 1):
+        backbone = backbones.create("vit-micro", BackboneOptions(weights="none"), seed=seed)
+        save_file(weights_of(backbone), f"{seed}.safetensors")
+    (here / "w.safetensors").write_bytes((here / "0.safetensors").read_bytes())
+    words = ["--strategy", "simplecil", "--set", "backbone.weights=w.safetensors", *FEW]
+    assert main(["run", *words]) == 0
+    (folder,) = (here / "runs").iterdir()
+    assert main(["export", str(folder), "--out", "bundle"]) == 0
+    (here / "w.safetensors").write_bytes((here / "1.safetensors").read_bytes())
+    capsys.readouterr()
+    assert main(["learn", "bundle", "--stream", "folder:new", "--out", "on"]) == 2
+    assert "learnt on other weights of vit-micro" in capsys.readouterr().err
+    assert not (here / "on").exists()
 
 
 # export
