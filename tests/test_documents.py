@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
+import clbench
 from clbench import Strategy, Stream, backbones, evaluate, petl, strategies, streams
 from clbench.backbones import BackboneOptions
 from clbench.cli import app
@@ -197,6 +199,34 @@ def test_what_is_shown_for_many_runs_runs(
     assert shown_here["runs"].metrics.value.notna().any()
     exec(compile(in_avalanche, "report", "exec"), shown_here)
     assert shown_here["experience"].classes_in_this_experience
+
+
+def test_what_is_shown_of_a_learner_runs(
+    checkout: Path, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From top to bottom, on a small run; what needs a bundle of somebody's strategy is left out."""
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: reader / "cache")
+    small = ["--set", "stream.train_per_class=4", "--set", "stream.test_per_class=2", "--device", "cpu"]
+    assert app.main(["run", "--strategy", "simplecil", "--out", "old", *small]) == 0
+    (run,) = (reader / "old").iterdir()
+    picture = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    for name in ("pictures/0/0", "photo", *(f"new/{kind}/{n}" for kind in ("bar", "dot") for n in range(3))):
+        (reader / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(reader / f"{name}.png")
+    page = (checkout / "docs/how-to/learner.md").read_text("utf-8")
+    names: dict[str, Any] = {}
+    for language, code in re.findall(r"^```(sh|python)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        if language == "python":
+            exec(compile(code.replace("RUN", str(run)), "learner", "exec"), names)
+            continue
+        for line in code.splitlines():
+            words = shlex.split(line.partition("  #")[0].partition(" > ")[0])[1:]
+            new = max((reader / "runs").glob("*"), key=lambda each: each.stat().st_mtime, default=run)
+            words = [{"RUN": str(run), "NEW_RUN": str(new)}.get(word, word) for word in words]
+            if "BUNDLE" not in words:
+                assert app.main(words) == 0, f"{line}: {capsys.readouterr().err}"
+    assert names["said"].scores.shape == (2, 10)
+    assert clbench.load(names["record"].path).class_names[-2:] == ["bar", "dot"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

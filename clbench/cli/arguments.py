@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clbench import backbones, devices, petl, strategies, streams
-from clbench.cli.early import Named, check
+from clbench.cli.early import Named, check, check_options
 from clbench.options import SpecError
 from clbench.records.spec import SECTIONS, RunSpec, contradiction, read_toml, resolve
 from clbench.registry import did_you_mean
@@ -56,6 +56,22 @@ def typed(*, config: Path | None, options: Mapping[str, str | None], settings: S
             several = [name for name, names in zip(chosen, lists, strict=True) if len(names) > 1]
             raise SpecError(f"{' '.join(map(str, several))}: {error}" if several else str(error)) from error
     return runs
+
+
+def learning_on(
+    strategy: str, stream: str, device: str | None, settings: Sequence[str]
+) -> tuple[Sections, str]:
+    """Return by section what a learner of a strategy is to learn on with, and the name of the stream.
+
+    Nothing heavy is imported; UserError for whatever can be told to be wrong without that.
+    """
+    sections: Sections = {"stream": {}, "strategy": {}, **parse_settings(settings)}
+    kind, argument = streams.split(stream)
+    streams.registry.check(kind)
+    check_options(streams.registry, kind, "stream", {**argument, **sections["stream"]})
+    check_options(strategies.registry, strategy, "strategy", sections["strategy"])
+    run = {"device": device or "auto", **sections.get("run", {})}
+    return {**sections, "run": run}, kind
 
 
 def specs(runs: Sequence[Typed]) -> list[RunSpec]:
@@ -116,6 +132,11 @@ def _config(file: Path | None) -> Sections:
 def read_config(text: str) -> Sections:
     """Read a TOML file of (some of) the sections; SpecError names an unknown section."""
     sections = read_toml(text)
+    if "parent" in sections:
+        raise SpecError(
+            "[parent] says that this run learnt on from another, which no spec holds;"
+            " that is done by: clbench learn RUN|BUNDLE --stream NAME"
+        )
     for name, table in sections.items():
         if name not in SECTIONS:
             raise SpecError(

@@ -14,10 +14,17 @@ from clbench import backbones, petl, strategies, streams
 from clbench.backbones.known import timm_names
 from clbench.cards import read_cards
 from clbench.cli.declared import declared_options
+from clbench.errors import UserError
 from clbench.options import SpecError, build, validated
 from clbench.outside.visible import visible
 from clbench.records.spec import DEFAULTS, RunSpec, contradiction, run_options
 from clbench.registry import Registry, UnknownNameError, did_you_mean
+
+MARKS = ("spec.toml", "learner.json")  # files that make a folder one of a run, or a bundle
+
+
+class LearnerlessError(UserError, ValueError):
+    """A folder that holds nothing that was learnt."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,9 @@ class Named:
         return " · ".join(parts)
 
 
-def header(spec: RunSpec) -> str:
-    """Write what stands above a run that was begun before."""
-    names = (spec.stream.name, spec.strategy.name, spec.backbone.name, spec.petl.name)
+def header(spec: RunSpec, stream: str = "") -> str:
+    """Write what stands above a run that was begun before, or above one that goes on with another stream."""
+    names = (stream or spec.stream.name, spec.strategy.name, spec.backbone.name, spec.petl.name)
     return str(Named(names[0], names[1], names[2], names[3], spec.run.seed))
 
 
@@ -64,17 +71,17 @@ def check(sections: Mapping[str, Mapping[str, Any]]) -> Named:
     names = {kind: str(tables[kind].pop("name", default)) for kind, default in DEFAULTS.items()}
     stream, argument = streams.split(names["stream"])
     streams.registry.check(stream)
-    _check_options(streams.registry, stream, "stream", {**argument, **tables["stream"]})
+    check_options(streams.registry, stream, "stream", {**argument, **tables["stream"]})
     strategies.check(names["strategy"])
     strategy, module = strategies.split(names["strategy"])
-    _check_options(strategies.registry, strategy, "strategy", tables["strategy"])
+    check_options(strategies.registry, strategy, "strategy", tables["strategy"])
     check_backbone(names["backbone"], tables["backbone"])
     named = tables["petl"].pop("name", None)
     if module and named and module != named:
         raise contradiction(f"{strategy}-{module}", str(named))
     chosen = str(named or module or _module_of(strategy))
     petl.registry.check(chosen)
-    _check_options(petl.registry, chosen, "petl", tables["petl"])
+    check_options(petl.registry, chosen, "petl", tables["petl"])
     return Named(stream, strategy, names["backbone"], chosen, run_options(tables["run"]).seed)
 
 
@@ -84,10 +91,39 @@ def _check_text(option: str, value: object) -> None:
         raise SpecError(f"{option}: '{visible(value)}' holds characters that are not printable")
 
 
-def _check_options(registry: Registry[Any], name: str, section: str, options: Mapping[str, Any]) -> None:
+def check_options(registry: Registry[Any], name: str, section: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError in one line for an option that a component has not, as far as its file tells."""
     types = declared_options(registry, name)
     if types is not None:
         validated(types, section, options)
+
+
+def _refuse_no_learner(folder: Path) -> None:
+    """Raise LearnerlessError in one line for a folder that is neither a run's nor a bundle."""
+    if not folder.is_dir():
+        raise LearnerlessError(f"no learner in {folder}: there is no such folder")
+    if any((folder / name).is_file() for name in MARKS):
+        return
+    inside = sorted(file.parent for file in folder.glob(f"*/{MARKS[0]}"))
+    near = f"; name a run in it, such as {inside[-1]}" if inside else ""
+    raise LearnerlessError(
+        f"no learner in {folder}: it holds no {MARKS[0]}, as a run does, and no {MARKS[1]}, as a bundle does"
+        + near
+    )
+
+
+def learnt_spec(folder: Path) -> RunSpec:
+    """Return the spec of the run that a learner comes from, of a folder that is a run's or a bundle."""
+    from clbench.outside.reading import read_json, told_in_one_line
+    from clbench.records.record import Record
+
+    _refuse_no_learner(folder)
+    file = folder / MARKS[1]
+    if not file.is_file():
+        return Record.open(folder).spec
+    value = read_json(file)
+    with told_in_one_line(file):
+        return RunSpec.from_dict(value["spec"])
 
 
 def check_backbone(name: str, options: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -21,15 +21,24 @@ OTHERS = ("naive", "lae-adapter")  # each is a comparison that tells something a
 
 
 def outcome(record: Record) -> RenderableType:
-    """Return the tables of a run, where its record lies, and three commands with what each is for."""
+    """Return the tables of a run, where its record lies, and commands with what each is for."""
     folder = shell_word(str(record.path))
     commands = {
         f"clbench report {folder}": "figures and tables as files; name more runs to compare them",
-        another_run(record): "the same with another strategy",
-        f"clbench show {record.spec.strategy.name}": "this strategy's paper and options",
+        f"clbench predict {folder} IMAGE...": "which class pictures of yours show",
     }
-    next_steps = [f"  {command}\n      {purpose}" for command, purpose in commands.items()]
-    return Group(report.run_tables(record), _lines([f"\nrecord: {record.path}", "next:", *next_steps]))
+    if record.spec.parent is None:
+        commands[another_run(record)] = "the same with another strategy"
+        commands[f"clbench show {record.spec.strategy.name}"] = "this strategy's paper and options"
+    else:
+        commands[f"clbench learn {folder} --stream folder:PATH"] = "another task behind those"
+        commands[f"clbench export {folder} --out DIR"] = "a folder to take along, without training pictures"
+    return Group(report.run_tables(record), lines([f"\nrecord: {record.path}", *next_steps(commands)]))
+
+
+def next_steps(commands: Mapping[str, str]) -> list[str]:
+    """Return the lines that name commands, with what each is for."""
+    return ["next:", *(f"  {command}\n      {purpose}" for command, purpose in commands.items())]
 
 
 def summary(records: Sequence[Record], out: Path) -> RenderableType:
@@ -91,9 +100,9 @@ def _typed(record: Record) -> list[str]:
 
 
 def _written(files: Sequence[Path]) -> Text:
-    return _lines([f"written: {file}" for file in files])
+    return lines([f"written: {file}" for file in files])
 
 
-def _lines(lines: Sequence[str]) -> Text:
+def lines(lines: Sequence[str]) -> Text:
     """Return lines that are never wrapped, so that they can be copied."""
     return Text("\n".join(lines), no_wrap=True, overflow="ignore")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from clbench.outside.visible import visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 NARROWEST, WIDEST = 20, 10_000  # columns; what COLUMNS says beyond them is no width of a terminal
 IN_ASCII = {  # what a terminal shows that has no other letters
@@ -52,7 +52,7 @@ def prepare() -> None:
 
 def console(*, stderr: bool = False) -> Console:
     """Return what prints on the terminal, with control characters of what is printed escaped."""
-    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.console import Console, ConsoleOptions
     from rich.segment import Segment
 
     class Escaping(Console):
@@ -66,6 +66,11 @@ def console(*, stderr: bool = False) -> Console:
                     yield Segment(visible(segment.text, keep="\n"), segment.style)
 
     return Escaping(stderr=stderr, highlight=False, _environ=_environment(os.environ))
+
+
+def show(what: RenderableType) -> None:
+    """Print what was asked for: a text as it is, anything else laid out for the terminal's width."""
+    console().print(what, crop=False, soft_wrap=isinstance(what, str), markup=False)
 
 
 def say(line: str) -> None:
@@ -112,6 +117,14 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def tick() -> str:
     """Return what stands before a promise that is kept, as far as the output can write it."""
-    mark = "\N{CHECK MARK}"
+    return _written("\N{CHECK MARK}", "ok")
+
+
+def cross() -> str:
+    """Return what stands before what is wrong."""
+    return _written("\N{BALLOT X}", "no")
+
+
+def _written(mark: str, instead: str) -> str:
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    return mark if mark.encode(encoding, "ignore") else "ok"
+    return mark if mark.encode(encoding, "ignore") else instead

@@ -67,6 +67,20 @@ def decode_files(
         yield np.stack([image for image, _ in decoded])
 
 
+def decode_each(files: Sequence[Path], size: tuple[int, int]) -> Iterator[NDArray[np.uint8] | ImageError]:
+    """Yield each image in order, as (H, W, 3), or what is wrong with it."""
+    one_large = threading.Lock()
+
+    def decoded(file: Path) -> NDArray[np.uint8] | ImageError:
+        try:
+            return _decoded(file, size, one_large)[0]
+        except ImageError as error:
+            return error
+
+    for some in _in_threads(files, decoded):
+        yield from some
+
+
 def decode_file(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return one image as (H, W, 3); ImageError names the file if it cannot be read."""
     with _quiet_pillow():

@@ -73,9 +73,15 @@ def list_classes(root: Path, names: Sequence[str], scan: Scan | None = None) -> 
     return files
 
 
+def part_among(folders: Sequence[Path], part: str) -> Path | None:
+    """Return the folder that holds a part, "train" or "test"; None if there is none."""
+    by_name = {folder.name.lower(): folder for folder in folders}
+    return next((by_name[name] for name in PARTS[part] if name in by_name), None)
+
+
 def _list_tree(root: Path, scan: Scan) -> Listing:
     folders = _subfolders(root, scan)
-    train, test = (_first_folder(folders, PARTS[part]) for part in ("train", "test"))
+    train, test = (part_among(folders, part) for part in ("train", "test"))
     if test is not None and train is None:
         raise FolderError(f"{root} has {test.name}/ but no train/ beside it")
     top = train or root
@@ -117,11 +123,6 @@ def _renumbered(listing: Listing, names: list[str]) -> Listing:
     number = [names.index(name) for name in listing.class_names]
     train, test = ([(file, number[label]) for file, label in part] for part in (listing.train, listing.test))
     return Listing(train, test, names)
-
-
-def _first_folder(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
-    by_name = {folder.name.lower(): folder for folder in folders}
-    return next((by_name[name] for name in names if name in by_name), None)
 
 
 def _subfolders(root: Path, scan: Scan) -> list[Path]:

@@ -49,7 +49,8 @@ def learn_on(
     """
     _refuse_what_cannot(learnt)
     spec = _spec(learnt, stream, settings)
-    start = line.Start(learnt.history, _checkpoint(learnt), _files(learnt))
+    weights = learnt.backbone.weights_digest
+    start = line.Start(learnt.history, _checkpoint(learnt), weights, _files(learnt))
     return line.execute(spec, out=out, places=places, progress=progress, command=command, start=start)
 
 

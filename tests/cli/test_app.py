@@ -27,6 +27,7 @@ SMALL = [
     "stream.test_per_class=4",
 ]
 HEAVY = {"torch", "timm", "torchvision", "avalanche", "pandas", "matplotlib", "sklearn", "pyarrow"}
+AGAIN = ["--strategy", "--petl", "--backbone", "--weights"]  # of what a learner is opened with
 COMMANDS = {
     "run": [
         "--stream",
@@ -47,6 +48,29 @@ COMMANDS = {
         "--dry-run",
     ],
     "resume": ["RUN", "--data-dir", "--logger"],
+    "predict": [
+        "RUN|BUNDLE",
+        "IMAGE|FOLDER...",
+        "--top",
+        "--task",
+        "--format",
+        "--out",
+        "--figure",
+        "--device",
+        "--data-dir",
+        *AGAIN,
+    ],
+    "learn": ["RUN|BUNDLE", "--stream", "--set", "--device", "--data-dir", "--out", "--logger", *AGAIN],
+    "export": [
+        "RUN|BUNDLE",
+        "--out",
+        "--format",
+        "--without-backbone",
+        "--exemplars",
+        "--preprocessing",
+        "--data-dir",
+        *AGAIN,
+    ],
     "list": ["[KIND]", "--backbone", "--set", "--csv"],
     "show": ["[KIND] NAME"],
     "report": [
@@ -188,8 +212,9 @@ def test_two_seeds_make_two_records_a_summary_and_a_report(
     assert told.startswith("2 runs · split-digits · naive-adapter · vit-micro · seeds 0, 1\n")
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", told + printed)
     suggested = re.findall(r"^  (clbench .*)$", printed, re.MULTILINE)
-    assert suggested[2] == "clbench show naive"
-    assert suggested[1].endswith("--strategy lae-adapter")
+    assert suggested[1] == f"clbench predict runs/{records[0].name} IMAGE..."
+    assert suggested[2].endswith("--strategy lae-adapter")
+    assert suggested[3] == "clbench show naive"
     assert main(suggested[0].split()[1:]) == 0
     assert "written: runs/report/comparison.tex" in capsys.readouterr().out
     assert main(["resume", str(records[0])]) == 0
@@ -229,7 +254,10 @@ def test_a_reader_of_a_pipe_may_leave() -> None:
     assert not done.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["list"], ["run", "--help"], ["predict", "--help"], ["learn", "--help"], ["--version"]],
+)
 def test_what_is_asked_for_first_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         f"import sys; from clbench.cli.app import main; main({words}); print(*sys.modules, file=sys.stderr)"
@@ -237,6 +265,27 @@ def test_what_is_asked_for_first_imports_nothing_heavy(words: list[str]) -> None
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout
     assert not HEAVY & set(done.stderr.split())
+
+
+def test_what_is_wrong_with_asking_or_teaching_a_learner_is_told_before_anything_heavy(here: Path) -> None:
+    (here / "run").mkdir()
+    (here / "run" / "spec.toml").write_text(resolve({"strategy": {"name": "simplecil"}}).to_toml())
+    code = f"""
+import sys
+from clbench.cli.app import main
+for words in (
+    "predict none a.png", "predict run a.png", "predict run run --format cvs", "predict run run --top 0",
+    "learn none --stream folder:x", "learn run --stream split-digit",
+    "learn run --stream folder:x --set run=1",
+    "learn run --stream folder:x --set stream.tusks=3", "learn run --stream folder:x --set strategy.epoch=1",
+    "export none --out x", "export run --out x --format onyx", "run --config run/spec.toml --seed one",
+):
+    print(words, main(words.split()), sorted({HEAVY} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert len(done.stdout.splitlines()) == 12
+    assert all(line.endswith(" 2 []") for line in done.stdout.splitlines()), done.stdout
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines()), done.stderr
 
 
 def test_the_first_words_of_a_run_and_what_is_wrong_with_it_come_before_anything_heavy() -> None:

@@ -1,0 +1,23 @@
+"""Hold the commands, each a function whose parameters are what is typed; ``COMMANDS`` lists them for help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clbench.cli.commands.components import check, doctor, list_names, new, show
+from clbench.cli.commands.learners import export, learn, predict
+from clbench.cli.commands.runs import report, resume, run
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run,
+    "resume": resume,
+    "report": report,
+    "predict": predict,
+    "learn": learn,
+    "export": export,
+    "list": list_names,
+    "show": show,
+    "check": check,
+    "new": new,
+    "doctor": doctor,
+}

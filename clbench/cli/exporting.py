@@ -1,0 +1,132 @@
+"""Write a learner into a bundle or a file of ONNX, and say what is in it and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, cast
+
+from rich.console import Group, RenderableType
+
+from clbench.cli.outcome import lines, next_steps
+from clbench.deploy.bundle import ABOUT, TENSORS, About
+from clbench.deploy.learner import Learner
+from clbench.kinds import fills
+from clbench.outside.reading import read_json
+from clbench.outside.visible import shell_word
+from clbench.records.spec import SECTIONS, RunSpec
+from clbench.registry import is_address
+from clbench.report.units import quantity
+
+
+class OnnxReport(Protocol):
+    """What is said of a file of ONNX."""
+
+    opset: int
+    num_bytes: int
+    max_difference: float
+    num_images: int
+
+
+class ToOnnx(Protocol):
+    """A learner that can be written as one graph."""
+
+    def export_onnx(self, file: Path, *, preprocessing: str) -> OnnxReport:
+        """Write the graph, and compare what it computes with the learner."""
+        ...
+
+
+def export_bundle(
+    learner: Learner, out: Path, *, without_backbone: bool, with_exemplars: bool
+) -> RenderableType:
+    """Write the bundle; return what was written, what is not in it, and what to type next."""
+    folder = learner.save(out, without_backbone=without_backbone, with_exemplars=with_exemplars)
+    about = About.model_validate(read_json(folder / ABOUT))
+    told = [
+        f"written: {folder}/",
+        f"  {ABOUT:<20} {_size(folder / ABOUT)}  {len(about.class_names)} class names, the run's options",
+        f"  {TENSORS:<20} {_size(folder / TENSORS)}  {_tensors(learner, about)}",
+        *_left_out(learner, about),
+        *_paths(about),
+    ]
+    own = _own_files(learner.spec)
+    again = "".join(f" --{kind} {shell_word(name)}" for kind, name in own.items())
+    if own:
+        kinds = " and ".join(f"{kind} {name}" for kind, name in own.items())
+        told.append(f"not in it: the code of {kinds}; whoever loads it names a file again, as below")
+    word = shell_word(str(folder))
+    commands = {f"clbench predict {word} IMAGE...{again}": "which class pictures show, on any machine"}
+    if not (about.left_out or about.is_packed) and learner.strategy.resumable:
+        commands[f"clbench learn {word} --stream folder:PATH{again}"] = "another task behind those"
+    return Group(lines([*told, *next_steps(commands)]))
+
+
+def export_onnx(learner: Learner, out: Path, preprocessing: str) -> RenderableType:
+    """Write the graph; return what was written, and how far it is from the learner."""
+    report = cast("ToOnnx", learner).export_onnx(out, preprocessing=preprocessing)
+    pictures = "1 picture" if report.num_images == 1 else f"{report.num_images} pictures"
+    size = quantity(report.num_bytes, unit="B")
+    told = [
+        f"written: {out}  {size}, opset {report.opset}, preprocessing {preprocessing} the graph",
+        f"checked: on {pictures} its scores differ from the learner's by at most {report.max_difference:.1e}",
+    ]
+    return Group(lines(told))
+
+
+def _size(file: Path) -> str:
+    return f"{quantity(file.stat().st_size, unit='B'):>8}"
+
+
+def _tensors(learner: Learner, about: About) -> str:
+    """Return what the file of tensors holds, in words."""
+    num = _num_exemplars(learner)
+    held = ["the backbone's weights"] if about.backbone.is_included else []
+    held.append("what was learnt")
+    if num and not about.left_out:
+        held.append(f"{_counted(num)} that whoever has it can see")
+    return ", ".join(held)
+
+
+def _left_out(learner: Learner, about: About) -> Iterator[str]:
+    """Yield a line for what is not in it, and what that means."""
+    if about.left_out:
+        num = _num_exemplars(learner)
+        what = _counted(num) if num else "exemplars (training pictures)"
+        advice = "; --exemplars takes them along" if num else ""
+        yield f"left out: {what}: it predicts, but cannot learn on{advice}"
+    if not about.backbone.is_included:
+        yield (
+            f"left out: the weights of {about.backbone.name}, SHA-256 {about.backbone.digest[:12]}...:"
+            " where it is loaded they have to be found, or named with --weights"
+        )
+
+
+def _num_exemplars(learner: Learner) -> int:
+    return sum(fills(learner.strategy.parts().values()))
+
+
+def _counted(num: int) -> str:
+    return "1 exemplar (a training picture)" if num == 1 else f"{num:,} exemplars (training pictures)"
+
+
+def _paths(about: About) -> Iterator[str]:
+    """Yield a line that names the options which tell where something lies on this machine."""
+    sections = [
+        *about.spec.items(),
+        *(("stream", chapter["stream"]) for chapter in about.history["chapters"]),
+    ]
+    found = {
+        f"{section}.{option}={value}": None
+        for section, table in sections
+        for option, value in table.items()
+        if isinstance(value, str) and option != "name" and (option == "path" or "/" in value)
+    }
+    told = [each for each in found if not each.endswith("=")]
+    if told:
+        yield f"mind: {ABOUT} names paths of this machine: {', '.join(told)}"
+
+
+def _own_files(spec: RunSpec) -> dict[str, str]:
+    """Return the components that are in somebody's files, by kind."""
+    names = {kind: getattr(spec, kind).name for kind in SECTIONS[1:-1]}
+    return {kind: name for kind, name in names.items() if is_address(name)}
