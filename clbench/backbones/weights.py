@@ -25,6 +25,7 @@ from clbench.outside.foreign import DAMAGE, check_unpacked, npz_headers
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 CLASSIFIERS = ("head", "head_dist", "head.fc", "fc", "classifier", "linear")  # names in files; ours have none
+BUNDLED = "backbone/"  # what their names begin with in a bundle, whose tensors are read as any file's
 POSITIONS = ("pos_embed", "relative_position_bias_table")  # what depends on the size of the image
 UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, SafetensorError)
 
@@ -66,7 +67,9 @@ def _read(file: Path) -> dict[str, Tensor]:
         tensors = load_state_dict(str(file), weights_only=True)
     except UNREADABLE as error:
         raise _unreadable(file, error) from error
-    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+    found = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+    bundled = {name.removeprefix(BUNDLED): each for name, each in found.items() if name.startswith(BUNDLED)}
+    return bundled or found
 
 
 def _unreadable(file: Path, error: Exception) -> WeightsError:

@@ -26,6 +26,7 @@ from torch import Tensor
 from clbench import backbones
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.creation import Given
+from clbench.backbones.weights import BUNDLED
 from clbench.data.history import History
 from clbench.deploy.asking import scores_of
 from clbench.deploy.learnt import Learnt
@@ -45,7 +46,7 @@ from clbench.version import __version__
 
 FORMAT = 1
 ABOUT, TENSORS = "learner.json", "learner.safetensors"
-BACKBONE, STATE, SUMMARY = "backbone/", "state/", "summary/"
+STATE, SUMMARY = "state/", "summary/"
 EXEMPLARS = "exemplars"
 NUM_CHECKED = 4  # generated pictures on which a bundle has to predict what the learner does
 
@@ -108,7 +109,7 @@ def write_bundle(learnt: Learnt, folder: Path, *, without_backbone: bool, with_e
     tensors = {STATE + name: tensor for name, tensor in kept.items()}
     tensors |= {SUMMARY + name: tensor for name, tensor in summary.items()}
     if not without_backbone:
-        tensors |= {BACKBONE + name: tensor for name, tensor in weights.items()}
+        tensors |= {BUNDLED + name: tensor for name, tensor in weights.items()}
     data = save(without_aliases({name: each.detach().cpu().contiguous() for name, each in tensors.items()}))
     about = _about(learnt, sorted(left_out), state, is_included=not without_backbone)
     about = about.model_copy(update={"tensors": hashlib.sha256(data).hexdigest()})
@@ -149,7 +150,7 @@ def read_bundle(folder: Path) -> Bundle:
         tensors = load(data)
     except SafetensorError as error:
         raise BundleError(f"cannot read {folder / TENSORS}: {error}") from error
-    return Bundle(spec, history, about, *(under(prefix, tensors) for prefix in (BACKBONE, STATE, SUMMARY)))
+    return Bundle(spec, history, about, *(under(prefix, tensors) for prefix in (BUNDLED, STATE, SUMMARY)))
 
 
 def weights_of(backbone: Backbone) -> dict[str, Tensor]:
@@ -196,7 +197,13 @@ def _checked_summary(
     backbone = backbones.create(learnt.spec.backbone.name, options, given=given).to(learnt.device)
     checkpoint = Checkpoint(learnt.checkpoint.position, kept, {})
     found = rebuilt(
-        learnt.spec, learnt.history, backbone, checkpoint, left_out=tuple(left_out), summary=summary
+        learnt.spec,
+        learnt.history,
+        backbone,
+        checkpoint,
+        origin=learnt.origin,
+        left_out=tuple(left_out),
+        summary=summary,
     )
     if torch.equal(scores_of(found, pixels, task), expected):
         return summary

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clbench import streams
+from clbench.backbones.sites import HALF
 from clbench.data.tasks import Places
 from clbench.deploy.learnt import Learnt
 from clbench.errors import UserError
@@ -49,7 +50,8 @@ def learn_on(
     """
     _refuse_what_cannot(learnt)
     spec = _spec(learnt, stream, settings)
-    weights = learnt.backbone.weights_digest
+    is_rounded = learnt.weights is not None and learnt.backbone.dtype in HALF
+    weights = None if is_rounded else learnt.backbone.weights_digest
     start = line.Start(learnt.history, _checkpoint(learnt), weights, _files(learnt))
     return line.execute(spec, out=out, places=places, progress=progress, command=command, start=start)
 
@@ -96,11 +98,17 @@ def _spec(learnt: Learnt, stream: str, settings: Mapping[str, Mapping[str, Any]]
     return RunSpec(
         stream=Part(name=name, options=complete(kind, "stream", chosen)),
         strategy=Part(name=old.strategy.name, options=_strategy_options(learnt, strategy)),
-        backbone=old.backbone,
+        backbone=Part(name=old.backbone.name, options=_backbone_options(learnt)),
         petl=old.petl,
         run=run_options(run),
         parent=Parent(id=old.id, group=old.group, learner=learnt.state_digest(), tasks=learnt.num_tasks),
     )
+
+
+def _backbone_options(learnt: Learnt) -> dict[str, Any]:
+    """Return the backbone's options, with the file that its weights are in now."""
+    where = {} if learnt.weights is None else {"weights": str(learnt.weights.resolve())}
+    return {**learnt.spec.backbone.options, **where}
 
 
 def _strategy_options(learnt: Learnt, chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Learnt:
     left_out: tuple[str, ...] = ()  # the tensors of its state that it came without
     is_packed: bool = False  # whether its low-bit layers were stored packed, and learn no more
     path: Path | None = None  # the folder that it was loaded from
+    weights: Path | None = None  # the file of the backbone's weights, where it is not what the spec says
 
     @property
     def class_names(self) -> list[str]:

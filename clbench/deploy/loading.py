@@ -11,7 +11,7 @@ from clbench import backbones
 from clbench.backbones.backbone import Backbone
 from clbench.data.history import History
 from clbench.data.tasks import Places
-from clbench.deploy.bundle import Bundle, BundleError, is_bundle, read_bundle
+from clbench.deploy.bundle import TENSORS, Bundle, BundleError, is_bundle, read_bundle
 from clbench.deploy.learner import Learner
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.rebuilding import on_device, rebuilt
@@ -83,7 +83,9 @@ def _of_run(
     hashes = record.read_json("hashes.json")
     _refuse_other_source(folder, spec, hashes["strategy_source"])
     opened = _backbone(spec, device, places, weights, hashes["weights"], folder)
-    return rebuilt(spec, history.first(checkpoint.position.task), opened, checkpoint, path=folder)
+    learnt = history.first(checkpoint.position.task)
+    given = None if weights is None else Path(weights)
+    return rebuilt(spec, learnt, opened, checkpoint, path=folder, weights=given)
 
 
 def _of_bundle(
@@ -125,6 +127,7 @@ def _of_bundle(
         summary=bundle.summary,
         is_packed=bundle.about.is_packed,
         path=folder,
+        weights=folder / TENSORS if about.is_included else None if weights is None else Path(weights),
     )
 
 

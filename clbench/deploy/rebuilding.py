@@ -33,6 +33,7 @@ def rebuilt(
     summary: Mapping[str, Tensor] = {},
     is_packed: bool = False,
     path: Path | None = None,
+    weights: Path | None = None,
 ) -> Learnt:
     """Return what was learnt on a backbone, once a strategy has taken back what a checkpoint holds of it.
 
@@ -64,7 +65,7 @@ def rebuilt(
         part.requires_grad_(False)
     evaluation_mode(strategy)
     source = source_digest(type(strategy))
-    return Learnt(spec, history, strategy, backbone, checkpoint, source, left_out, is_packed, path)
+    return Learnt(spec, history, strategy, backbone, checkpoint, source, left_out, is_packed, path, weights)
 
 
 def on_device(name: str) -> torch.device:

@@ -81,7 +81,9 @@ class Start:
 
     history: History
     checkpoint: Checkpoint
-    weights: str  # hash of those of the backbone that it was learnt on
+    weights: (
+        str | None
+    )  # hash of those of the backbone that it was learnt on; None: they are only known rounded
     files: Mapping[str, bytes] = field(default_factory=dict)  # of the record before, by their names
 
 
@@ -133,10 +135,10 @@ def execute(
     places, clock = places or Places(), PhaseClock()
     with clock.phase("start-up"):
         parts = prepare(spec, places, start.history if start else None)
-        if start and start.weights != parts.backbone.weights_digest:
+        if start and start.weights not in (None, parts.backbone.weights_digest):
             raise ChangedError(
                 f"cannot learn on: it was learnt on other weights of {spec.backbone.name} (SHA-256"
-                f" {start.weights[:12]}...) than {parts.backbone.weights_source} holds"
+                f" {str(start.weights)[:12]}...) than {parts.backbone.weights_source} holds"
             )
         found = {
             "environment.json": environment(),

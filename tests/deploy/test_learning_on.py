@@ -245,3 +245,31 @@ def test_a_report_groups_them_over_seeds_of_their_parents(
     groups = group_runs([*parents, *children])
     assert sorted(group.seeds for group in groups) == [[0, 1], [0, 1]]
     assert any("after=2-tasks-of-" in group.label for group in groups)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_bundle_brings_the_weights_to_learn_on_with(
+    dtype: str,
+    run: Callable[..., Record],
+    squares: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from clbench.backbones import creation, registry
+
+    learner = clbench.load(run("naive", backbone={"dtype": dtype}).path)
+    new = f"npz:{squares('new.npz', ['fir'])}"
+    expected = learner.learn(new, settings=WHOLE, out=tmp_path / "runs")
+    bundle = clbench.load(learner.save(tmp_path / "bundle"))
+
+    def unreachable(self: object) -> None:
+        raise UserError("the hub is out of reach")
+
+    monkeypatch.setattr(registry.get("vit-micro"), "published", unreachable)
+    assert creation.create_backbone
+    record = bundle.learn(new, settings=WHOLE, out=tmp_path / "elsewhere")
+    assert record.spec.backbone.options["weights"].endswith("learner.safetensors")
+    states = [clbench.load(tmp_path / "elsewhere" / record.path.name).checkpoint.tensors]
+    monkeypatch.undo()
+    states.append(clbench.load(expected.path).checkpoint.tensors)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
