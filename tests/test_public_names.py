@@ -10,8 +10,10 @@ import pytest
 
 PUBLIC = {
     "clbench": [
+        "Learner",
         "Petl",
         "Places",
+        "Predictions",
         "Progress",
         "Record",
         "RunSpec",
@@ -19,6 +21,7 @@ PUBLIC = {
         "Stream",
         "UserError",
         "execute",
+        "load",
         "load_runs",
         "resolve",
         "resume",
