@@ -50,7 +50,7 @@ COMMANDS = {
     "resume": ["RUN", "--data-dir", "--logger"],
     "predict": [
         "RUN|BUNDLE",
-        "IMAGE|FOLDER...",
+        "IMAGE|FOLDER",
         "--top",
         "--task",
         "--format",

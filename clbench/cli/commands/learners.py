@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 def predict(
     path: Learnt,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER")],
     top: Annotated[int, Option(min=1, metavar="N", help="Show the N highest classes of each.")] = 1,
     task: Annotated[
-        int | None, Option(metavar="N", help="Taught task by task: the pictures' task, from 1 as in tables.")
+        int | None,
+        Option(metavar="N", help="If taught task by task: the pictures' task, from 1 (in Python from 0)."),
     ] = None,
     form: Annotated[str, Option("--format", metavar="NAME", help="table, csv or json.")] = "table",
     out: Annotated[Path | None, Option(metavar="FILE", help="Write csv or json there.")] = None,
