@@ -101,7 +101,12 @@ def _spec(learnt: Learnt, stream: str, settings: Mapping[str, Mapping[str, Any]]
         backbone=Part(name=old.backbone.name, options=_backbone_options(learnt)),
         petl=old.petl,
         run=run_options(run),
-        parent=Parent(id=old.id, group=old.group, learner=learnt.state_digest(), tasks=learnt.num_tasks),
+        parent=Parent(
+            id=learnt.origin.id,
+            group=learnt.origin.group,
+            learner=learnt.state_digest(),
+            tasks=learnt.num_tasks,
+        ),
     )
 
 

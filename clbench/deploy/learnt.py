@@ -19,7 +19,8 @@ from clbench.strategies import Strategy
 class Learnt:
     """A strategy, its backbone, what it has learnt, and what it was made from."""
 
-    spec: RunSpec
+    spec: RunSpec  # with the names that a user has given components of theirs now
+    origin: RunSpec  # as the run was begun
     history: History  # the tasks learnt
     strategy: Strategy
     backbone: Backbone

@@ -85,7 +85,7 @@ def _of_run(
     opened = _backbone(spec, device, places, weights, hashes["weights"], folder)
     learnt = history.first(checkpoint.position.task)
     given = None if weights is None else Path(weights)
-    return rebuilt(spec, learnt, opened, checkpoint, path=folder, weights=given)
+    return rebuilt(spec, learnt, opened, checkpoint, origin=record.spec, path=folder, weights=given)
 
 
 def _of_bundle(
@@ -123,6 +123,7 @@ def _of_bundle(
         _without_code(bundle.history),
         opened,
         checkpoint,
+        origin=bundle.spec,
         left_out=tuple(bundle.about.left_out),
         summary=bundle.summary,
         is_packed=bundle.about.is_packed,

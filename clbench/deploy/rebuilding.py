@@ -29,6 +29,7 @@ def rebuilt(
     backbone: Backbone,
     checkpoint: Checkpoint,
     *,
+    origin: RunSpec,
     left_out: tuple[str, ...] = (),
     summary: Mapping[str, Tensor] = {},
     is_packed: bool = False,
@@ -65,7 +66,9 @@ def rebuilt(
         part.requires_grad_(False)
     evaluation_mode(strategy)
     source = source_digest(type(strategy))
-    return Learnt(spec, history, strategy, backbone, checkpoint, source, left_out, is_packed, path, weights)
+    return Learnt(
+        spec, origin, history, strategy, backbone, checkpoint, source, left_out, is_packed, path, weights
+    )
 
 
 def on_device(name: str) -> torch.device:

@@ -81,9 +81,7 @@ class Start:
 
     history: History
     checkpoint: Checkpoint
-    weights: (
-        str | None
-    )  # hash of those of the backbone that it was learnt on; None: they are only known rounded
+    weights: str | None  # hash of what it was learnt on; None: that is known rounded only
     files: Mapping[str, bytes] = field(default_factory=dict)  # of the record before, by their names
 
 
