@@ -44,7 +44,7 @@ class Learner(Learnt):
         """
         check_task(self, task)
         size = self.history.height, self.history.width
-        at_a_time = batch_size or self.spec.run.eval_batch_size
+        at_a_time = self.spec.run.eval_batch_size if batch_size is None else batch_size
         pieces = [scores_of(self, pixels, task) for pixels in read_pictures(images, size, at_a_time)]
         scores = torch.cat(pieces) if pieces else torch.zeros(0, len(self.class_names))
         return Predictions(scores, self.class_names, self.strategy.gives_probabilities)
