@@ -24,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from clbench.data.pixels import check_dimensions, is_touched, to_rgb, traits, upright_size
 from clbench.errors import UserError
 from clbench.outside.foreign import DAMAGE, first_line, regular
+from clbench.outside.visible import visible
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LARGEST_NATIVE = 256  # pixels; images of one size up to this are kept as they are
@@ -48,7 +49,7 @@ def common_size(files: Sequence[Path], stored_size: int) -> tuple[int, int]:
     if stored_size:
         return stored_size, stored_size
     shared = None
-    with _quiet_pillow():
+    with quiet_pillow():
         for file in files:
             size = _read(file, upright_size)
             if max(size) > LARGEST_NATIVE or size != (shared or size):
@@ -83,7 +84,7 @@ def decode_each(files: Sequence[Path], size: tuple[int, int]) -> Iterator[NDArra
 
 def decode_file(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return one image as (H, W, 3); ImageError names the file if it cannot be read."""
-    with _quiet_pillow():
+    with quiet_pillow():
         return _read(file, partial(fit, size=size))
 
 
@@ -103,13 +104,13 @@ def fit(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
 def _in_threads(files: Sequence[Path], use: Callable[[Path], T]) -> Iterator[list[T]]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), CHUNK):
-            with _quiet_pillow():
+            with quiet_pillow():
                 done = list(pool.map(use, files[start : start + CHUNK]))
             yield done
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
+def quiet_pillow() -> Iterator[None]:
     """Keep Pillow's warnings back: of odd EXIF, and of large pictures, which are refused where too large.
 
     Entered by the thread that waits for the others: filters are those of the whole process.
@@ -138,7 +139,7 @@ def _read(file: Path, use: Callable[[Image.Image], T]) -> T:
     except UNREADABLE as error:
         is_foreign = isinstance(error, UnidentifiedImageError)
         reason = "not an image, or damaged" if is_foreign else first_line(error)
-        raise ImageError(f"cannot read the image {file}: {reason}") from error
+        raise ImageError(f"cannot read the image {visible(str(file))}: {reason}") from error
 
 
 @cache

@@ -15,5 +15,7 @@ def fitted(images: Images, size: tuple[int, int]) -> Images:
     """Return images (N, H, W, 3) at a height and width, resized as pictures in files are."""
     if images.shape[1:3] == size:
         return images
-    resized = [fit(Image.fromarray(image), size) for image in images]
-    return np.stack(resized) if resized else np.zeros((0, *size, 3), np.uint8)
+    resized = np.empty((len(images), *size, 3), np.uint8)
+    for place, image in enumerate(images):
+        resized[place] = fit(Image.fromarray(image), size)
+    return resized

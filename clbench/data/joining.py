@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from clbench.data.cache import Decoding, cached
-from clbench.data.decode import fit
+from clbench.data.fitting import fitted
 from clbench.data.samples import Samples
 from clbench.data.tasks import Source
 
@@ -57,5 +56,4 @@ def _checksum(source: Source) -> int:
 
 def _chunks(part: Samples, size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, len(part), CHUNK):
-        images = part.images[part.rows[start : start + CHUNK]]
-        yield np.stack([fit(Image.fromarray(image), size) for image in images])
+        yield fitted(part.images[part.rows[start : start + CHUNK]], size)

@@ -22,11 +22,12 @@ from clbench.outside.foreign import DAMAGE
 RULES = 1  # changes with a rule: what was decoded under another is kept only where no rule has touched it
 MOST_PIXELS = 178_956_970  # width x height of a picture: at twice its warning Pillow, too, suspects a bomb
 WHITE = 255
+ROUNDING = 0.001  # by which floats may lie beyond black and white, as they do after a resize
 PLAIN = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 # Pillow opens their 16 bits as 32: these formats have no more, and the values reach 65535.
 SIXTEEN_BITS_AT_MOST = frozenset({"PNG", "PPM"})
-ORIENTATION, PHOTOMETRIC = 0x0112, 0x0106  # tags of EXIF and TIFF
+ORIENTATION, PHOTOMETRIC, DEPTH = 0x0112, 0x0106, 0x0102  # tags of EXIF and TIFF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,7 +56,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     raw = _raw_mode(image)
     image.load()
     if image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format in SIXTEEN_BITS_AT_MOST):
-        rgb = _from_16_bits(image, raw)
+        rgb = _from_16_bits(image)
     elif image.mode == "I":
         raise PixelError("mode I: whole numbers of 32 bits have no agreed white; save it with 8 or 16 bits")
     elif image.mode == "F":
@@ -97,7 +98,9 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def check_dimensions(height: int, width: int) -> None:
-    """Raise PixelError where one picture would take more memory than any photograph's."""
+    """Raise PixelError where there is nothing, or where it would take more memory than any photograph."""
+    if not height * width:
+        raise PixelError(f"{width} x {height} pixels show nothing")
     if height * width > MOST_PIXELS:
         raise PixelError(f"{width} x {height} pixels; at most {MOST_PIXELS:,} are read")
 
@@ -132,12 +135,17 @@ def array_rule(dtype: np.dtype[np.generic], low: float = 0, high: float = WHITE)
             raise PixelError(f"its values reach {high:g} of 65535, which is black; give such values as uint8")
         return ArrayRule(upper_byte)
     if dtype.kind == "f":
-        if 0 <= low <= high <= 1:
+        if are_shares(low, high):
             return ArrayRule(shares_of_white)
-        if low >= 0 and 2 <= high <= WHITE:  # a little above 1, it is no grey level but an overshoot
+        if low >= -ROUNDING and 2 <= high <= WHITE + ROUNDING:  # a little above 1, it is an overshoot
             return ArrayRule(lambda images: np.rint(images).astype(np.uint8))
         raise PixelError(f"its values go from {low:g} to {high:g}; floats are read in [0, 1] and in [0, 255]")
     raise PixelError(f"{dtype} is not read (allowed: uint8, uint16, bool, floats)")
+
+
+def are_shares(low: float, high: float) -> bool:
+    """Tell whether floats lie between black, 0, and white, 1, but for rounding; NaN does not."""
+    return -ROUNDING <= low <= high <= 1 + ROUNDING
 
 
 def upper_byte(values: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -191,9 +199,13 @@ def _is_inverted(image: Image.Image) -> bool:
     return image.format == "TIFF" and vars(image)["tag_v2"].get(PHOTOMETRIC) == 0
 
 
-def _from_16_bits(image: Image.Image, raw: str) -> Image.Image:
+def _has_12_bits(image: Image.Image) -> bool:
+    return image.format == "TIFF" and vars(image)["tag_v2"].get(DEPTH) == (12,)
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
-    levels = upper_byte(values << 4 if raw == "I;12" else values)
+    levels = upper_byte(values << 4 if _has_12_bits(image) else values)
     if _is_inverted(image):
         levels = WHITE - levels
     if "transparency" in image.info:
@@ -204,7 +216,7 @@ def _from_16_bits(image: Image.Image, raw: str) -> Image.Image:
 def _from_floats(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
-    if not 0 <= low <= high <= 1:  # also NaN
+    if not are_shares(low, high):
         raise PixelError(f"mode F: its values go from {low:g} to {high:g}; floats are read in [0, 1]")
     return Image.fromarray(shares_of_white(1 - values if _is_inverted(image) else values)).convert("RGB")
 

@@ -12,7 +12,6 @@ import torch
 from clbench.data.tasks import Places
 from clbench.deploy.asking import check_task, scores_of
 from clbench.deploy.bundle import write_bundle
-from clbench.deploy.learning_on import learn_on
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.pictures import Pictures, read_pictures
 from clbench.deploy.predictions import Predictions
@@ -44,7 +43,7 @@ class Learner(Learnt):
         """
         check_task(self, task)
         size = self.history.height, self.history.width
-        at_a_time = batch_size or self.spec.run.eval_batch_size
+        at_a_time = self.spec.run.eval_batch_size if batch_size is None else batch_size
         pieces = [scores_of(self, pixels, task) for pixels in read_pictures(images, size, at_a_time)]
         scores = torch.cat(pieces) if pieces else torch.zeros(0, len(self.class_names))
         return Predictions(scores, self.class_names, self.strategy.gives_probabilities)
@@ -68,6 +67,8 @@ class Learner(Learnt):
             places: Where data may be found, those of earlier tasks among them: these are tested again.
             progress: Hears of every stage.
         """
+        from clbench.deploy.learning_on import learn_on  # what runs and reports: no prediction needs it
+
         return learn_on(self, stream, settings=settings, out=out, places=places, progress=progress)
 
     def save(

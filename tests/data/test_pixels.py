@@ -197,6 +197,9 @@ def test_a_tiff_of_12_bits_has_4095_as_white(tmp_path: Path) -> None:
     packed = bytes([0xFF, 0xF8, 0x00, 0x00, 0xF0, 0x00])  # 4095, 2048, 15, 0
     file.write_bytes(content[:start] + packed + content[start + 6 :])
     assert read(file, 1, 4)[0, :, 0].tolist() == [255, 128, 0, 0]
+    with Image.open(file) as image:
+        image.load()  # what is known of a file's layout only before
+        assert rgb(image)[0, :, 0].tolist() == [255, 128, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -277,6 +280,8 @@ def test_of_several_pictures_the_first_is_read(ending: str, tmp_path: Path) -> N
         ([0, 0.5, 1], np.float16, (3,), [0, 128, 255]),
         ([1, 0, 0, 0.5], np.float64, (4,), [255, 127, 127]),
         ([0, 127.6, 255], np.float32, (3,), [0, 128, 255]),
+        ([-1e-4, 0.5, 1.0001], np.float32, (3,), [0, 128, 255]),  # what a resize rounds
+        ([-1e-4, 127.6, 255.0001], np.float64, (3,), [0, 128, 255]),
     ],
 )
 def test_arrays_are_read_by_the_same_rules(
@@ -294,6 +299,7 @@ def test_arrays_are_read_by_the_same_rules(
         ("float32", -0.03, 1.04, "go from -0.03 to 1.04; floats are read in [0, 1] and in [0, 255]"),
         ("float32", 0, 1.04, "to 1.04"),
         ("float64", 0, 256, "to 256"),
+        ("float32", -0.02, 2.6, "go from -0.02 to 2.6"),  # normalised, not grey levels
         ("float64", np.nan, np.nan, "nan"),
         ("int64", 0, 255, "int64 is not read (allowed: uint8, uint16, bool, floats)"),
         ("complex64", 0, 1, "complex64 is not read"),
