@@ -81,8 +81,7 @@ def saved(row: str, options: argparse.Namespace) -> tuple[Path, Path]:
     learner = clbench.load(finished(spec_of(row, options), options.out, options.data_dir).path)
     for folder, is_alone in zip(folders, (False, True), strict=True):
         if not folder.exists():
-            exemplars = learner.strategy.predicts_by_exemplars
-            learner.save(folder, without_backbone=is_alone, with_exemplars=exemplars)
+            learner.save(folder, without_backbone=is_alone)
     return folders
 
 

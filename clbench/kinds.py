@@ -14,6 +14,7 @@ class HasKinds(nn.Module):
     """A part that knows what its tensors are; those of parts inside it are theirs to say."""
 
     kinds: ClassVar[dict[str, str]] = {}  # of tensors by name; "" for all others
+    to_learn: ClassVar[tuple[str, ...]] = ()  # tensors that learning on asks for, and predicting does not
 
     def kind_of(self, name: str) -> str:
         """Return the kind of the tensor with this name inside the part."""
@@ -32,6 +33,19 @@ def filled(part: nn.Module) -> dict[str, Tensor]:
         if isinstance(inside, HasKinds)
         for name, number in inside.num_filled().items()
     }
+
+
+def only_to_learn(part: nn.Module) -> set[str]:
+    """Return the names of the tensors of ``part.state_dict()`` without which it predicts the same."""
+    state = part.state_dict()
+    declared = {
+        f"{path}.{name}" if path else name
+        for path, inside in part.named_modules()
+        if isinstance(inside, HasKinds)
+        for name in inside.to_learn
+    }
+    kinds = kinds_of(part, state)
+    return {name for name in state if name in declared or kinds[name] in ("exemplars", "importance")}
 
 
 def fills(parts: Iterable[nn.Module]) -> list[int]:

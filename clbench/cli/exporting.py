@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -36,17 +37,24 @@ class ToOnnx(Protocol):
         ...
 
 
-def export_bundle(
-    learner: Learner, out: Path, *, without_backbone: bool, with_exemplars: bool
-) -> RenderableType:
+@dataclass(frozen=True)
+class Wanted:
+    """What of a learner is to be in its bundle, see ``Learner.save``."""
+
+    without_backbone: bool = False
+    with_exemplars: bool = False
+    predict_only: bool = False
+
+
+def export_bundle(learner: Learner, out: Path, wanted: Wanted) -> RenderableType:
     """Write the bundle; return what was written, what is not in it, and what to type next."""
-    folder = learner.save(out, without_backbone=without_backbone, with_exemplars=with_exemplars)
+    folder = learner.save(out, **vars(wanted))
     about = About.model_validate(read_json(folder / ABOUT))
     told = [
         f"written: {folder}/",
         f"  {ABOUT:<20} {_size(folder / ABOUT)}  {len(about.class_names)} class names, the run's options",
         f"  {TENSORS:<20} {_size(folder / TENSORS)}  {_tensors(learner, about)}",
-        *_left_out(learner, about),
+        *_left_out(learner, about, is_to_predict=wanted.predict_only),
         *_paths(about),
     ]
     own = _own_files(learner.spec)
@@ -87,12 +95,14 @@ def _tensors(learner: Learner, about: About) -> str:
     return ", ".join(held)
 
 
-def _left_out(learner: Learner, about: About) -> Iterator[str]:
+def _left_out(learner: Learner, about: About, *, is_to_predict: bool) -> Iterator[str]:
     """Yield a line for what is not in it, and what that means."""
     if about.left_out:
         num = _num_exemplars(learner)
         what = _counted(num) if num else "exemplars (training pictures)"
         advice = "; --exemplars takes them along" if num else ""
+        if is_to_predict:
+            what, advice = f"what only learning on asks for ({', '.join(about.left_out)})", ""
         yield f"left out: {what}: it predicts, but cannot learn on{advice}"
     if not about.backbone.is_included:
         yield (

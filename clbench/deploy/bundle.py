@@ -33,7 +33,7 @@ from clbench.deploy.learnt import Learnt
 from clbench.deploy.rebuilding import rebuilt
 from clbench.errors import UserError
 from clbench.files import make_folder, rename_to, temporary_folder, write_bytes
-from clbench.kinds import kinds_of
+from clbench.kinds import filled, kinds_of, only_to_learn
 from clbench.options import build
 from clbench.outside.reading import read_bytes, read_json, told_in_one_line
 from clbench.quant.packed import packed_state
@@ -93,16 +93,22 @@ class Bundle:
     summary: dict[str, Tensor]
 
 
-def write_bundle(learnt: Learnt, folder: Path, *, without_backbone: bool, with_exemplars: bool) -> Path:
-    """Write a learner into a new folder; BundleError if something is there."""
+def write_bundle(
+    learnt: Learnt, folder: Path, *, without_backbone: bool, with_exemplars: bool, predict_only: bool
+) -> Path:
+    """Write a learner into a new folder; BundleError if something is there, or it would predict otherwise."""
     if os.path.lexists(folder):
         raise BundleError(f"{folder} is there already; nothing is overwritten")
     state, kinds = _state_of(learnt)
     left_out = set(learnt.left_out)
-    if not with_exemplars:
+    if with_exemplars and (left_out or predict_only):
+        what = f"{learnt.path} has no exemplars" if left_out else "who only predicts needs no exemplars"
+        raise BundleError(f"{what} that could be taken along")
+    if predict_only:
+        for kind, part in learnt.strategy.parts().items():
+            left_out |= {f"{kind}/{name}" for name in only_to_learn(part)}
+    elif not with_exemplars:
         left_out |= {name for name in state if kinds[name] == EXEMPLARS}
-    elif left_out:
-        raise BundleError(f"{learnt.path} has no exemplars that could be taken along")
     kept = {name: tensor for name, tensor in state.items() if name not in left_out}
     weights = weights_of(learnt.backbone)
     summary = _checked_summary(learnt, kept, left_out, weights)
@@ -177,7 +183,7 @@ def _state_of(learnt: Learnt) -> tuple[dict[str, Tensor], dict[str, str]]:
     state: dict[str, Tensor] = {}
     kinds: dict[str, str] = {}
     for kind, part in learnt.strategy.parts().items():
-        packed = packed_state(part)
+        packed = {**packed_state(part), **filled(part)}
         state |= {f"{kind}/{name}": tensor for name, tensor in packed.items()}
         kinds |= {f"{kind}/{name}": its for name, its in kinds_of(part, packed).items()}
     return state, kinds

@@ -72,7 +72,12 @@ class Learner(Learnt):
         return learn_on(self, stream, settings=settings, out=out, places=places, progress=progress)
 
     def save(
-        self, folder: Path | str, *, without_backbone: bool = False, with_exemplars: bool = False
+        self,
+        folder: Path | str,
+        *,
+        without_backbone: bool = False,
+        with_exemplars: bool = False,
+        predict_only: bool = False,
     ) -> Path:
         """Write a bundle: a folder that ``clbench.load`` makes the same learner from, on any machine.
 
@@ -81,7 +86,12 @@ class Learner(Learnt):
             without_backbone: Leave the backbone's own weights out: they are named by their hash, and have to
                 be there where the bundle is loaded.
             with_exemplars: Take the training pictures along that a memory holds, to learn on from.
+            predict_only: Leave out whatever only learning on asks for: importances, sums of a regression.
         """
         return write_bundle(
-            self, Path(folder), without_backbone=without_backbone, with_exemplars=with_exemplars
+            self,
+            Path(folder),
+            without_backbone=without_backbone,
+            with_exemplars=with_exemplars,
+            predict_only=predict_only,
         )

@@ -64,7 +64,7 @@ def _refuse_what_cannot(learnt: Learnt) -> None:
         )
     if learnt.left_out:
         raise LearnOnError(
-            f"strategy {name} learns with pictures of earlier tasks, and {where} was saved without them;"
+            f"{where} was saved without what strategy {name} learns on with, such as {learnt.left_out[0]};"
             " learn on from the run's folder, or from a bundle exported with --exemplars"
         )
     if learnt.is_packed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.data.continued import without_images
 from clbench.data.history import History
 from clbench.deploy.learnt import Learnt
+from clbench.kinds import filled
 from clbench.options import build
 from clbench.outside.mistakes import explained
 from clbench.records.spec import RunSpec
@@ -21,6 +23,7 @@ from clbench.runs.modes import evaluation_mode
 from clbench.runs.returned import checked_parts, not_taken_back
 from clbench.runs.sources import source_digest
 from clbench.seeds import Seeds
+from clbench.strategies import Strategy
 
 
 def rebuilt(
@@ -48,16 +51,10 @@ def rebuilt(
         for task in without_images(history):
             strategy.begin_task(task)
         checked_parts(strategy)
-        known = dict(checkpoint.tensors)
-        if left_out:
-            fresh = {
-                f"{kind}/{name}": tensor
-                for kind, part in strategy.parts().items()
-                for name, tensor in part.state_dict().items()
-            }
-            known |= {name: fresh[name] for name in left_out if name in fresh}
+        known = _complete(checkpoint.tensors, strategy, left_out)
+        checkpoint = replace(checkpoint, tensors=known)
         try:
-            restore(Checkpoint(checkpoint.position, known, {}), strategy, optimizer=None)
+            restore(replace(checkpoint, info={}), strategy, optimizer=None)
         except (KeyError, RuntimeError, ValueError) as error:
             raise not_taken_back(strategy, error) from error
     if summary:
@@ -69,6 +66,21 @@ def rebuilt(
     return Learnt(
         spec, origin, history, strategy, backbone, checkpoint, source, left_out, is_packed, path, weights
     )
+
+
+def _complete(
+    tensors: Mapping[str, Tensor], strategy: Strategy, left_out: Iterable[str]
+) -> dict[str, Tensor]:
+    """Return the tensors with those that were left out, and with the room of a memory that is not full."""
+    parts = strategy.parts().items()
+    fresh = {f"{kind}/{name}": each for kind, part in parts for name, each in part.state_dict().items()}
+    known = {**tensors, **{name: fresh[name] for name in left_out if name in fresh}}
+    for name in (f"{kind}/{name}" for kind, part in parts for name in filled(part)):
+        if name in known and len(known[name]) < len(fresh[name]):
+            whole = fresh[name].clone()
+            whole[: len(known[name])] = known[name]
+            known[name] = whole
+    return known
 
 
 def on_device(name: str) -> torch.device:

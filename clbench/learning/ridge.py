@@ -19,6 +19,7 @@ class RidgeRegression(HasKinds):
     """The sums G = H'H (M, M) and Q = H'Y (M, C), and the weights (M, C) that they give."""
 
     kinds: ClassVar[dict[str, str]] = {"": "covariances", "weight": "head"}
+    to_learn: ClassVar[tuple[str, ...]] = ("gram", "cross")
 
     gram: Tensor
     cross: Tensor

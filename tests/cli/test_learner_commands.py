@@ -276,7 +276,7 @@ def test_it_learns_on_and_the_old_record_stays_as_it_is(learnt: Path, here: Path
     assert "clbench learn RUN|BUNDLE --stream NAME" in capsys.readouterr().err
 
 
-def test_it_does_not_learn_on_with_other_weights(here: Path, capsys: Captured) -> None:
+def test_it_learns_on_with_the_weights_it_was_learnt_on_and_no_others(here: Path, capsys: Captured) -> None:
     draw(here / "new", ("bar", "cross"))
     for seed in (0, 1):
         backbone = backbones.create("vit-micro", BackboneOptions(weights="none"), seed=seed)
@@ -286,11 +286,17 @@ def test_it_does_not_learn_on_with_other_weights(here: Path, capsys: Captured) -
     assert main(["run", *words]) == 0
     (folder,) = (here / "runs").iterdir()
     assert main(["export", str(folder), "--out", "bundle"]) == 0
+    loaded = clbench.load(folder)
     (here / "w.safetensors").write_bytes((here / "1.safetensors").read_bytes())
     capsys.readouterr()
-    assert main(["learn", "bundle", "--stream", "folder:new", "--out", "on"]) == 2
+    assert main(["learn", "bundle", "--stream", "folder:new", "--out", "on"]) == 0  # it has its own
+    assert main(["learn", str(folder), "--stream", "folder:new", "--out", "off"]) == 2
     assert "learnt on other weights of vit-micro" in capsys.readouterr().err
-    assert not (here / "on").exists()
+    with pytest.raises(
+        clbench.UserError, match="cannot learn on: it was learnt on other weights of vit-micro"
+    ):
+        loaded.learn("folder:new", out="off")
+    assert not (here / "off").exists()
 
 
 # export

@@ -92,7 +92,9 @@ def test_pictures_are_left_out_unless_asked_for(
     again = clbench.load(bare.save(tmp_path / "again"))
     assert torch.equal(again.predict(SOME).scores, learner.predict(SOME).scores)
     new = squares("new.npz", ["fir", "gum"])
-    with pytest.raises(UserError, match="was saved without them; learn on from the run's folder"):
+    with pytest.raises(
+        UserError, match=r"was saved without what strategy .* learns on with, such as memory/"
+    ):
         bare.learn(f"npz:{new}", out=tmp_path / "runs")
     with pytest.raises(UserError, match="has no exemplars"):
         bare.save(tmp_path / "third", with_exemplars=True)
@@ -103,6 +105,37 @@ def test_pictures_are_left_out_unless_asked_for(
     child = whole.learn(f"npz:{new}", settings=settings, out=tmp_path / "runs")
     assert clbench.load(child.path).class_names[4:] == ["fir", "gum"]
     assert child.read_json("matrix.json")["accuracy"][2][:2] == [None, None]  # no old test images
+
+
+@pytest.mark.parametrize(
+    ("strategy", "without"),
+    [("ranpac", "regression/gram"), ("ewc", "importance"), ("er", "memory/items"), ("si", "importance")],
+)
+def test_who_only_predicts_needs_no_more(
+    strategy: str, without: str, run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
+) -> None:
+    learner = clbench.load(run(strategy).path)
+    small = learner.save(tmp_path / "small", predict_only=True)
+    whole = learner.save(tmp_path / "whole", with_exemplars=True)
+    assert set(names_in(small)) < set(names_in(whole))
+    bare = clbench.load(small)
+    assert [name for name in bare.left_out if without in name]
+    assert torch.equal(bare.predict(SOME).scores, learner.predict(SOME).scores)
+    with pytest.raises(UserError, match=f"was saved without what strategy {strategy} learns on with"):
+        bare.learn(f"npz:{squares('new.npz', ['fir'])}", out=tmp_path / "runs")
+    with pytest.raises(UserError, match="who only predicts needs no exemplars"):
+        learner.save(tmp_path / "third", with_exemplars=True, predict_only=True)
+
+
+def test_a_memory_that_is_not_full_takes_what_it_holds(run: Callable[..., Record], tmp_path: Path) -> None:
+    learner = clbench.load(run("er", strategy={"memory_size": 500}).path)
+    whole = clbench.load(learner.save(tmp_path / "whole", with_exemplars=True))
+    with safe_open(tmp_path / "whole" / "learner.safetensors", "pt") as opened:
+        assert opened.get_slice("state/memory/items").get_shape()[0] == 48  # all that it was offered
+    one, other = learner.checkpoint.tensors, whole.checkpoint.tensors
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert whole.state_digest() == learner.state_digest()
 
 
 def test_low_bits_are_stored_packed_and_learn_no_more(

@@ -113,6 +113,9 @@ def export(
     exemplars: Annotated[
         bool, Option("--exemplars", help="Take training pictures in its memory along, to learn on from.")
     ] = False,
+    predict_only: Annotated[
+        bool, Option("--predict-only", help="Leave out what only learning on asks for; smaller.")
+    ] = False,
     preprocessing: Annotated[
         str | None, Option(metavar="WHERE", help="Of onnx: inside or outside the graph [inside].")
     ] = None,
@@ -131,19 +134,20 @@ def export(
     check_word("--format", form, ("bundle", "onnx"))
     if form == "bundle" and preprocessing is not None:
         raise UsageError("--preprocessing goes with --format onnx")
-    if form == "onnx" and (without_backbone or exemplars):
-        raise UsageError("--without-backbone and --exemplars go with --format bundle")
+    if form == "onnx" and (without_backbone or exemplars or predict_only):
+        raise UsageError("--without-backbone, --exemplars and --predict-only go with --format bundle")
+    if exemplars and predict_only:
+        raise UsageError("--exemplars are taken along to learn on; --predict-only leaves that out")
     where = check_word("--preprocessing", preprocessing or "inside", ("inside", "outside"))
     learnt_spec(path)
-    from clbench.cli.exporting import export_bundle, export_onnx
+    from clbench.cli.exporting import Wanted, export_bundle, export_onnx
 
     learner = _loaded(path, "cpu", data_dir, strategy, petl, backbone, weights)
     if form == "onnx":
         terminal.show(export_onnx(learner, out, where))
     else:
-        terminal.show(
-            export_bundle(learner, out, without_backbone=without_backbone, with_exemplars=exemplars)
-        )
+        wanted = Wanted(without_backbone, exemplars, predict_only)
+        terminal.show(export_bundle(learner, out, wanted))
 
 
 def _loaded(
