@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from clbench.data.tasks import Places
 from clbench.deploy.asking import check_task, scores_of
 from clbench.deploy.bundle import write_bundle
+from clbench.deploy.graph import graph_of
 from clbench.deploy.learning_on import learn_on
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.pictures import Pictures, read_pictures
@@ -84,3 +86,14 @@ class Learner(Learnt):
         return write_bundle(
             self, Path(folder), without_backbone=without_backbone, with_exemplars=with_exemplars
         )
+
+    def module(self, *, task: int | None = None) -> nn.Module:
+        """Return the prediction as a plain module: normalised pixels (B, 3, S, S) to scores (B, C).
+
+        It holds the tensors that predicting needs, with modules merged into the backbone where they merge;
+        this learner stays as it is. ``torch.export.export`` takes it, with any number of images.
+
+        Args:
+            task: Index of the task among whose classes is chosen, after task-incremental learning.
+        """
+        return graph_of(self, task)
