@@ -16,6 +16,7 @@ from clbench.deploy.bundle import write_bundle
 from clbench.deploy.graph import graph_of
 from clbench.deploy.learning_on import learn_on
 from clbench.deploy.learnt import Learnt
+from clbench.deploy.onnx_file import OPSET, OnnxReport, Where, export_onnx
 from clbench.deploy.pictures import Pictures, read_pictures
 from clbench.deploy.predictions import Predictions
 from clbench.records.progress import Progress
@@ -97,3 +98,19 @@ class Learner(Learnt):
             task: Index of the task among whose classes is chosen, after task-incremental learning.
         """
         return graph_of(self, task)
+
+    def export_onnx(
+        self, file: Path | str, *, preprocessing: Where, task: int | None = None, opset: int = OPSET
+    ) -> OnnxReport:
+        """Write an ONNX file that predicts as this learner does, and report how closely; see ``OnnxReport``.
+
+        Nothing is written if onnxruntime does not agree with ``predict`` on sixteen generated pictures.
+
+        Args:
+            file: Where; there must be nothing there yet.
+            preprocessing: ``inside``: the input is ``pixels`` (B, H, W, 3), uint8, of the size that the
+                learner stores. ``outside``: it is ``images`` (B, 3, S, S), float32, cut, resized, normalised.
+            task: Index of the task among whose classes is chosen, after task-incremental learning.
+            opset: Of ONNX's operators, 18 to 25.
+        """
+        return export_onnx(self, Path(file), preprocessing=preprocessing, task=task, opset=opset)
