@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import clbench
 from clbench import strategies
 from clbench.deploy.learner import Learner
 from clbench.options import option_types
+
+OLDEST_TORCH = (2, 9)  # that tracing is tested with; an older one is quoted where it traces nothing
 
 SMALL = {"epochs": 2, "batch_size": 8, "memory_size": 20}
 OWN = {  # what a strategy wants where the data are so few
@@ -23,6 +26,13 @@ OWN = {  # what a strategy wants where the data are so few
     "scr": {"replay_batch": 0},
 }
 TASK_WISE = ("confit",)  # has to be told the task
+
+
+@pytest.fixture
+def can_trace() -> None:
+    """Skip where torch is older than what a learner's graph is made for."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        pytest.skip(f"torch {torch.__version__} traces otherwise")
 
 
 @pytest.fixture(scope="session")

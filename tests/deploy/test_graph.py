@@ -20,6 +20,8 @@ from clbench.deploy.graph import GraphError
 from clbench.deploy.learner import Learner
 from clbench.petl.attached import Attached
 
+pytestmark = pytest.mark.usefixtures("can_trace")
+
 Learn = Callable[..., Learner]
 QUICK = ("simplecil", "naive", "lae", "er", "l2p")  # one of each way to predict
 # of scores: a traced graph sums in another order, a merged one multiplies in another
