@@ -17,6 +17,7 @@ from clbench.deploy.asked import Asked
 from clbench.deploy.asking import allowed, check_task, restricted
 from clbench.deploy.folding import fold
 from clbench.deploy.learnt import Learnt
+from clbench.deploy.quietly import quietly
 from clbench.errors import UserError
 from clbench.runs.modes import evaluation_mode
 
@@ -97,7 +98,8 @@ def reason(error: Exception) -> str:
 
 def _traced(asked: Asked, images: Tensor) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(asked, (images,), dynamic_shapes=({0: batch},), strict=False)
+    with quietly():  # torch prints the whole graph that it cannot make
+        program = torch.export.export(asked, (images,), dynamic_shapes=({0: batch},), strict=False)
     return program.module()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_module_predicts_what_the_learner_does(name: str, learn: Learn, pictures
     for key, part in learner.strategy.parts().items():
         now = part.state_dict()
         assert all(torch.equal(now[n], t) for n, t in held[key].items()), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"ensemble": "evidential"}, {"ensemble": "mean"}])
+def test_other_ensembles_are_graphs_too(
+    settings: dict[str, object], learn: Learn, pictures: NDArray[np.uint8]
+) -> None:
+    learner = learn("lae", strategy=settings)
+    assert_close(learner.module()(images_of(learner, pictures)), learner.predict(pictures).scores)
+
+
+def test_half_precision_is_that_of_the_learner(learn: Learn, pictures: NDArray[np.uint8]) -> None:
+    learner = learn("simplecil")
+    run = learner.spec.run.model_copy(update={"precision": "bf16"})
+    half = replace(learner, spec=learner.spec.model_copy(update={"run": run}))
+    assert_close(half.module()(images_of(half, pictures)), half.predict(pictures).scores)
 
 
 def test_it_can_be_exported_with_any_number_of_images(learn: Learn, pictures: NDArray[np.uint8]) -> None:
