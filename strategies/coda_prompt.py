@@ -126,7 +126,7 @@ class CodaPrompt(Strategy):
         squares = torch.einsum("bd,pmd->bpm", query.square(), attention_PMD.square())
         weights_BPM = dots * squares.clamp_min(1e-24).rsqrt()
         assembled = torch.einsum("bpm,pmr->pbr", weights_BPM, prompts)
-        return [each.reshape(len(query), 2, self.rows, -1) for each in assembled]
+        return [each.reshape(query.shape[0], 2, self.rows, -1) for each in assembled]
 
 
 @torch.no_grad()

@@ -147,7 +147,7 @@ class DualPrompt(Strategy):
 
     def prompts_of(self, task_B: Tensor) -> list[Tensor]:
         """Return the prompts (B, 2, L, D) of each block, the expert ones those of each image's task."""
-        general = [each.expand(len(task_B), -1, -1, -1) for each in self.general[0]]
+        general = [each.expand(task_B.shape[0], -1, -1, -1) for each in self.general[0]]
         own = torch.stack(list(self.experts)).index_select(
             0, task_B
         )  # gradients, unlike [...]'s, add in order

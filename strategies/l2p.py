@@ -150,4 +150,4 @@ class L2P(Strategy):
         """Return the tokens (B, N * length, D) of the prompts taken."""
         prompts: Tensor = self.prompts[0]
         taken = prompts.index_select(0, taken_BN.flatten())  # its gradient, unlike [...]'s, is added in order
-        return taken.view(len(taken_BN), -1, prompts.shape[-1])
+        return taken.view(taken_BN.shape[0], -1, prompts.shape[-1])

@@ -87,7 +87,7 @@ class LAE(Strategy):
         self.online = petl.attach(backbone, seeds.generator("petl"))
         self.offline: Attached | None = None
         self.head = GrowingHead(backbone.width, bits=self.head_bits)
-        self.conflict = 0.0  # mean over the batch predicted last
+        self.conflict = torch.zeros(())  # mean over the batch predicted last
 
     def parts(self) -> dict[str, nn.Module]:
         """Hold the online and offline modules and the head that they share."""
@@ -145,7 +145,7 @@ class LAE(Strategy):
 
     def notes(self) -> dict[str, float]:
         """Tell the mean conflict of the two modules on the images predicted last."""
-        return {"conflict": self.conflict} if self.ensemble == "evidential" else {}
+        return {"conflict": float(self.conflict)} if self.ensemble == "evidential" else {}
 
     def _logits(self, inputs: Inputs) -> Tensor:
         logits: Tensor = self.head(inputs.features(self.backbone))
@@ -162,5 +162,5 @@ class LAE(Strategy):
         fused = evidential.fuse(experts, self.fusion, [self.reliability] * len(experts))
         average = evidential.fuse(experts, "average")
         is_gated = fused.conflict > self.conflict_limit
-        self.conflict = float(fused.conflict.detach().mean())
+        self.conflict = fused.conflict.detach().mean()
         return torch.where(is_gated[:, None], average.probability, fused.probability).float()

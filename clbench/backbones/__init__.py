@@ -16,7 +16,7 @@ from clbench.registry import Registry
 if TYPE_CHECKING:
     from clbench.backbones.architecture import Architecture
     from clbench.backbones.backbone import Backbone
-    from clbench.backbones.creation import Given
+    from clbench.backbones.given import Given
 
 
 @dataclass

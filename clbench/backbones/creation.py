@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor, nn
+from torch import nn
 
 # Importing a family's file registers how its models are opened.
 from clbench.backbones import BackboneOptions, convnext, mobilenet, registry, resnet, swin, vit
 from clbench.backbones.architecture import Architecture
 from clbench.backbones.backbone import Backbone, Preprocessing
 from clbench.backbones.carried import NAME, Carried
+from clbench.backbones.given import Given
 from clbench.backbones.hub import TimmArchitecture, expected_images
 from clbench.backbones.opening import CannotOpenError, opened, resize
 from clbench.backbones.sites import Site
@@ -31,15 +31,6 @@ NORMALISATIONS = {
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Given:
-    """Weights that were stored with what was learnt on them."""
-
-    tensors: Mapping[str, Tensor]  # under the names that timm gives them, in the dtype of the options
-    digest: str  # what they were hashed to when they were read first
-    source: str  # where they are from, for messages
 
 
 def create_backbone(

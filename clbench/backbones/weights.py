@@ -19,13 +19,13 @@ from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from clbench.backbones.given import BUNDLED
 from clbench.errors import UserError
 from clbench.outside.finite import refuse_any_not_finite
 from clbench.outside.foreign import DAMAGE, check_unpacked, npz_headers
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 CLASSIFIERS = ("head", "head_dist", "head.fc", "fc", "classifier", "linear")  # names in files; ours have none
-BUNDLED = "backbone/"  # what their names begin with in a bundle, whose tensors are read as any file's
 POSITIONS = ("pos_embed", "relative_position_bias_table")  # what depends on the size of the image
 UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, SafetensorError)
 

@@ -5,36 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
 
 from rich.console import Group, RenderableType
 
 from clbench.cli.outcome import lines, next_steps
 from clbench.deploy.bundle import ABOUT, TENSORS, About
 from clbench.deploy.learner import Learner
+from clbench.deploy.onnx_file import Where
 from clbench.kinds import fills
 from clbench.outside.reading import read_json
 from clbench.outside.visible import shell_word
 from clbench.records.spec import SECTIONS, RunSpec
 from clbench.registry import is_address
 from clbench.report.units import quantity
-
-
-class OnnxReport(Protocol):
-    """What is said of a file of ONNX."""
-
-    opset: int
-    num_bytes: int
-    max_difference: float
-    num_images: int
-
-
-class ToOnnx(Protocol):
-    """A learner that can be written as one graph."""
-
-    def export_onnx(self, file: Path, *, preprocessing: str) -> OnnxReport:
-        """Write the graph, and compare what it computes with the learner."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -69,14 +52,17 @@ def export_bundle(learner: Learner, out: Path, wanted: Wanted) -> RenderableType
     return Group(lines([*told, *next_steps(commands)]))
 
 
-def export_onnx(learner: Learner, out: Path, preprocessing: str) -> RenderableType:
+def export_onnx(learner: Learner, out: Path, preprocessing: Where, task: int | None) -> RenderableType:
     """Write the graph; return what was written, and how far it is from the learner."""
-    report = cast("ToOnnx", learner).export_onnx(out, preprocessing=preprocessing)
-    pictures = "1 picture" if report.num_images == 1 else f"{report.num_images} pictures"
+    report = learner.export_onnx(out, preprocessing=preprocessing, task=task)
     size = quantity(report.num_bytes, unit="B")
+    num = report.num_compared
+    taken = "pixels (B, H, W, 3), uint8" if preprocessing == "inside" else "images (B, 3, S, S), normalised"
     told = [
-        f"written: {out}  {size}, opset {report.opset}, preprocessing {preprocessing} the graph",
-        f"checked: on {pictures} its scores differ from the learner's by at most {report.max_difference:.1e}",
+        f"written: {out}  {size}, opset {report.opset}, preprocessing {preprocessing}: it takes {taken}",
+        f"checked: of {num} generated pictures onnxruntime's scores differ from the learner's by at most"
+        f" {report.max_difference:.1e} ({report.allowed_difference:.1e} is allowed), and"
+        f" {report.num_same_class} of {num} have the same class",
     ]
     return Group(lines(told))
 

@@ -43,7 +43,7 @@ class Question:
 
 def predict_and_print(learner: Learner, question: Question) -> bool:
     """Print what the learner says of the pictures; return whether all of them could be read."""
-    task = _task(learner, question.task)
+    task = index_of_task(learner, question.task)
     numbers = range(len(learner.class_names)) if task is None else learner.history.tasks[task]
     names = [learner.class_names[number] for number in numbers]
     found = find_pictures(question.images, names)
@@ -62,7 +62,7 @@ def predict_and_print(learner: Learner, question: Question) -> bool:
     return not said.unreadable
 
 
-def _task(learner: Learner, number: int | None) -> int | None:
+def index_of_task(learner: Learner, number: int | None) -> int | None:
     """Return the index of the task that was typed; TaskError where it is missing, or one too many."""
     is_told = learner.history.scenario == "task"
     if is_told and number is None:

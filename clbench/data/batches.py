@@ -32,9 +32,7 @@ class Batcher:
         self.augment = augment
         self.draw_boxes = AUGMENTS[augment]
         self.device = device
-        scale = 255 * torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1)
-        self._scale = 1 / scale
-        self._shift = torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1) * 255 / scale
+        self._scale, self._shift = scale_and_shift(preprocessing, device)
         self._resident = self._move(images) if _fits(images.nbytes, device) else None
 
     def training_batch(self, rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
@@ -85,6 +83,12 @@ class Batcher:
             piece = torch.from_numpy(np.ascontiguousarray(images[start : start + 4096]))
             resident[start : start + 4096] = piece.to(self.device).permute(0, 3, 1, 2)
         return resident
+
+
+def scale_and_shift(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what grey levels are multiplied by, and what is taken off then, each (1, 3, 1, 1)."""
+    scale = 255 * torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1)
+    return 1 / scale, torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1) * 255 / scale
 
 
 def shuffled(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clbench.data.batches import Batcher
+from clbench.data.history import History
 from clbench.data.inputs import Inputs
 from clbench.deploy.learnt import Learnt
 from clbench.errors import UserError
@@ -46,10 +47,19 @@ def scores_of(learnt: Learnt, pixels: NDArray[np.uint8], task: int | None = None
     is_half = learnt.spec.run.precision == "bf16"
     with torch.autocast(learnt.device.type, torch.bfloat16, enabled=is_half):
         scores = checked_scores(learnt.strategy, learnt.strategy.predict(inputs), len(inputs)).float()
-    if task is None:
-        return scores.cpu()
-    is_own = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
-    is_own[learnt.history.tasks[task]] = True
-    if learnt.strategy.gives_probabilities:
-        return shares_of(scores, is_own).cpu()
-    return scores.masked_fill(~is_own, NEVER).cpu()
+    among = None if task is None else allowed(learnt.history, task).to(scores.device)
+    return restricted(scores, among, are_probabilities=learnt.strategy.gives_probabilities).cpu()
+
+
+def allowed(history: History, task: int) -> Tensor:
+    """Return which classes (C,) a task has."""
+    is_own = torch.zeros(len(history.class_names), dtype=torch.bool)
+    is_own[history.tasks[task]] = True
+    return is_own
+
+
+def restricted(scores: Tensor, among: Tensor | None, *, are_probabilities: bool) -> Tensor:
+    """Return scores (B, C) among some classes (C,) only, if not among all."""
+    if among is None:
+        return scores
+    return shares_of(scores, among) if are_probabilities else scores.masked_fill(~among, NEVER)

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from clbench import backbones
 from clbench.backbones.backbone import Backbone
-from clbench.backbones.creation import Given
-from clbench.backbones.weights import BUNDLED
+from clbench.backbones.given import BUNDLED, Given
 from clbench.data.history import History
 from clbench.deploy.asking import scores_of
 from clbench.deploy.learnt import Learnt

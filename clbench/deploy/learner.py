@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from clbench.data.tasks import Places
 from clbench.deploy.asking import check_task, scores_of
 from clbench.deploy.bundle import write_bundle
+from clbench.deploy.graph import graph_of
 from clbench.deploy.learnt import Learnt
+from clbench.deploy.onnx_file import OPSET, OnnxReport, Where, export_onnx
 from clbench.deploy.pictures import Pictures, read_pictures
 from clbench.deploy.predictions import Predictions
 from clbench.records.progress import Progress
@@ -95,3 +98,30 @@ class Learner(Learnt):
             with_exemplars=with_exemplars,
             predict_only=predict_only,
         )
+
+    def module(self, *, task: int | None = None) -> nn.Module:
+        """Return the prediction as a plain module: normalised pixels (B, 3, S, S) to scores (B, C).
+
+        It holds the tensors that predicting needs, with modules merged into the backbone where they merge;
+        this learner stays as it is. ``torch.export.export`` takes it, with any number of images.
+
+        Args:
+            task: Index of the task among whose classes is chosen, after task-incremental learning.
+        """
+        return graph_of(self, task)
+
+    def export_onnx(
+        self, file: Path | str, *, preprocessing: Where, task: int | None = None, opset: int = OPSET
+    ) -> OnnxReport:
+        """Write an ONNX file that predicts as this learner does, and report how closely; see ``OnnxReport``.
+
+        Nothing is written if onnxruntime does not agree with ``predict`` on sixteen generated pictures.
+
+        Args:
+            file: Where; there must be nothing there yet.
+            preprocessing: ``inside``: the input is ``pixels`` (B, H, W, 3), uint8, of the size that the
+                learner stores. ``outside``: it is ``images`` (B, 3, S, S), float32, cut, resized, normalised.
+            task: Index of the task among whose classes is chosen, after task-incremental learning.
+            opset: Of ONNX's operators, 18 to 25.
+        """
+        return export_onnx(self, Path(file), preprocessing=preprocessing, task=task, opset=opset)

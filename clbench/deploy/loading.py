@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clbench import backbones
 from clbench.backbones.backbone import Backbone
+from clbench.backbones.given import Given
 from clbench.data.history import History
 from clbench.data.tasks import Places
 from clbench.deploy.bundle import TENSORS, Bundle, BundleError, is_bundle, read_bundle
@@ -108,8 +109,6 @@ def _of_bundle(
     _refuse_other_source(folder, spec, bundle.about.strategy_source)
     about = bundle.about.backbone
     if about.is_included:
-        from clbench.backbones.creation import Given
-
         given_weights = Given(bundle.backbone, about.digest, f"{folder} ({about.source})")
         options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
         seed = Seeds(spec.run.seed).derive("weights")

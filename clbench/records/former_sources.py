@@ -22,8 +22,10 @@ FORMER_SOURCES = {  # SHA-256 by the name of the file in strategies/, the oldest
         "8635cdfec3927c539ffdc190011a4cfe0d8e9a1342f6722402d89fdb261a9c16",
         "35f6142857d5bb01847412aa0e9ab465d44576af5b7c553cc7e5be6bcb51bc7d",
     ),
+    "coda_prompt": ("ca335d28931364ff5ebaaf04d0788f9f46e704ed875f9e7ab070f9dd692d1a69",),
     "der": ("e2c1b192a8d4d17f8a43b4a381f90a29e20c87c236a0d361d30beeb964cbef2e",),
     "derpp": ("9ebbcf784d01f48c5ee47827790898ee700e1f933989cf43bf29cf7d4ee4644a",),
+    "dualprompt": ("53e729a833b6f6eabd09fb9410d829d61ef35a3fa35462bd987c69ebfa5bc742",),
     "ease": (
         "af4812eb3fbfe888ac67717a315b7ebc2c87a39d1b27bfe691c985cf4998779b",
         "0de1471a5fc1d3de9b6f6bb2906d42c0bc47331bb97109942f4cc6ffaf0b421f",
@@ -57,9 +59,11 @@ FORMER_SOURCES = {  # SHA-256 by the name of the file in strategies/, the oldest
         "4bec1daf6dc76152f6de632c2476f425312ace8c17c7704a21594f28578f30fc",
         "a4b76f61a3bc4939379e546e710132575a326674abc8efea9b29b7cbb792e19d",
     ),
+    "l2p": ("db2db4c63ef18513b65d07f22e31e1785e414f77349be7c64414781115810947",),
     "lae": (
         "19ec979974983e60819baddd5e137df01a6bd9c5926af0bb241aecc0b81d2c48",
         "d8b7ad1180e006e501114eb03439b842cac8068260327f01b15f23b544e03354",
+        "ee1fbb2980e8dd344a7b6f3a1f6e4b094eb33b7abcf2d783ce314f2510b621d6",
     ),
     "lwf": (
         "30fdc7de446c5fb5ffc1e7b3083fcb4fc190053bb1813ccad310cf39acce5177",

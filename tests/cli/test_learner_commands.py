@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -354,23 +353,20 @@ def test_a_bundle_tells_which_paths_it_names(learnt: Path, here: Path, capsys: C
     )
 
 
-def test_what_is_asked_of_onnx_reaches_it(
-    learnt: Path, here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_onnx_is_written_and_checked(where: str, learnt: Path, here: Path, capsys: Captured) -> None:
+    import onnxruntime
 
-    def export_onnx(learner: Learner, file: Path, *, preprocessing: str) -> SimpleNamespace:
-        asked.append((file, preprocessing))
-        return SimpleNamespace(opset=18, num_bytes=4_900_000, max_difference=2.5e-6, num_images=8)
-
-    monkeypatch.setattr(Learner, "export_onnx", export_onnx, raising=False)
-    assert main(["export", str(learnt), "--out", "a.onnx", "--format", "onnx"]) == 0
-    words = ["--format", "onnx", "--preprocessing", "outside"]
-    assert main(["export", str(learnt), "--out", "b.onnx", *words]) == 0
-    assert asked == [(Path("a.onnx"), "inside"), (Path("b.onnx"), "outside")]
+    words = ["--format", "onnx", "--preprocessing", where]
+    assert main(["export", str(learnt), "--out", "a.onnx", *words]) == 0
     printed = capsys.readouterr().out
-    assert "written: a.onnx  4.90 MB, opset 18, preprocessing inside the graph\n" in printed
-    assert "on 8 pictures its scores differ from the learner's by at most 2.5e-06\n" in printed
+    assert re.search(rf"^written: a\.onnx  .* MB, opset \d+, preprocessing {where}: it takes ", printed)
+    assert "checked: of 16 generated pictures" in printed
+    assert "16 of 16 have the same class" in printed
+    (given,) = onnxruntime.InferenceSession("a.onnx").get_inputs()
+    assert given.name == {"inside": "pixels", "outside": "images"}[where]
+    assert main(["export", str(learnt), "--out", "a.onnx", *words]) == 2
+    assert "a.onnx is there already; nothing is overwritten" in capsys.readouterr().err
 
 
 # what is in somebody's file

@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
-from clbench import Record, RunSpec, execute, resolve
+import clbench
+from clbench import Learner, Record, RunSpec, execute, resolve, strategies
 
 NUM_TRAIN, NUM_TEST = 14, 6  # images a class
+OLDEST_TORCH = (2, 9)  # that tracing is tested with; an older one is quoted where it traces nothing
+TASK_WISE = ("confit",)  # has to be told the task
 
 
 @pytest.fixture
@@ -48,8 +53,8 @@ def spec_of(quick_options: Callable[[str], dict[str, Any]]) -> Callable[..., Run
     def make(file: Path, name: str, tasks: int, **sections: dict[str, Any]) -> RunSpec:
         own_stream = sections.pop("stream", {})
         own_strategy = sections.pop("strategy", {})
-        scenario = {"scenario": "task"} if name == "confit" else {}
-        backbone = {"name": "slim-resnet18", "image_size": 32} if name == "confit" else {}
+        scenario = {"scenario": "task"} if name in TASK_WISE else {}
+        backbone = {"name": "slim-resnet18", "image_size": 32} if name in TASK_WISE else {}
         stream = {"name": f"npz:{file}", "tasks": str(tasks), "validation_rate": 0, **scenario, **own_stream}
         return resolve(
             {
@@ -74,3 +79,68 @@ def run(
         return execute(spec_of(file, name, 2, **sections), out=tmp_path / "runs")
 
     return make
+
+
+@pytest.fixture
+def can_trace() -> None:
+    """Skip where torch is older than what a learner's graph is made for."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        pytest.skip(f"torch {torch.__version__} traces otherwise")
+
+
+@pytest.fixture(scope="session")
+def square_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of images of 8 pixels whose four classes differ in colour, with noise."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 14)
+    colours = random.integers(40, 216, size=(4, 1, 1, 3))
+    images = (colours[labels] + random.integers(-40, 40, size=(56, 8, 8, 3))).clip(0, 255).astype(np.uint8)
+    is_test = np.arange(56) % 14 >= 10
+    file = tmp_path_factory.mktemp("squares") / "squares.npz"
+    np.savez(
+        file,
+        train_x=images[~is_test],
+        train_y=labels[~is_test],
+        test_x=images[is_test],
+        test_y=labels[is_test],
+        names=np.array(["red", "green", "blue", "grey"]),
+    )
+    return file
+
+
+@pytest.fixture(scope="session")
+def pictures(square_file: Path) -> NDArray[np.uint8]:
+    """The images that no learner has seen."""
+    with np.load(square_file) as arrays:
+        return arrays["test_x"]
+
+
+@pytest.fixture(scope="session")
+def learn(
+    square_file: Path,
+    quick_options: Callable[[str], dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Learner]:
+    """A function that trains a strategy on two tasks of squares and opens what it has learnt."""
+    known: dict[str, Path] = {}
+
+    def learnt(name: str, backbone: str = "vit-micro", **settings: dict[str, object]) -> Learner:
+        key = f"{name} {backbone} {settings}"
+        if key not in known:
+            plain = strategies.split(name)[0]
+            strategy = quick_options(plain)
+            scenario = {"scenario": "task"} if plain in TASK_WISE else {}
+            stream = {"name": f"npz:{square_file}", "tasks": "2", "validation_rate": 0, **scenario}
+            weights = {} if backbone == "vit-micro" else {"weights": "none"}
+            values: dict[str, dict[str, object]] = {
+                "strategy": {"name": name, **strategy},
+                "backbone": {"name": backbone, **weights},
+                "stream": stream,
+            }
+            for section, chosen in settings.items():
+                values[section] = {**values.get(section, {}), **chosen}
+            spec = clbench.resolve(values)
+            known[key] = clbench.execute(spec, out=tmp_path_factory.mktemp("runs")).path
+        return clbench.load(known[key])
+
+    return learnt

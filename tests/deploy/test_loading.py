@@ -146,7 +146,7 @@ def test_half_precision_is_what_it_was(run: Callable[..., Record], tmp_path: Pat
 
 def test_weights_that_are_given_are_checked(run: Callable[..., Record]) -> None:
     from clbench import backbones
-    from clbench.backbones.creation import Given
+    from clbench.backbones.given import Given
 
     with pytest.raises(UserError, match=r"lacks .* tensor"):
         backbones.create("vit-micro", given=Given({}, "", "a bundle"))

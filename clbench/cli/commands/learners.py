@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -27,6 +27,7 @@ from clbench.cli.parameters import (
 
 if TYPE_CHECKING:
     from clbench.deploy.learner import Learner
+    from clbench.deploy.onnx_file import Where
 
 
 def predict(
@@ -119,6 +120,9 @@ def export(
     preprocessing: Annotated[
         str | None, Option(metavar="WHERE", help="Of onnx: inside or outside the graph [inside].")
     ] = None,
+    task: Annotated[
+        int | None, Option(metavar="N", help="Of onnx, taught task by task: whose classes, from 1.")
+    ] = None,
     data_dir: DataDir = None,
     strategy: StrategyAgain = None,
     petl: PetlAgain = None,
@@ -132,19 +136,20 @@ def export(
     from clbench.cli.early import learnt_spec
 
     check_word("--format", form, ("bundle", "onnx"))
-    if form == "bundle" and preprocessing is not None:
-        raise UsageError("--preprocessing goes with --format onnx")
+    if form == "bundle" and (preprocessing is not None or task is not None):
+        raise UsageError("--preprocessing and --task go with --format onnx")
     if form == "onnx" and (without_backbone or exemplars or predict_only):
         raise UsageError("--without-backbone, --exemplars and --predict-only go with --format bundle")
     if exemplars and predict_only:
         raise UsageError("--exemplars are taken along to learn on; --predict-only leaves that out")
-    where = check_word("--preprocessing", preprocessing or "inside", ("inside", "outside"))
+    word = check_word("--preprocessing", preprocessing or "inside", ("inside", "outside"))
     learnt_spec(path)
     from clbench.cli.exporting import Wanted, export_bundle, export_onnx
+    from clbench.cli.predicting import index_of_task
 
     learner = _loaded(path, "cpu", data_dir, strategy, petl, backbone, weights)
     if form == "onnx":
-        terminal.show(export_onnx(learner, out, where))
+        terminal.show(export_onnx(learner, out, cast("Where", word), index_of_task(learner, task)))
     else:
         wanted = Wanted(without_backbone, exemplars, predict_only)
         terminal.show(export_bundle(learner, out, wanted))

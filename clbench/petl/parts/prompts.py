@@ -54,7 +54,7 @@ class Removal(Branch):
 
 def with_prompts(tokens: Tensor, prompts: Tensor, num_prefix: int) -> Tensor:
     """Insert prompts (K, D) after the first ``num_prefix`` of the tokens (B, N, D)."""
-    inserted = prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
+    inserted = prompts.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
     return torch.cat((tokens[:, :num_prefix], inserted, tokens[:, num_prefix:]), dim=1)
 
 
