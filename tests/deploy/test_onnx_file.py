@@ -31,7 +31,6 @@ LEARNERS = [  # each predicts in a way of its own
     pytest.param("er", "vit-micro", marks=pytest.mark.slow),
     pytest.param("ranpac", "vit-micro", marks=pytest.mark.slow),
     pytest.param("l2p", "vit-micro", marks=pytest.mark.slow),
-    pytest.param("fecam", "vit-micro", marks=pytest.mark.slow),
     pytest.param("naive-full", "resnet20", marks=pytest.mark.slow),
     pytest.param("naive-full", "slim-resnet18", marks=pytest.mark.slow),
 ]
@@ -152,6 +151,14 @@ def test_what_cannot_be_is_refused_in_one_line(
     with pytest.raises(OnnxError, match="nothing is overwritten"):
         learner.export_onnx(file, preprocessing="inside")
     assert file.read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_what_onnx_has_no_operator_for_is_refused_in_one_line(learn: Learn, tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="solve_triangular") as error:
+        learn("fecam").export_onnx(tmp_path / "a.onnx", preprocessing="outside")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_exporter_that_fails_is_quoted_in_one_line(
