@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,14 @@ from clbench import Learner, Record, RunSpec, execute, resolve, strategies
 NUM_TRAIN, NUM_TEST = 14, 6  # images a class
 OLDEST_TORCH = (2, 9)  # that tracing is tested with; an older one is quoted where it traces nothing
 TASK_WISE = ("confit",)  # has to be told the task
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_figures() -> Iterator[None]:
+    """Draw nothing when a run ends: half of the time of runs so short, and of no learner's concern."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clbench.runs.line.write_figures", lambda record: None)
+        yield
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_nothing_is_overwritten(run: Callable[..., Record], tmp_path: Path) -> N
         learner.save(tmp_path / "there")
 
 
-@pytest.mark.parametrize("strategy", ["er", "icarl", "derpp"])
+@pytest.mark.parametrize("strategy", ["er", "icarl", pytest.param("derpp", marks=pytest.mark.slow)])
 def test_pictures_are_left_out_unless_asked_for(
     strategy: str, run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -57,10 +57,19 @@ def check_equal_to_log(learner: Learner, record: Record) -> None:
             np.testing.assert_array_equal(confidence.numpy(), log["confidence"][chosen])
 
 
+@pytest.mark.slow
 def test_a_loaded_learner_says_what_the_run_logged_and_so_does_its_bundle(
     strategy_name: str, run: Callable[..., Record], tmp_path: Path
 ) -> None:
-    record = run(strategy_name)
+    check_loading(run(strategy_name), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["simplecil", "lae", "er", "icarl", "ranpac", "l2p", "confit"])
+def test_so_do_the_commonest(name: str, run: Callable[..., Record], tmp_path: Path) -> None:
+    check_loading(run(name), tmp_path)
+
+
+def check_loading(record: Record, tmp_path: Path) -> None:
     learner = clbench.load(record.path)
     check_equal_to_log(learner, record)
     bundled = clbench.load(learner.save(tmp_path / "bundle"))
