@@ -65,6 +65,12 @@ def quick_options() -> Callable[[str], dict[str, object]]:
     return options_of
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing when a run ends: half of the time of a run as short as those of tests."""
+    monkeypatch.setattr("clbench.runs.line.write_figures", lambda record: None)
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data and weights; tests that ask for it carry ``@pytest.mark.data``."""

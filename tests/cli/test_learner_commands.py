@@ -24,6 +24,8 @@ from clbench.cli.app import main
 from clbench.deploy.bundle import weights_of
 from clbench.deploy.learner import Learner
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SMALL = ["--set", "stream.train_per_class=8", "--set", "stream.test_per_class=4"]
 FEW = ["--set", "stream.train_per_class=4", "--set", "stream.test_per_class=2"]
 Captured = pytest.CaptureFixture[str]

@@ -31,6 +31,8 @@ from clbench.seeds import Seeds
 from clbench.streams import Places
 from clbench.testing.generated import small_backbone
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 ROWS = np.arange(6)
 
 

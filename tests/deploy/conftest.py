@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,9 @@ OLDEST_TORCH = (2, 9)  # that tracing is tested with; an older one is quoted whe
 TASK_WISE = ("confit",)  # has to be told the task
 
 
-@pytest.fixture(autouse=True, scope="session")
-def no_figures() -> Iterator[None]:
-    """Draw nothing when a run ends: half of the time of runs so short, and of no learner's concern."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clbench.runs.line.write_figures", lambda record: None)
-        yield
+@pytest.fixture(autouse=True)
+def draws_nothing(no_figures: None) -> None:
+    """Leave the figures of runs out: no learner's concern."""
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from clbench.options import option_types
 from clbench.runs.evaluator import Evaluator
 from clbench.runs.prediction_flops import PredictionFlops
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 QUICK = {"epochs": 2, "batch_size": 8, "memory_size": 20}
 OWN: dict[str, dict[str, Any]] = {"lae": {"frozen_epochs": 1}, "ranpac": {"projection": 64}}
 # Where a module multiplies its weights once a batch, a count of one image holds a whole product.

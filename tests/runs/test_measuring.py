@@ -11,6 +11,8 @@ import pytest
 import clbench
 from clbench.records.record import Record
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 def run(folder: Path, stream: dict[str, Any], strategy: dict[str, Any], **options: Any) -> Record:
     """A run on a few digits, with a network of random weights."""

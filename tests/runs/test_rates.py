@@ -16,6 +16,8 @@ from clbench.runs.optimizers import make_optimizer, set_rates
 from clbench.strategies import Strategy, get
 from clbench.streams import Places
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 def spec_of(strategy: str, **module: float) -> RunSpec:
     """Two tasks of two epochs of four steps."""

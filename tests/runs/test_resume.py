@@ -22,6 +22,8 @@ from clbench.runs.checkpoint import load_checkpoint
 from clbench.runs.line import execute, resume
 from clbench.streams import Places
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 # Begins or resumes a run and kills itself with SIGKILL at the named moment: the nth step, the nth batch of an
 # evaluation, or with half of the nth checkpoint written.
 KILLED_RUN = """

@@ -16,6 +16,8 @@ from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.runs.line import execute, resume
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 QUICK = {"epochs": 2, "batch_size": 8, "memory_size": 20}
 OWN: dict[str, dict[str, Any]] = {  # what else makes a few steps enough
     "avalanche.er-aml": {"memory_size": 40},

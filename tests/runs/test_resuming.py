@@ -25,6 +25,8 @@ from clbench.records.spec import resolve
 from clbench.runs.line import execute, resume
 from clbench.streams import Places
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SPEC = {
     "stream": {"tasks": "3", "train_per_class": 4, "test_per_class": 2},
     "backbone": {"weights": "none"},

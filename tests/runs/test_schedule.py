@@ -23,6 +23,8 @@ from clbench.runs.line import execute, resume
 from clbench.strategies import Strategy
 from clbench.streams import Places
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 # Begins a run and kills itself with SIGKILL after a number of steps.
 KILLED_RUN = """
 import os, signal, sys
