@@ -355,7 +355,8 @@ def test_a_bundle_tells_which_paths_it_names(learnt: Path, here: Path, capsys: C
     )
 
 
-@pytest.mark.parametrize("where", [pytest.param("inside", marks=pytest.mark.slow), "outside"])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["inside", "outside"])
 def test_onnx_is_written_and_checked(where: str, learnt: Path, here: Path, capsys: Captured) -> None:
     import onnxruntime
 

@@ -80,7 +80,9 @@ def test_nothing_is_overwritten(run: Callable[..., Record], tmp_path: Path) -> N
         learner.save(tmp_path / "there")
 
 
-@pytest.mark.parametrize("strategy", ["er", "icarl", pytest.param("derpp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "strategy", ["icarl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("er", "derpp"))]
+)
 def test_pictures_are_left_out_unless_asked_for(
     strategy: str, run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -109,7 +111,12 @@ def test_pictures_are_left_out_unless_asked_for(
 
 @pytest.mark.parametrize(
     ("strategy", "without"),
-    [("ranpac", "regression/gram"), ("ewc", "importance"), ("er", "memory/items"), ("si", "importance")],
+    [
+        ("ranpac", "regression/gram"),
+        pytest.param("ewc", "importance", marks=pytest.mark.slow),
+        pytest.param("si", "importance", marks=pytest.mark.slow),
+        pytest.param("er", "memory/items", marks=pytest.mark.slow),
+    ],
 )
 def test_who_only_predicts_needs_no_more(
     strategy: str, without: str, run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
@@ -127,6 +134,7 @@ def test_who_only_predicts_needs_no_more(
         learner.save(tmp_path / "third", with_exemplars=True, predict_only=True)
 
 
+@pytest.mark.slow
 def test_a_memory_that_is_not_full_takes_what_it_holds(run: Callable[..., Record], tmp_path: Path) -> None:
     learner = clbench.load(run("er", strategy={"memory_size": 500}).path)
     whole = clbench.load(learner.save(tmp_path / "whole", with_exemplars=True))

@@ -24,7 +24,7 @@ from clbench.petl.attached import Attached
 pytestmark = pytest.mark.usefixtures("can_trace")
 
 Learn = Callable[..., Learner]
-QUICK = ("simplecil", "lae")  # one of each way to predict
+QUICK = ("lae",)  # one of each way to predict
 # of scores: a traced graph sums in another order, a merged one multiplies in another
 CLOSE = 1e-5
 
@@ -75,6 +75,7 @@ def test_other_ensembles_are_graphs_too(
     assert_close(learner.module()(images_of(learner, pictures)), learner.predict(pictures).scores)
 
 
+@pytest.mark.slow
 def test_half_precision_is_that_of_the_learner(learn: Learn, pictures: NDArray[np.uint8]) -> None:
     learner = learn("simplecil")
     run = learner.spec.run.model_copy(update={"precision": "bf16"})
@@ -82,6 +83,7 @@ def test_half_precision_is_that_of_the_learner(learn: Learn, pictures: NDArray[n
     assert_close(half.module()(images_of(half, pictures)), half.predict(pictures).scores)
 
 
+@pytest.mark.slow
 def test_it_can_be_exported_with_any_number_of_images(learn: Learn, pictures: NDArray[np.uint8]) -> None:
     learner = learn("lae")
     module, images = learner.module(), images_of(learner, pictures)
@@ -91,6 +93,7 @@ def test_it_can_be_exported_with_any_number_of_images(learn: Learn, pictures: ND
         assert_close(program.module()(images[:count]), module(images[:count]))
 
 
+@pytest.mark.slow
 def test_it_is_copied_loaded_and_moved_like_any_module(
     learn: Learn, pictures: NDArray[np.uint8], tmp_path: Path
 ) -> None:
@@ -111,6 +114,7 @@ def test_it_is_copied_loaded_and_moved_like_any_module(
     assert all(tensor.device.type == "meta" for tensor in moved.state_dict().values())
 
 
+@pytest.mark.slow
 def test_it_holds_no_stored_picture(learn: Learn) -> None:
     learner = learn("er")
     stored = learner.strategy.parts()["memory"].state_dict()
@@ -144,12 +148,14 @@ def _refuse(self: Attached) -> None:
     raise TypeError("not today")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet20", pytest.param("slim-resnet18", marks=pytest.mark.slow)])
 def test_convolutions_predict_the_same(backbone: str, learn: Learn, pictures: NDArray[np.uint8]) -> None:
     learner = learn("naive-full", backbone)
     assert_close(learner.module()(images_of(learner, pictures)), learner.predict(pictures).scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["naive", pytest.param("simplecil", marks=pytest.mark.slow)])
 def test_a_task_that_is_told_is_part_of_the_module(
     name: str, learn: Learn, pictures: NDArray[np.uint8]

@@ -139,6 +139,7 @@ def test_a_kill_while_learning_on_changes_nothing(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 def test_who_trains_on_old_images_is_refused_without_them(
     run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -152,7 +153,7 @@ def test_who_trains_on_old_images_is_refused_without_them(
         learner.learn(new, settings=WHOLE, out=tmp_path / "runs")
 
 
-@pytest.mark.parametrize("name", ["gdumb", "icarl"])
+@pytest.mark.parametrize("name", ["gdumb", pytest.param("icarl", marks=pytest.mark.slow)])
 def test_a_memory_has_the_old_images_that_it_needs(
     name: str, run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -234,6 +235,7 @@ def test_a_strategy_that_needs_new_classes_is_refused_old_ones(
         learner.learn(f"npz:{squares('again.npz', ['ash', 'elm'])}", out=tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_a_report_groups_them_over_seeds_of_their_parents(
     run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -247,7 +249,7 @@ def test_a_report_groups_them_over_seeds_of_their_parents(
     assert any("after=2-tasks-of-" in group.label for group in groups)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_a_bundle_brings_the_weights_to_learn_on_with(
     dtype: str,
     run: Callable[..., Record],

@@ -131,12 +131,14 @@ def test_a_learner_that_was_told_tasks_has_to_be_told_them(run: Callable[..., Re
         clbench.load(run().path).predict(SOME, task=0)
 
 
+@pytest.mark.slow
 def test_a_flow_without_boundaries_is_loaded_too(run: Callable[..., Record]) -> None:
     record = run("naive", stream={"arrangement": "blurry", "tasks": "2"})
     learner = clbench.load(record.path)
     assert sorted(learner.class_names) == CLASSES
 
 
+@pytest.mark.slow
 def test_half_precision_is_what_it_was(run: Callable[..., Record], tmp_path: Path) -> None:
     record = run("naive", backbone={"dtype": "bf16"}, run={"precision": "bf16"})
     learner = clbench.load(record.path)

@@ -68,6 +68,7 @@ def test_pixels_in_give_the_scores_of_the_learner(
     assert [file.name for file in report.file.parent.iterdir()] == ["learner.onnx"]  # no data beside it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "opset", [22, pytest.param(18, marks=pytest.mark.slow), pytest.param(25, marks=pytest.mark.slow)]
 )
@@ -161,6 +162,7 @@ def test_what_onnx_has_no_operator_for_is_refused_in_one_line(learn: Learn, tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_exporter_that_fails_is_quoted_in_one_line(
     learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
