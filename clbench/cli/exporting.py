@@ -88,7 +88,8 @@ def _left_out(learner: Learner, about: About, *, is_to_predict: bool) -> Iterato
         what = _counted(num) if num else "exemplars (training pictures)"
         advice = "; --exemplars takes them along" if num else ""
         if is_to_predict:
-            what, advice = f"what only learning on asks for ({', '.join(about.left_out)})", ""
+            parts = dict.fromkeys(name.partition("/")[0] for name in about.left_out)
+            what, advice = f"what only learning on asks for, in {', '.join(parts)}", ""
         yield f"left out: {what}: it predicts, but cannot learn on{advice}"
     if not about.backbone.is_included:
         yield (
