@@ -3,9 +3,10 @@
     python benchmarks/learner.py --data-dir DIR --weights vit_tiny_patch16_224.safetensors --out learners
 
 DIR holds CIFAR-100. Each strategy learns its 100 classes in two tasks and a few steps, and is saved with the
-backbone's weights and without; exemplars go along where the strategy predicts by them. A process of its own
-then imports torch and timm, which is not counted, loads the bundle, and predicts one picture and another. The
-strategies take turns, and medians are given. Runs and bundles that are in ``--out`` are not made again.
+backbone's weights, without, and without also what only learning on asks for; no training picture goes along.
+A process of its own then imports torch and timm, which is not counted, loads the bundle, and predicts one
+picture and another. The strategies take turns, and medians are given. Runs and bundles that are in ``--out``
+are not made again.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ for each in picture:
     times.append(time.perf_counter())
 print(json.dumps([after - before for before, after in zip(times, times[1:])]))
 """
+BYTES = ("bundle_bytes", "bytes_without_backbone", "bytes_to_predict_only")
 PHASES = ("imports", "load", "first", "second")
 
 
@@ -68,20 +70,24 @@ def main() -> None:
             asked = in_a_fresh_process(bundles[row][0], options.out / "bytecode")
             if turn:  # before, Python had to compile what it imports, as an installation does
                 seconds[row].append(asked)
-    rows = [measured(row, *bundles[row], seconds[row]) for row in options.rows]
+    rows = [measured(row, bundles[row], seconds[row]) for row in options.rows]
     write_text(options.out / "learner.csv", as_csv(rows))
     print(as_csv(rows), end="")
 
 
-def saved(row: str, options: argparse.Namespace) -> tuple[Path, Path]:
-    """Return the bundles of a strategy, with the backbone and without."""
-    folders = (options.out / "bundles" / row, options.out / "bundles" / f"{row}-alone")
-    if all(folder.exists() for folder in folders):
-        return folders
-    learner = clbench.load(finished(spec_of(row, options), options.out, options.data_dir).path)
-    for folder, is_alone in zip(folders, (False, True), strict=True):
-        if not folder.exists():
-            learner.save(folder, without_backbone=is_alone)
+def saved(row: str, options: argparse.Namespace) -> list[Path]:
+    """Return the bundles of a strategy: with the backbone, without, and to predict only."""
+    kinds: dict[str, dict[str, bool]] = {
+        row: {},
+        f"{row}-alone": {"without_backbone": True},
+        f"{row}-predicts": {"without_backbone": True, "predict_only": True},
+    }
+    folders = [options.out / "bundles" / name for name in kinds]
+    if not all(folder.exists() for folder in folders):
+        learner = clbench.load(finished(spec_of(row, options), options.out, options.data_dir).path)
+        for folder, kind in zip(folders, kinds.values(), strict=True):
+            if not folder.exists():
+                learner.save(folder, **kind)
     return folders
 
 
@@ -118,14 +124,13 @@ def in_a_fresh_process(bundle: Path, compiled: Path) -> list[float]:
     return [float(each) for each in json.loads(done.stdout)]
 
 
-def measured(row: str, whole: Path, alone: Path, seconds: list[list[float]]) -> dict[str, object]:
+def measured(row: str, bundles: list[Path], seconds: list[list[float]]) -> dict[str, object]:
     """Return what the table says of a strategy, in bytes and seconds."""
     medians = [round(statistics.median(phase), 3) for phase in zip(*seconds, strict=True)]
     return {
         "row": row,
-        "module": clbench.load(whole).spec.petl.name,
-        "bundle_bytes": num_bytes(whole),
-        "bytes_without_backbone": num_bytes(alone),
+        "module": clbench.load(bundles[0]).spec.petl.name,
+        **dict(zip(BYTES, map(num_bytes, bundles), strict=True)),
         **dict(zip((f"{phase}_seconds" for phase in PHASES), medians, strict=True)),
     }
 
