@@ -122,6 +122,6 @@ class Learner(Learnt):
             preprocessing: ``inside``: the input is ``pixels`` (B, H, W, 3), uint8, of the size that the
                 learner stores. ``outside``: it is ``images`` (B, 3, S, S), float32, cut, resized, normalised.
             task: Index of the task among whose classes is chosen, after task-incremental learning.
-            opset: Of ONNX's operators, 18 to 25.
+            opset: Of ONNX's operators, 18 to 23.
         """
         return export_onnx(self, Path(file), preprocessing=preprocessing, task=task, opset=opset)
