@@ -85,13 +85,18 @@ def _spec(learnt: Learnt, stream: str, settings: Mapping[str, Mapping[str, Any]]
     old, history = learnt.spec, learnt.history
     name, argument = streams.split(stream)
     kind = streams.get(name)
-    as_before = {"augment": history.augment, "tasks": "1"}
+    as_before = {"augment": history.augment, "tasks": "1", "online": str(history.micro_batch)}
     if history.height == history.width:
         as_before["stored_size"] = str(history.height)
     known = {key: value for key, value in as_before.items() if key in option_types(kind)}
     chosen = {**known, **argument, **settings.get("stream", {})}
     strategy = {**old.strategy.options, **settings.get("strategy", {})}
-    run = {**old.run.model_dump(), **settings.get("run", {})}
+    run = {**old.run.model_dump(), "probe_images": 0, **settings.get("run", {})}
+    if str(run["probe_images"]) != "0":
+        raise LearnOnError(
+            "run.probe_images: a probe set is of all tasks of a run, so that what was probed before cannot be"
+            " compared with what comes now; leave it at 0"
+        )
     for option in FIXED:
         if run[option] != getattr(old.run, option) and str(run[option]) != str(getattr(old.run, option)):
             raise LearnOnError(f"run.{option} is the learner's own and cannot be changed")
@@ -142,7 +147,6 @@ def _files(learnt: Learnt) -> dict[str, bytes]:
         for known in (
             f"checkpoint/ended/task-{task:02d}.json",
             f"predictions/after-task-{task:02d}.parquet",
-            f"probe/after-task-{task:02d}.safetensors",
         ):
             if (folder / known).is_file():
                 files[known] = read_bytes(folder / known)

@@ -199,6 +199,7 @@ def test_from_a_bundle_accounts_begin_anew(
         ({"petl": {"rank": 3}}, r"petl\.rank is the learner's own"),
         ({"backbone": {"dtype": "bf16"}}, r"backbone\.dtype is the learner's own"),
         ({"run": {"seed": 3}}, r"run\.seed is the learner's own"),
+        ({"run": {"probe_images": 3}}, r"run\.probe_images: a probe set is of all tasks of a run"),
         ({"strategy": {"epoch": 3}}, "no option 'epoch'; did you mean 'epochs'"),
         ({"stream": {"task": 3}}, "no option 'task'; did you mean 'tasks'"),
     ],
@@ -275,3 +276,34 @@ def test_a_bundle_brings_the_weights_to_learn_on_with(
     monkeypatch.undo()
     states.append(clbench.load(expected.path).checkpoint.tensors)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+
+
+def test_looks_go_on_and_probes_do_not(
+    run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
+) -> None:
+    watched = {"probe_images": 3, "eval_every": 3, "eval_images": 4}
+    parent = run("naive", run=watched)
+    learner = clbench.load(parent.path)
+    assert parent.representations() is not None
+    new = f"npz:{squares('new.npz', ['fir', 'gum'])}"
+    record = learner.learn(new, settings=WHOLE, out=tmp_path / "runs")
+    before, after = parent.anytime(), record.anytime()
+    assert before is not None
+    assert after is not None
+    assert all(np.array_equal(after[name][: len(before[name])], before[name]) for name in before)
+    assert len(after["step"]) > len(before["step"])
+    assert record.representations() is None
+    (tmp_path / "old.npz").unlink()
+    assert learner.learn(new, settings=WHOLE, out=tmp_path / "runs").is_finished
+
+
+@pytest.mark.slow
+def test_who_met_images_once_meets_the_next_ones_once(
+    run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
+) -> None:
+    single = {"epochs": 1, "batch_size": 7, "drop_last": False}
+    parent = run("er", stream={"online": 7}, strategy=single, run={"prequential": True, "eval_every": 2})
+    learner = clbench.load(parent.path)
+    record = learner.learn(f"npz:{squares('new.npz', ['fir', 'gum'])}", settings=WHOLE, out=tmp_path / "runs")
+    assert record.spec.stream.options["online"] == 7
+    assert clbench.load(record.path).history.micro_batch == 7
