@@ -169,6 +169,7 @@ def vit_base(unallocated: Callable[[str], Backbone]) -> Backbone:
     return unallocated("vit_base_patch16_224")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "parameters"),
     [

@@ -54,7 +54,18 @@ def attach(name: str, backbone: Backbone, **options: int) -> Attached:
     return petl.get(name)(**options).attach(backbone, generator())
 
 
-@pytest.mark.parametrize("name", petl.names())
+# Of the many that wrap peft one of each kind is enough for the quick tests.
+QUICK = {"peft.lora", "peft.ia3", "peft.vera", "peft.oft"}
+
+
+def is_slow(name: str) -> bool:
+    return name.startswith("peft.") and name not in QUICK
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if is_slow(name) else []) for name in petl.names()],
+)
 def test_module_keeps_the_contract(name: str) -> None:
     check_petl(petl.get(name)())
 
