@@ -33,7 +33,7 @@ OWN: dict[str, dict[str, object]] = {
 # One way into avalanche, and one of each family, are enough for the quick tests; a new file is among them.
 TWINS = {
     *("agem", "aper", "coda-prompt", "der", "dualprompt", "ease", "er-ace", "ewc", "fecam", "gdumb"),
-    *("generative", "joint", "mas", "mir", "scr", "slca", "slda", "taer"),
+    *("derpp", "generative", "inflora", "joint", "mas", "mir", "scr", "slca", "slda", "taer"),
 }
 
 

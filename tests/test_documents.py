@@ -201,6 +201,7 @@ def test_what_is_shown_for_many_runs_runs(
     assert shown_here["experience"].classes_in_this_experience
 
 
+@pytest.mark.slow
 def test_what_is_shown_of_a_learner_runs(
     checkout: Path, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

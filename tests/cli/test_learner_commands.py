@@ -220,6 +220,7 @@ def test_a_picture_that_cannot_be_read_costs_the_others_nothing(
     assert told.splitlines()[-1] == "error: none of 2 pictures could be read"
 
 
+@pytest.mark.slow
 def test_thousands_are_asked_about_in_batches(
     learnt: Path, digits: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +278,7 @@ def test_it_learns_on_and_the_old_record_stays_as_it_is(learnt: Path, here: Path
     assert "clbench learn RUN|BUNDLE --stream NAME" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_learns_on_with_the_weights_it_was_learnt_on_and_no_others(here: Path, capsys: Captured) -> None:
     draw(here / "new", ("bar", "cross"))
     for seed in (0, 1):
@@ -375,6 +377,7 @@ def test_onnx_is_written_and_checked(where: str, learnt: Path, here: Path, capsy
 # what is in somebody's file
 
 
+@pytest.mark.slow
 def test_a_bundle_of_somebody_s_strategy_asks_for_the_file_again(
     here: Path, digits: Path, capsys: Captured
 ) -> None:

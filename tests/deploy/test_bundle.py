@@ -80,9 +80,8 @@ def test_nothing_is_overwritten(run: Callable[..., Record], tmp_path: Path) -> N
         learner.save(tmp_path / "there")
 
 
-@pytest.mark.parametrize(
-    "strategy", ["icarl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("er", "derpp"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["icarl", "er", "derpp"])
 def test_pictures_are_left_out_unless_asked_for(
     strategy: str, run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -216,6 +215,7 @@ Path("ran").write_text("")
 """
 
 
+@pytest.mark.slow
 def test_no_code_that_a_bundle_names_is_run(
     run: Callable[..., Record],
     squares: Callable[..., Path],

@@ -64,7 +64,7 @@ def test_a_loaded_learner_says_what_the_run_logged_and_so_does_its_bundle(
     check_loading(run(strategy_name), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["simplecil", "lae", "icarl", "confit"])
+@pytest.mark.parametrize("name", ["simplecil", "lae"])
 def test_so_do_the_commonest(name: str, run: Callable[..., Record], tmp_path: Path) -> None:
     check_loading(run(name), tmp_path)
 
@@ -87,7 +87,7 @@ def test_a_learner_that_learns_on_is_what_a_run_of_all_tasks_makes(
     check_learning_on(strategy_name)
 
 
-@pytest.mark.parametrize("name", ["simplecil", "er"])
+@pytest.mark.parametrize("name", ["simplecil"])
 def test_so_it_is_with_the_commonest(name: str, check_learning_on: Callable[[str], None]) -> None:
     check_learning_on(name)
 

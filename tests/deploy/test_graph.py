@@ -124,6 +124,7 @@ def test_it_holds_no_stored_picture(learn: Learn) -> None:
     assert all(tensor.dtype != torch.uint8 for tensor in module.state_dict().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "is_merged"),
     [("naive-lora", True), pytest.param("lae-lora", False, marks=pytest.mark.slow)],
@@ -176,6 +177,7 @@ def test_other_sizes_are_refused_in_one_line(learn: Learn) -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_what_is_no_graph_is_refused_in_one_line(learn: Learn, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = learn("naive")
     kind = type(learner.strategy)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 LATE = {
     "clbench.report",
     "clbench.runs.line",
@@ -17,6 +19,7 @@ LATE = {
 }
 
 
+@pytest.mark.slow
 def test_what_loads_and_asks_imports_nothing_that_runs() -> None:
     code = "import sys, clbench; clbench.load, clbench.Learner; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

@@ -153,7 +153,8 @@ def test_who_trains_on_old_images_is_refused_without_them(
         learner.learn(new, settings=WHOLE, out=tmp_path / "runs")
 
 
-@pytest.mark.parametrize("name", ["gdumb", pytest.param("icarl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gdumb", "icarl"])
 def test_a_memory_has_the_old_images_that_it_needs(
     name: str, run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -207,12 +208,12 @@ def test_from_a_bundle_accounts_begin_anew(
 def test_what_cannot_be_changed_is_one_line(
     settings: dict[str, dict[str, Any]],
     line: str,
-    learner: Learner,
-    squares: Callable[..., Path],
+    learn: Callable[[str], Learner],
+    square_file: Path,
     tmp_path: Path,
 ) -> None:
     with pytest.raises(UserError, match=line):
-        learner.learn(f"npz:{squares('new.npz', ['fir'])}", settings=settings, out=tmp_path / "runs")
+        learn("simplecil").learn(f"npz:{square_file}", settings=settings, out=tmp_path / "runs")
 
 
 def test_domains_come_one_by_one(
@@ -250,7 +251,8 @@ def test_a_report_groups_them_over_seeds_of_their_parents(
     assert any("after=2-tasks-of-" in group.label for group in groups)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_bundle_brings_the_weights_to_learn_on_with(
     dtype: str,
     run: Callable[..., Record],

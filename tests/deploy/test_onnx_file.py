@@ -51,6 +51,7 @@ def run(file: Path, given: NDArray[Any]) -> NDArray[np.float32]:
     return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "backbone"), LEARNERS)
 def test_pixels_in_give_the_scores_of_the_learner(
     name: str, backbone: str, learn: Learn, pictures: NDArray[np.uint8], tmp_path: Path

@@ -288,6 +288,7 @@ def test_a_strategy_edited_between_seeds_is_said(tmp_path: Path, make_run: MakeR
     assert notes == ["The strategy's file changed between the seeds of lae-adapter"]
 
 
+@pytest.mark.slow
 def test_a_report_reads_each_file_of_a_record_once(
     tmp_path: Path, make_run: MakeRun, write_run: MakeRun, opened: Counter[Path]
 ) -> None:
