@@ -58,12 +58,9 @@ def create_backbone(
     if beside:
         load_weights(model, beside)
         source = beside.name
-    native = chosen.preprocessing(model)
-    preprocessing = _overridden(native, options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm's interpolation of Swin's biases indexes in a deprecated way
-        if preprocessing.image_size != native.image_size:
-            resize(model, preprocessing.image_size)
+        preprocessing = _fitted(model, chosen, options)
         if options.weights not in ("default", "none"):
             load_weights(model, Path(options.weights))
             source = Path(options.weights).name
@@ -80,12 +77,9 @@ def _with_given(
 ) -> Backbone:
     with forked(seed):
         model = chosen.build()
-    native = chosen.preprocessing(model)
-    preprocessing = _overridden(native, options)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if preprocessing.image_size != native.image_size:
-            resize(model, preprocessing.image_size)
+        warnings.simplefilter("ignore")  # as above
+        preprocessing = _fitted(model, chosen, options)
     model = model.to(DTYPES[options.dtype])
     check_tensors(given.tensors, model.state_dict(), given.source)
     refuse_any_not_finite(given.tensors, given.source)
@@ -144,6 +138,15 @@ def architecture(name: str) -> Architecture:
     if name in registry.names() or ":" in name or name.endswith(".py"):
         return registry.get(name)()
     return TimmArchitecture(name)
+
+
+def _fitted(model: nn.Module, chosen: Architecture, options: BackboneOptions) -> Preprocessing:
+    """Make a model take images of the size that the options name; return what it expects of them."""
+    native = chosen.preprocessing(model)
+    preprocessing = _overridden(native, options)
+    if preprocessing.image_size != native.image_size:
+        resize(model, preprocessing.image_size)
+    return preprocessing
 
 
 def _overridden(native: Preprocessing, options: BackboneOptions) -> Preprocessing:

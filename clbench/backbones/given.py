@@ -1,10 +1,12 @@
-"""Hold a backbone's weights that were stored with what was learnt on them."""
+"""Hold a backbone's weights that were stored with what was learnt on them, and hash tensors by name."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 BUNDLED = "backbone/"  # what the names of a backbone's tensors begin with in a file that holds others, too
@@ -17,3 +19,12 @@ class Given:
     tensors: Mapping[str, Tensor]  # under the names that timm gives them, in the dtype of the options
     digest: str  # what they were hashed to when they were read first
     source: str  # where they are from, for messages
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 over names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

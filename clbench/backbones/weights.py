@@ -7,19 +7,17 @@ checkpoint filters rename the tensors and interpolate position embeddings.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from clbench.backbones.given import BUNDLED
+from clbench.backbones.given import BUNDLED, tensors_digest
 from clbench.errors import UserError
 from clbench.outside.finite import refuse_any_not_finite
 from clbench.outside.foreign import DAMAGE, check_unpacked, npz_headers
@@ -55,11 +53,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
 
 def weights_digest(model: nn.Module) -> str:
     """Return a SHA-256 over the names, types, shapes and values of the model's state."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_digest(model.state_dict())
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -63,6 +63,11 @@ class History:
         return self.first(sum(chapter.num_tasks for chapter in self.chapters[:-1]))
 
 
+def chapter_of(stream: TaskStream, section: dict[str, Value], seed: int) -> Chapter:
+    """Return the chapter of all tasks of a stream, which a section of a spec and a seed have made."""
+    return Chapter(section, seed, stream.digest, len(stream.tasks[0].train.images), len(stream.tasks))
+
+
 def history_of(stream: TaskStream, chapters: Sequence[Chapter]) -> History:
     """Return the history of whoever has learnt all tasks of a stream, which come from these."""
     _, height, width = stream.tasks[0].train.image_shape

@@ -16,31 +16,29 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from clbench import backbones
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.given import BUNDLED, Given
 from clbench.data.history import History
 from clbench.deploy.asking import scores_of
 from clbench.deploy.learnt import Learnt
+from clbench.deploy.patterns import patterns
 from clbench.deploy.rebuilding import rebuilt
 from clbench.errors import UserError
 from clbench.files import make_folder, rename_to, temporary_folder, write_bytes
 from clbench.kinds import filled, kinds_of, only_to_learn
-from clbench.options import build
 from clbench.outside.reading import read_bytes, read_json, told_in_one_line
 from clbench.quant.packed import packed_state
 from clbench.records.histories import history_from, history_to
 from clbench.records.record import to_json
 from clbench.records.spec import RunSpec
+from clbench.runs.backbone import opened_backbone
 from clbench.runs.checkpoint import Checkpoint, under, without_aliases
-from clbench.seeds import Seeds
 from clbench.version import __version__
 
 FORMAT = 1
@@ -193,13 +191,12 @@ def _checked_summary(
 ) -> dict[str, Tensor]:
     """Return what stands in for what is left out, once a twin without that was seen to predict the same."""
     size = learnt.history.height, learnt.history.width
-    pixels = Seeds(0).numpy("self-check").integers(0, 256, (NUM_CHECKED, *size, 3), dtype=np.uint8)
+    pixels = patterns(NUM_CHECKED, *size)
     task = 0 if learnt.history.scenario == "task" else None
     expected = scores_of(learnt, pixels, task)
     summary = learnt.strategy.summary() if left_out else {}
-    options = build(backbones.BackboneOptions, "backbone", learnt.spec.backbone.options)
     given = Given(weights, learnt.backbone.weights_digest, learnt.backbone.weights_source)
-    backbone = backbones.create(learnt.spec.backbone.name, options, given=given).to(learnt.device)
+    backbone = opened_backbone(learnt.spec, learnt.device, given=given)
     checkpoint = Checkpoint(learnt.checkpoint.position, kept, {})
     found = rebuilt(
         learnt.spec,
@@ -237,10 +234,10 @@ def _about(learnt: Learnt, left_out: list[str], state: Mapping[str, Tensor], *, 
     return About(
         format=FORMAT,
         versions={"clbench": __version__, "torch": version("torch"), "timm": version("timm")},
-        run=learnt.spec.id,
+        run=learnt.origin.id,
         class_names=[*learnt.class_names],
         preprocessing=preprocessing,
-        spec=learnt.spec.to_dict(),
+        spec=learnt.origin.to_dict(),
         history=history_to(history),
         backbone=BackboneAbout(
             name=backbone.name,

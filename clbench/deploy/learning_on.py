@@ -21,7 +21,6 @@ from clbench.outside.reading import read_bytes
 from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.spec import Parent, Part, RunSpec, run_options
-from clbench.registry import did_you_mean
 from clbench.runs import line
 from clbench.runs.checkpoint import Checkpoint, named_bytes
 
@@ -52,7 +51,8 @@ def learn_on(
     spec = _spec(learnt, stream, settings)
     is_rounded = learnt.weights is not None and learnt.backbone.dtype in HALF
     weights = None if is_rounded else learnt.backbone.weights_digest
-    start = line.Start(learnt.history, _checkpoint(learnt), weights, _files(learnt))
+    checkpoint = _checkpoint(learnt)
+    start = line.Start(learnt.history, checkpoint, weights, _files(learnt, checkpoint))
     return line.execute(spec, out=out, places=places, progress=progress, command=command, start=start)
 
 
@@ -98,11 +98,11 @@ def _spec(learnt: Learnt, stream: str, settings: Mapping[str, Mapping[str, Any]]
             " compared with what comes now; leave it at 0"
         )
     for option in FIXED:
-        if run[option] != getattr(old.run, option) and str(run[option]) != str(getattr(old.run, option)):
+        if str(run[option]) != str(getattr(old.run, option)):
             raise LearnOnError(f"run.{option} is the learner's own and cannot be changed")
     return RunSpec(
         stream=Part(name=name, options=complete(kind, "stream", chosen)),
-        strategy=Part(name=old.strategy.name, options=_strategy_options(learnt, strategy)),
+        strategy=Part(name=old.strategy.name, options=complete(type(learnt.strategy), "strategy", strategy)),
         backbone=Part(name=old.backbone.name, options=_backbone_options(learnt)),
         petl=old.petl,
         run=run_options(run),
@@ -121,24 +121,15 @@ def _backbone_options(learnt: Learnt) -> dict[str, Any]:
     return {**learnt.spec.backbone.options, **where}
 
 
-def _strategy_options(learnt: Learnt, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    kind = type(learnt.strategy)
-    for option in chosen:
-        if option not in option_types(kind):
-            near = did_you_mean(option, option_types(kind))
-            raise LearnOnError(f"strategy has no option {option!r}{near}")
-    return complete(kind, "strategy", chosen)
-
-
 def _checkpoint(learnt: Learnt) -> Checkpoint:
     """Return what the new run begins from: rows of features are numbered anew in it."""
     info = learnt.checkpoint.info
     return replace(learnt.checkpoint, info={**info, "features": {}} if info else {})
 
 
-def _files(learnt: Learnt) -> dict[str, bytes]:
+def _files(learnt: Learnt, checkpoint: Checkpoint) -> dict[str, bytes]:
     """Return what the new record holds from the start, by file name."""
-    name, data = named_bytes(_checkpoint(learnt), 0)
+    name, data = named_bytes(checkpoint, 0)
     files = {f"checkpoint/{name}": data}
     folder = learnt.path
     if folder is None or not (folder / "spec.toml").is_file():  # a bundle: what was predicted is not in it

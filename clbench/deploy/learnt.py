@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from clbench.backbones.backbone import Backbone
+from clbench.backbones.given import tensors_digest
 from clbench.data.history import History
 from clbench.records.spec import RunSpec
 from clbench.runs.checkpoint import Checkpoint
@@ -48,8 +48,4 @@ class Learnt:
 
     def state_digest(self) -> str:
         """Return the SHA-256 of the state, by which a learner that learnt on names it."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(self.checkpoint.tensors.items()):
-            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return total.hexdigest()
+        return tensors_digest(self.checkpoint.tensors)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from clbench import backbones
+import torch
+
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.given import Given
 from clbench.data.history import History
@@ -15,21 +15,17 @@ from clbench.data.tasks import Places
 from clbench.deploy.bundle import TENSORS, Bundle, BundleError, is_bundle, read_bundle
 from clbench.deploy.learner import Learner
 from clbench.deploy.learnt import Learnt
-from clbench.deploy.rebuilding import on_device, rebuilt
+from clbench.deploy.rebuilding import rebuilt
 from clbench.errors import UserError
-from clbench.options import build
-from clbench.records import manifest
 from clbench.records.record import Record
 from clbench.records.spec import Part, RunSpec
 from clbench.registry import is_address
+from clbench.runs.backbone import opened_backbone
 from clbench.runs.checkpoint import Checkpoint, Position, load_checkpoint
+from clbench.runs.resuming import edited_start
 from clbench.runs.sources import is_same_source
 from clbench.seeds import Seeds
 from clbench.strategies import get
-
-CHECKED = ("spec.toml", "hashes.json", "history.json")  # what they say decides what is predicted
-
-log = logging.getLogger(__name__)
 
 
 class LearnerError(UserError, ValueError):
@@ -60,7 +56,7 @@ def load(
     """
     from clbench.devices import choose
 
-    folder, places, where = Path(path), places or Places(), choose(device)
+    folder, places, where = Path(path), places or Places(), torch.device(choose(device))
     if not folder.is_dir():
         raise LearnerError(f"no learner in {folder}: there is no such folder")
     named = {"strategy": strategy, "petl": petl, "backbone": backbone}
@@ -72,7 +68,11 @@ def load(
 
 
 def _of_run(
-    folder: Path, device: str, places: Places, named: Mapping[str, str | None], weights: str | Path | None
+    folder: Path,
+    device: torch.device,
+    places: Places,
+    named: Mapping[str, str | None],
+    weights: str | Path | None,
 ) -> Learnt:
     record = Record.open(folder)
     _refuse_changed(record)
@@ -92,7 +92,7 @@ def _of_run(
 def _of_bundle(
     folder: Path,
     bundle: Bundle,
-    device: str,
+    device: torch.device,
     places: Places,
     named: Mapping[str, str | None],
     weights: str | Path | None,
@@ -110,10 +110,7 @@ def _of_bundle(
     about = bundle.about.backbone
     if about.is_included:
         given_weights = Given(bundle.backbone, about.digest, f"{folder} ({about.source})")
-        options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
-        seed = Seeds(spec.run.seed).derive("weights")
-        opened = backbones.create(spec.backbone.name, options, seed=seed, given=given_weights)
-        opened = opened.to(on_device(device))
+        opened = opened_backbone(spec, device, given=given_weights)
     else:
         opened = _backbone(spec, device, places, weights, about.digest, folder)
     checkpoint = Checkpoint(Position(len(bundle.history.tasks)), bundle.state, {})
@@ -132,19 +129,19 @@ def _of_bundle(
 
 
 def _backbone(
-    spec: RunSpec, device: str, places: Places, weights: str | Path | None, digest: str, folder: Path
+    spec: RunSpec, device: torch.device, places: Places, weights: str | Path | None, digest: str, folder: Path
 ) -> Backbone:
     """Return the backbone of a spec, if its weights are those that were learnt on."""
-    chosen = {**spec.backbone.options, **({"weights": str(weights)} if weights is not None else {})}
-    options = build(backbones.BackboneOptions, "backbone", chosen)
-    seed = Seeds(spec.run.seed).derive("weights")
-    opened = backbones.create(spec.backbone.name, options, seed=seed, folder=places.data_dir)
+    if weights is not None:
+        options = {**spec.backbone.options, "weights": str(weights)}
+        spec = spec.model_copy(update={"backbone": Part(name=spec.backbone.name, options=options)})
+    opened = opened_backbone(spec, device, folder=places.data_dir)
     if opened.weights_digest != digest:
         raise LearnerError(
             f"{folder} was learnt on other weights of {spec.backbone.name} (SHA-256 {digest[:12]}...) than"
             f" {opened.weights_source} ({opened.weights_digest[:12]}...); name their file with --weights"
         )
-    return opened.to(on_device(device))
+    return opened
 
 
 def _named_again(spec: RunSpec, named: Mapping[str, str | None]) -> RunSpec:
@@ -167,8 +164,7 @@ def _without_code(history: History) -> History:
 
 
 def _refuse_changed(record: Record) -> None:
-    hashes = manifest.known(record.path) or {}
-    for name in manifest.changed(record.path, hashes, [name for name in CHECKED if name in hashes]):
+    for name in edited_start(record):
         raise LearnerError(f"cannot load {record.path}: its {name} has changed since it was written")
 
 
@@ -181,7 +177,7 @@ def _refuse_other_source(folder: Path, spec: RunSpec, digest: str) -> None:
 
 def _from_its_data(record: Record, places: Places) -> History:
     """Return the history of a record of an earlier version, which only its stream knows."""
-    from clbench.data.history import Chapter, history_of
+    from clbench.data.history import chapter_of, history_of
     from clbench.runs.earlier import build_stream
 
     spec = record.spec
@@ -194,6 +190,4 @@ def _from_its_data(record: Record, places: Places) -> History:
         ) from error
     if stream.digest != record.read_json("hashes.json")["stream"]:
         raise LearnerError(f"cannot load {record.path}: its stream has changed since it was learnt")
-    rows = len(stream.tasks[0].train.images)
-    section = spec.to_dict()["stream"]
-    return history_of(stream, [Chapter(section, spec.run.seed, stream.digest, rows, len(stream.tasks))])
+    return history_of(stream, [chapter_of(stream, spec.to_dict()["stream"], spec.run.seed)])

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from clbench import petl, strategies
@@ -81,10 +80,3 @@ def _complete(
             whole[: len(known[name])] = known[name]
             known[name] = whole
     return known
-
-
-def on_device(name: str) -> torch.device:
-    """Return the device of that name, if this machine has it."""
-    from clbench import devices
-
-    return torch.device(devices.present(name))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from clbench import backbones, devices, evaluate, petl, strategies
+from clbench import devices, evaluate, petl, strategies
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.data.continued import continued
 from clbench.data.feature_cache import FeatureCache
-from clbench.data.history import Chapter, History, history_of
+from clbench.data.history import History, chapter_of, history_of
 from clbench.data.tasks import Places, TaskStream
 from clbench.evaluate.costs import PhaseClock
 from clbench.evaluate.matrix_rows import MatrixRows
@@ -28,6 +28,7 @@ from clbench.records.progress import Progress
 from clbench.records.record import Record, to_json
 from clbench.records.spec import RunSpec
 from clbench.report import write_figures
+from clbench.runs.backbone import opened_backbone
 from clbench.runs.checkpoint import (
     Checkpoint,
     Position,
@@ -90,9 +91,7 @@ def prepare(spec: RunSpec, places: Places, before: History | None = None) -> Par
     seeds = Seeds(spec.run.seed)
     device = torch.device(devices.present(spec.run.device))
     own = build_stream(spec.stream, places, seeds)
-    options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
-    seed = seeds.derive("weights")
-    backbone = backbones.create(spec.backbone.name, options, seed=seed, folder=places.data_dir).to(device)
+    backbone = opened_backbone(spec, device, folder=places.data_dir)
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
     stream, chapters = own, [*(before.chapters if before else [])]
     if before:
@@ -110,9 +109,7 @@ def prepare(spec: RunSpec, places: Places, before: History | None = None) -> Par
     with explained(strategy, module):
         strategy.setup(backbone, module, seeds)
         checked_parts(strategy)
-    section = spec.to_dict()["stream"]
-    num_rows = len(own.tasks[0].train.images)
-    chapters.append(Chapter(section, spec.run.seed, own.digest, num_rows, len(own.tasks)))
+    chapters.append(chapter_of(own, spec.to_dict()["stream"], spec.run.seed))
     return Parts(stream, backbone, strategy, seeds, device, history_of(stream, chapters))
 
 

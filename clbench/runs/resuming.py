@@ -13,7 +13,7 @@ from clbench.records.environment import environment
 from clbench.records.record import Record
 from clbench.runs.checkpoint import Position
 
-FROM_THE_START = ("spec.toml", "hashes.json")  # what they say decides every number
+FROM_THE_START = ("spec.toml", "hashes.json", "history.json")  # what they say decides every number
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,15 @@ class ChangedError(UserError, ValueError):
     """What a run was begun with, or has written, is not what is found now."""
 
 
+def edited_start(record: Record) -> list[str]:
+    """Return which of the files that decide every number are not what was written when the run was begun."""
+    hashes = manifest.known(record.path) or {}
+    return manifest.changed(record.path, hashes, [name for name in FROM_THE_START if name in hashes])
+
+
 def refuse_another_start(record: Record) -> None:
     """Refuse a record whose spec or hashes were edited: what follows would be another run under its name."""
-    hashes = manifest.known(record.path) or {}
-    for name in manifest.changed(record.path, hashes, [name for name in FROM_THE_START if name in hashes]):
+    for name in edited_start(record):
         raise ChangedError(
             f"cannot resume {record.path}: its {name} has changed since it was written; put it back, "
             f"or begin a run of its own: clbench run --config {record.path / 'spec.toml'}"

@@ -205,6 +205,8 @@ def test_a_strategy_in_a_file_has_to_be_named_again(
     found = clbench.load(bundle, strategy="mine.py:Mine")
     assert torch.equal(found.predict(SOME).scores, learner.predict(SOME).scores)
     assert found.origin.id == record.spec.id
+    again = json.loads((found.save(tmp_path / "again") / "learner.json").read_text())
+    assert again["run"] == record.spec.id
     Path("other.py").write_text(MINE.replace("PLUS", " + 1"))
     with pytest.raises(UserError, match=r"the file of strategy other\.py:Mine has changed since it learnt"):
         clbench.load(bundle, strategy="other.py:Mine")

@@ -68,7 +68,13 @@ def appended(file: Path) -> None:
 @pytest.mark.parametrize("damage", [appended, Path.unlink])
 @pytest.mark.parametrize(
     "name",
-    ["spec.toml", "hashes.json", "predictions/after-task-00.parquet", "probe/after-task-01.safetensors"],
+    [
+        "spec.toml",
+        "hashes.json",
+        "history.json",
+        "predictions/after-task-00.parquet",
+        "probe/after-task-01.safetensors",
+    ],
 )
 def test_what_was_edited_or_is_missing_is_refused_in_one_line(
     name: str, damage: Callable[[Path], object], stopped: Path, places: Places
