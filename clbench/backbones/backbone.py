@@ -46,6 +46,19 @@ class AttachedModule(Protocol):
         """Return a digest of the module's options and values."""
 
 
+class LowBitForm(Protocol):
+    """What a backbone asks of a quantiser's work on it."""
+
+    enabled: bool
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it stays as it is."""
+
+    def state_key(self) -> str:
+        """Return a digest of the options and of all that was chosen."""
+
+
 class Backbone(nn.Module):
     """An image encoder: images (B, 3, S, S), normalised, to features (B, width)."""
 
@@ -81,6 +94,7 @@ class Backbone(nn.Module):
         self.weights_digest = weights_digest  # SHA-256 over names and values
         self.notes: list[str] = []  # lines for a run's header
         self.attached: list[AttachedModule] = []  # the modules at its sites, on or off
+        self.quantised: list[LowBitForm] = []  # what computes with few bits in it, one at most
         self.plain_names = dict(plain_names)  # what timm called each tensor of the model, and its name now
         self.sites = {**sites, "pooled": self.pooled}
         for block in blocks:
@@ -117,9 +131,20 @@ class Backbone(nn.Module):
         changing = [module for module in self.attached if module.enabled and not module.is_frozen]
         return min((module.first_block for module in changing), default=len(self.blocks))
 
+    @property
+    def is_itself(self) -> bool:
+        """Whether no module is felt, and what is quantised stays so."""
+        return not any(module.is_felt for module in self.attached) and all(
+            form.is_settled for form in self.quantised if form.enabled
+        )
+
     def frozen_key(self) -> str:
-        """Return a text that only equal active modules share, but for those that are being trained."""
-        return " ".join(module.state_key() for module in self.attached if module.is_felt and module.is_frozen)
+        """Return a text that only equal active modules share, but for those that are being trained.
+
+        It also tells the forms of few bits apart.
+        """
+        modules = [module.state_key() for module in self.attached if module.is_felt and module.is_frozen]
+        return " ".join([*(form.state_key() for form in self.quantised if form.enabled), *modules])
 
     def tensor_names(self) -> list[str]:
         """Return the names of all parameters and saved buffers but a classifier's and carried modules'."""

@@ -8,6 +8,7 @@ several compose: each wraps the layer with the branches that were attached befor
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +49,14 @@ class Branch(nn.Module):
         raise TypeError(f"{type(self).__name__} cannot be merged into a layer: {self.unmergeable}")
 
 
+class OtherLinear(nn.Linear, ABC):
+    """A linear layer whose weight is held in another form, or that does something to its input first."""
+
+    @abstractmethod
+    def multiply(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return what the layer makes of its input with a weight like its ``weight``, and a bias."""
+
+
 class Switch:
     """On or off, shared by all branches that were attached together."""
 
@@ -74,12 +83,13 @@ class Site(nn.Module):
         self.channels_first = channels_first
         # Not submodules: a branch belongs to the module that it came with, not to the backbone.
         self.attached: list[tuple[Switch, Branch]] = []
+        self.rounding: nn.Module | None = None  # what a quantiser makes of the output, after every branch
         self.merges: list[object] = []  # what was merged into the layer and is still in it, oldest first
 
     @property
     def is_active(self) -> bool:
-        """Whether any branch is switched on."""
-        return bool(self.attached) and any(switch.on for switch, _ in self.attached)
+        """Whether any branch is switched on, or the output is rounded."""
+        return self.rounding is not None or any(switch.on for switch, _ in self.attached)
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Apply the layer inside every branch that is switched on."""
@@ -103,7 +113,7 @@ class Site(nn.Module):
             output = inputs if self.layer is None else self.layer(inputs, *args, **kwargs)
         for branch, inputs in reversed(seen):
             output = branch(_wide(inputs), _wide(output)).to(output.dtype)
-        return output
+        return output if self.rounding is None else self.rounding(output)
 
     def _reweighted(self, branches: list[Branch], inputs: Tensor) -> Tensor:
         """Apply the Linear layer with the weight that the branches make of it, one after another."""
@@ -113,7 +123,9 @@ class Site(nn.Module):
         for branch in branches:
             if branch.reweights:
                 weight, bias = branch.merged(weight, bias)
-        return F.linear(inputs, weight.to(inputs.dtype), None if bias is None else bias.to(inputs.dtype))
+        weight, bias = weight.to(inputs.dtype), None if bias is None else bias.to(inputs.dtype)
+        multiply = layer.multiply if isinstance(layer, OtherLinear) else F.linear
+        return multiply(inputs, weight, bias)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from clbench.backbones.vit import attention_sites, open_mlp
 
 
 class OpenWindowAttention(nn.Module):
-    """timm's attention inside windows with sites at linear layers, keys, values, logits and probabilities.
+    """timm's attention inside windows with sites at linear layers, at its operands, logits and probabilities.
 
     Keys that a branch puts in front of the tokens' own are in every window, seen without bias and never
     masked.
@@ -45,6 +45,7 @@ class OpenWindowAttention(nn.Module):
         self.register_buffer("relative_position_index", index, persistent=False)
         self.attn_drop, self.proj_drop = attention.attn_drop, attention.proj_drop
         self.qkv = Site(f"{name}.qkv", attention.qkv, 3 * width)
+        self.queries = Site(f"{name}.queries", None, width)  # (B, H, N, E), before they are scaled
         self.keys = Site(f"{name}.keys", None, width)  # (B, H, M, E)
         self.values = Site(f"{name}.values", None, width)  # (B, H, M, E)
         self.logits = Site(f"{name}.logits", None, 0)  # (B, H, N, M)
@@ -56,7 +57,7 @@ class OpenWindowAttention(nn.Module):
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
-        k, v = self.keys(k), self.values(v)
+        q, k, v = self.queries(q), self.keys(k), self.values(v)
         bias = self.bias()
         mask = None if mask is None else mask[:, None]
         if num_extra := k.shape[2] - tokens:  # keys in front of the tokens' own

@@ -22,7 +22,7 @@ from clbench.backbones.sites import BlockSites, Site
 
 
 class OpenAttention(nn.Module):
-    """timm's self-attention with sites at its linear layers, keys, values, logits and probabilities."""
+    """timm's self-attention with sites at its linear layers, operands, logits and probabilities."""
 
     def __init__(self, attention: Attention, name: str) -> None:
         """Share every weight of ``attention``."""
@@ -33,6 +33,7 @@ class OpenAttention(nn.Module):
         self.qkv = Site(f"{name}.qkv", attention.qkv, 3 * width)
         self.q_norm, self.k_norm, self.norm = attention.q_norm, attention.k_norm, attention.norm
         self.gate, self.attn_drop, self.proj_drop = attention.gate, attention.attn_drop, attention.proj_drop
+        self.queries = Site(f"{name}.queries", None, width)  # (B, H, N, E), before they are scaled
         self.keys = Site(f"{name}.keys", None, width)  # (B, H, M, E)
         self.values = Site(f"{name}.values", None, width)  # (B, H, M, E)
         self.logits = Site(f"{name}.logits", None, 0)  # (B, H, N, M)
@@ -45,7 +46,7 @@ class OpenAttention(nn.Module):
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
-        k, v = self.keys(k), self.values(v)
+        q, k, v = self.queries(q), self.keys(k), self.values(v)
         if self.fused and not (self.logits.is_active or self.probs.is_active):
             dropout = self.attn_drop.p if self.training else 0.0
             out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)

@@ -154,7 +154,7 @@ class FeatureCache:
     ) -> Tensor:
         """Return what enters the block for these rows, after computing what is missing under the key."""
         if key not in self._tables:
-            is_kept = block == len(backbone.blocks) and not backbone.frozen_key()
+            is_kept = block == len(backbone.blocks) and backbone.is_itself
             self._tables[key] = self._opened(key, is_kept=is_kept)
         table = self._tables[key]
         table.is_used = True

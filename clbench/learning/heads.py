@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from clbench.kinds import HasKinds
 from clbench.learning.losses.precision import cosines
 from clbench.petl.parts.initialise import kaiming_uniform
-from clbench.quant.low_bit_linear import FULL, LowBitLinear
+from clbench.quant.learnt_low_bit import FULL, LearntLowBitLinear
 
 
 class GrowingHead(HasKinds):
     """A classifier over all classes seen so far: features (B, D) to logits (B, classes seen).
 
-    With fewer than 32 bits a weight each task's layer is a ``LowBitLinear``, which has no bias, as in the
-    Bi-head of S. Jie et al. (ICCV 2023, arXiv 2307.16867).
+    With fewer than 32 bits a weight each task's layer is a ``LearntLowBitLinear``, which has no bias, as in
+    the Bi-head of S. Jie et al. (ICCV 2023, arXiv 2307.16867).
     """
 
     kinds: ClassVar[dict[str, str]] = {"": "head"}
@@ -56,9 +56,9 @@ class GrowingHead(HasKinds):
         nn.init.zeros_(head.bias)
         return head
 
-    def _low_bit(self, num_classes: int, generator: torch.Generator) -> LowBitLinear:
+    def _low_bit(self, num_classes: int, generator: torch.Generator) -> LearntLowBitLinear:
         """Return a layer of weights drawn as torch does by default, U(-1/sqrt(D), 1/sqrt(D)), and no bias."""
-        head = LowBitLinear(self.width, num_classes, self.bits)
+        head = LearntLowBitLinear(self.width, num_classes, self.bits)
         kaiming_uniform(head.weight, generator)
         return head
 

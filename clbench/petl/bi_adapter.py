@@ -2,8 +2,8 @@
 
 S. Jie, H. Wang, Z.-H. Deng, "Revisiting the Parameter Efficiency of Adapters from the Perspective of
 Precision Redundancy", ICCV 2023, arXiv 2307.16867: ``x + MLP(norm2(x)) + s Up(dropout(relu(Down(x))))``,
-without biases. Both weights are trained through their quantised values (``clbench.quant.gauss_median``) and
-stored packed.
+without biases. Both weights are trained through their quantised values
+(``clbench.quant.parts.gauss_codebook``) and stored packed.
 
 Not the identity at the start, but for 32 bits: Up is small, and quantised it has no zeros.
 Parameters of a ViT of L blocks of width D: 2 r L D; 589,824 for ViT-B/16 with the defaults.

@@ -3,7 +3,7 @@
 S. Jie, H. Wang, Z.-H. Deng, "Revisiting the Parameter Efficiency of Adapters from the Perspective of
 Precision Redundancy", ICCV 2023, arXiv 2307.16867: ``q + s Up_q(dropout(Down_q(u)))`` and the same for v, u
 being the normalised input of the attention; keys and biases stay. The weights are trained through their
-quantised values (``clbench.quant.gauss_median``) and stored packed.
+quantised values (``clbench.quant.parts.gauss_codebook``) and stored packed.
 
 Not the identity at the start, but for 32 bits: Up is small, and quantised it has no zeros.
 Parameters of a ViT of L blocks of width D: 4 r L D; 1,179,648 for ViT-B/16 with the defaults.

@@ -60,7 +60,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 SWIN_SITES = {
     *("", "norm1", "attn", "attn.residual", "norm2", "mlp", "mlp.residual", "mlp.fc1", "mlp.act", "mlp.fc2"),
-    *("attn.qkv", "attn.keys", "attn.values", "attn.logits", "attn.probs", "attn.proj"),
+    *("attn.qkv", "attn.queries", "attn.keys", "attn.values", "attn.logits", "attn.probs", "attn.proj"),
 }
 SITES = {
     "vit": {*SWIN_SITES, "input", "between"},
@@ -190,7 +190,7 @@ def test_every_value_has_as_many_channels_as_its_site_says(name: str) -> None:
     for site_name, branch in kept.items():
         (value,) = branch.seen
         site = backbone.sites[site_name]
-        if site_name.endswith(("keys", "values")):  # (B, heads, tokens, width of a head)
+        if site_name.endswith(("queries", "keys", "values")):  # (B, heads, tokens, width of a head)
             channels = value.shape[1] * value.shape[3]
         else:
             channels = value.shape[1 if site.channels_first else -1]

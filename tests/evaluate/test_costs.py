@@ -25,7 +25,7 @@ from clbench.evaluate.memory import PeakMemory
 from clbench.learning.gaussians import Gaussians
 from clbench.learning.heads import GrowingHead
 from clbench.learning.memory import Memory
-from clbench.quant.low_bit_linear import LowBitLinear
+from clbench.quant.learnt_low_bit import LearntLowBitLinear
 
 CPU = torch.device("cpu")
 MEBIBYTE = 2**20
@@ -68,7 +68,7 @@ def test_shared_storage_is_counted_once():
 
 
 def test_packed_bytes_count_the_bits_of_quantised_layers_and_all_of_the_others():
-    low = LowBitLinear(10, 4, bits=1)
+    low = LearntLowBitLinear(10, 4, bits=1)
     nn.init.normal_(low.weight, generator=torch.Generator().manual_seed(0))
     plain = nn.Linear(10, 2)
     parts = {"petl": nn.Sequential(low, plain), "copy": nn.Sequential(plain)}

@@ -20,8 +20,8 @@ from clbench.petl.attached import Attached
 from clbench.petl.bi_adapter import BiAdapter, LowBitBottleneck
 from clbench.petl.bi_lora import BiLoRA, QueryValueUpdate
 from clbench.petl.parts.low_bit import Bits, low_bit_pair
-from clbench.quant.gauss_median import quantise
 from clbench.quant.packed import packed_bytes
+from clbench.quant.parts.gauss_codebook import quantise
 from clbench.quant.published import from_bytes, to_bytes
 from clbench.testing import check_petl
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.quant.bits import pack, unpack
-from clbench.quant.gauss_median import borders, codebook, decode, encode, quantise
-from clbench.quant.low_bit_linear import LowBitLinear, bias_free
+from clbench.quant.learnt_low_bit import LearntLowBitLinear, bias_free
 from clbench.quant.packed import packed_bytes, packed_state
 from clbench.quant.packed import unpack as unpack_state
+from clbench.quant.parts.gauss_codebook import borders, codebook, decode, encode, quantise
 from clbench.quant.published import from_bytes, to_bytes
 
 WEIGHT = torch.arange(1.0, 9.0).view(2, 4)  # the worked example: mean 4.5, deviation sqrt(6)
@@ -32,8 +32,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def layer(bits: int, in_features: int = 8, out_features: int = 5, seed: int = 0) -> LowBitLinear:
-    made = LowBitLinear(in_features, out_features, bits)
+def layer(bits: int, in_features: int = 8, out_features: int = 5, seed: int = 0) -> LearntLowBitLinear:
+    made = LearntLowBitLinear(in_features, out_features, bits)
     with torch.no_grad():
         made.weight.copy_(normal(out_features, in_features, seed=seed))
     return made
@@ -188,7 +188,7 @@ def test_32_bits_are_an_ordinary_layer() -> None:
 
 
 def test_published_bytes_are_indices_statistics_weight_bias() -> None:
-    low = LowBitLinear(4, 2, 1)
+    low = LearntLowBitLinear(4, 2, 1)
     head = nn.Linear(2, 1)
     with torch.no_grad():
         low.weight.copy_(WEIGHT)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from clbench.petl.parts.initialise import kaiming_uniform
-from clbench.quant.low_bit_linear import FULL, LowBitLinear, bias_free
+from clbench.quant.learnt_low_bit import FULL, LearntLowBitLinear, bias_free
 
 Bits: TypeAlias = Literal[1, 2, 4, 8, 32]
-LowBitPair: TypeAlias = tuple[LowBitLinear | nn.Linear, LowBitLinear | nn.Linear]
+LowBitPair: TypeAlias = tuple[LearntLowBitLinear | nn.Linear, LearntLowBitLinear | nn.Linear]
 
 
 def low_bit_pair(width: int, rank: int, bits: Bits, generator: torch.Generator) -> LowBitPair:

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from clbench.quant.bits import pack, unpack
-from clbench.quant.gauss_median import borders, codebook, decode, encode, quantise
 from clbench.quant.packed import Packs
+from clbench.quant.parts.gauss_codebook import borders, codebook, decode, encode, quantise
 
 FULL = 32  # bits of a weight that is not quantised
 
 
-class LowBitLinear(Packs):
+class LearntLowBitLinear(Packs):
     """A linear layer without bias that computes with one of 2^bits values a weight.
 
     The float32 weight behind them learns. Packed, the layer is n bits / 8 bytes for n weights and 8 for their
@@ -58,9 +58,9 @@ class LowBitLinear(Packs):
         self.stored = {"codes": packed, "statistics": statistics}
 
 
-def bias_free(in_features: int, out_features: int, bits: int) -> LowBitLinear | nn.Linear:
+def bias_free(in_features: int, out_features: int, bits: int) -> LearntLowBitLinear | nn.Linear:
     """Return a linear layer of 1, 2, 4, 8 or 32 bits a weight, without bias and without values."""
     if bits < FULL:
-        return LowBitLinear(in_features, out_features, bits)
+        return LearntLowBitLinear(in_features, out_features, bits)
     layer: nn.Linear = skip_init(nn.Linear, in_features, out_features, bias=False)  # type: ignore[no-untyped-call]  # torch's
     return layer

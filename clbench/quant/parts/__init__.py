@@ -1,0 +1,1 @@
+"""Hold what several quantisers are made of: grids, roundings, searches, and the places they go to."""

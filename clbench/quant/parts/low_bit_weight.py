@@ -1,0 +1,98 @@
+"""Hold a matrix in few bits a value, as planes of one bit, with a scale and a zero point a group.
+
+The portable form of T-MAC (J. Wei et al., EuroSys 2025, arXiv 2407.00088): with codes q in 0..2^b - 1 and
+groups of G neighbours in a row,
+
+    w = s (q - z),    plane p = bit p of each code, eight codes a byte, the first in the least bit.
+
+Bits a value: b + 2 e / G with e bits for s and for z each. With a table of ``levels`` (2^b values), w = s
+(levels[q] - z): codes whose values are not evenly spaced.
+
+Shape letters: P planes, M rows, K columns, G groups a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IN_A_BYTE = 8
+
+
+class LowBitWeight(nn.Module):
+    """A matrix (M, K) of 1 to 8 bits a value; it does not learn."""
+
+    planes: Tensor
+    scale: Tensor
+    zero: Tensor
+    levels: Tensor | None
+
+    def __init__(
+        self, planes: Tensor, scale: Tensor, zero: Tensor, columns: int, levels: Tensor | None = None
+    ) -> None:
+        """Take planes (P, M, ceil(K / 8)), scales and zero points (M, G), and levels (2^P,) if any."""
+        super().__init__()
+        self.columns = columns
+        self.register_buffer("planes", planes)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", zero)
+        self.register_buffer("levels", levels)
+        spread = (torch.arange(256)[:, None] >> torch.arange(IN_A_BYTE)) & 1  # a byte's eight bits
+        self.register_buffer("bits_of_byte", spread.float().to(planes.device), persistent=False)
+
+    @classmethod
+    def of(
+        cls, codes: Tensor, scale: Tensor, zero: Tensor, bits: int, levels: Tensor | None = None
+    ) -> LowBitWeight:
+        """Pack codes (M, K), integers in 0..2^bits - 1."""
+        return cls(to_planes(codes, bits), scale, zero, codes.shape[1], levels)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return len(self.planes)
+
+    @property
+    def num_values(self) -> int:
+        """Number of values: M K."""
+        return self.planes.shape[1] * self.columns
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that planes, scales, zero points and levels take."""
+        held = [self.planes, self.scale, self.zero, *([] if self.levels is None else [self.levels])]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+    def codes(self) -> Tensor:
+        """Return the codes (M, K), uint8."""
+        return self._joined().to(torch.uint8)
+
+    def expanded(self) -> Tensor:
+        """Return the matrix (M, K) in float32."""
+        values = self._joined() if self.levels is None else self.levels.float()[self._joined().long()]
+        rows, groups = self.scale.shape
+        width = -(-self.columns // groups)
+        scale, zero = self.scale.float()[..., None], self.zero.float()[..., None]
+        if groups * width != self.columns:
+            values = F.pad(values, (0, groups * width - self.columns))
+        grouped = values.view(rows, groups, width).sub(zero).mul_(scale)
+        return grouped.view(rows, groups * width)[:, : self.columns]
+
+    def _joined(self) -> Tensor:
+        """Return the codes (M, K) in float32."""
+        table: Tensor = self.bits_of_byte  # type: ignore[assignment]  # a buffer
+        total: Tensor | None = None
+        for place in range(self.bits):
+            plane = F.embedding(self.planes[place].int(), table).flatten(1)
+            total = plane if total is None else total.add_(plane, alpha=2**place)
+        assert total is not None
+        return total[:, : self.columns]
+
+
+def to_planes(codes: Tensor, bits: int) -> Tensor:
+    """Return codes (M, K) as bit planes, uint8 (bits, M, ceil(K / 8)); the last byte is filled with 0."""
+    padded = F.pad(codes.to(torch.int32), (0, -codes.shape[1] % IN_A_BYTE)).view(len(codes), -1, IN_A_BYTE)
+    places = torch.arange(IN_A_BYTE, dtype=torch.int32, device=codes.device)
+    planes = [(((padded >> bit) & 1) << places).sum(dim=2) for bit in range(bits)]
+    return torch.stack(planes).to(torch.uint8)

@@ -1,0 +1,210 @@
+"""Hold a backbone's low-bit form: its switch, what it takes, and how it is saved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clbench.backbones.backbone import Backbone
+from clbench.errors import UserError
+from clbench.quant import Quantiser
+from clbench.quant.low_bit_layers import LowBitConv2d, LowBitLayer, LowBitLinear
+from clbench.quant.parts.low_bit_weight import LowBitWeight
+from clbench.quant.parts.rounding import Rounding
+
+OF_ROUNDING = "rounding."  # in the names of a layer's tensors
+AROUND = ("ratio", "offset", "correction")
+
+
+class QuantisedError(UserError, ValueError):
+    """What cannot be done with a quantised backbone."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of a quantised backbone, and the bits of its two operands; 32 where one is in float."""
+
+    name: str  # of the layer, or of the site of an attention's operand
+    bits: tuple[int, int]  # of the weight and of what it is multiplied by
+
+
+class Quantised:
+    """Low-bit layers in place of a backbone's own, and roundings at its sites.
+
+    ``enabled`` swaps them in and out at once; out, the backbone is bit for bit what it was. ``settle`` drops
+    what the layers replace: from then on the backbone takes the bytes that are reported, and stays quantised.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        quantiser: Quantiser,
+        layers: Mapping[str, LowBitLayer],
+        roundings: Mapping[str, Rounding] = {},
+    ) -> None:
+        """Take low-bit layers by the paths of those they replace, and roundings by their sites' names."""
+        if backbone.quantised:
+            raise QuantisedError("the backbone is quantised already")
+        self.quantiser = quantiser
+        self.layers, self.roundings = dict(layers), dict(roundings)
+        self._backbone = backbone
+        self._replaced = {path: backbone.get_submodule(path) for path in self.layers}
+        self._key = ""
+        self._is_on = False
+        backbone.quantised.append(self)
+        for module in (*self.layers.values(), *self.roundings.values()):
+            module.to(backbone.device).eval()
+        self.enabled = True
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the backbone computes with few bits."""
+        return self._is_on
+
+    @enabled.setter
+    def enabled(self, on: bool) -> None:
+        if on == self._is_on:
+            return
+        if not self._replaced:
+            raise QuantisedError("the backbone's own weights were dropped: it stays quantised")
+        for path, layer in (self.layers if on else self._replaced).items():
+            _put(self._backbone, path, layer)
+        for name, rounding in self.roundings.items():
+            self._backbone.site(name).rounding = rounding if on else None
+        self._is_on = on
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the backbone's own weights were dropped."""
+        return not self._replaced
+
+    def settle(self) -> None:
+        """Drop the weights that the low-bit layers replace, for good."""
+        self.enabled = True
+        self._replaced = {}
+
+    def detach(self) -> None:
+        """Give the backbone its own layers back and forget it."""
+        self.enabled = False
+        self._backbone.quantised.remove(self)
+
+    def products(self) -> list[Product]:
+        """Return the products whose operands have few bits."""
+        of_layers = [
+            Product(path, (layer.stored.bits, layer.rounding.bits if layer.rounding else 32))
+            for path, layer in self.layers.items()
+        ]
+        pairs = (("queries", "keys"), ("probs", "values"))
+        bits = {name: rounding.bits for name, rounding in self.roundings.items()}
+        of_attention = [
+            Product(name, (rounding.bits, bits.get(f"{block}.{partner}", 32)))
+            for name, rounding in self.roundings.items()
+            for block, _, operand in [name.rpartition(".")]
+            for first, partner in pairs
+            if operand == first
+        ]
+        return [*of_layers, *of_attention]
+
+    def packed_bytes(self) -> int:
+        """Return the bytes of the whole backbone: low-bit weights packed, everything else as it is held."""
+        was_on = self.enabled
+        self.enabled = True
+        state = self._backbone.state_dict()
+        self.enabled = was_on
+        names = self._backbone_names(state)
+        return sum(state[name].numel() * state[name].element_size() for name in names)
+
+    def state_key(self) -> str:
+        """Return a digest of the quantiser's options and of all that it chose."""
+        if not self._key:
+            total = hashlib.sha256(repr(self.quantiser).encode())
+            for name, tensor in self.state().items():
+                total.update(name.encode())
+                total.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+            self._key = total.hexdigest()
+        return self._key
+
+    def described(self) -> dict[str, tuple[str, int]]:
+        """Return the kind and the bits of each rounding, by its place."""
+        inside = {path: layer.rounding for path, layer in self.layers.items()}
+        return {
+            place: (type(rounding).__name__, rounding.bits)
+            for place, rounding in (*inside.items(), *self.roundings.items())
+            if rounding is not None
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all tensors that the quantiser made, by their place."""
+        return {
+            f"{place}/{name}": tensor.detach().contiguous()
+            for place, module in (*self.layers.items(), *self.roundings.items())
+            for name, tensor in module.state_dict().items()
+            if name != "bias"
+        }
+
+    def _backbone_names(self, state: Mapping[str, Tensor]) -> list[str]:
+        outside = tuple(
+            f"{name}."
+            for name, module in self._backbone.named_modules()
+            if any(module is layer for layer in self._backbone.classifier)
+        )
+        return [name for name in state if not (outside and name.startswith(outside))]
+
+
+def restored(
+    backbone: Backbone,
+    quantiser: Quantiser,
+    described: Mapping[str, tuple[str, int]],
+    state: Mapping[str, Tensor],
+) -> Quantised:
+    """Return what ``described`` and ``state`` were taken of, on a backbone of the same weights.
+
+    KeyError or AttributeError where they do not belong together.
+    """
+    kinds = {kind.__name__: kind for kind in type(quantiser).roundings}
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        place, _, inside = name.rpartition("/")
+        tensors.setdefault(place, {})[inside] = tensor
+    layers: dict[str, LowBitLayer] = {}
+    roundings: dict[str, Rounding] = {}
+    for place, own in tensors.items():
+        rounding = None
+        if place in described:
+            kind, bits = described[place]
+            parts = {name.removeprefix(OF_ROUNDING): value for name, value in own.items() if _rounds(name)}
+            rounding = kinds[kind](bits, **(parts or own))
+        if "stored.planes" in own:
+            layers[place] = _layer(backbone.get_submodule(place), own, rounding)
+        elif rounding is not None:
+            roundings[place] = rounding
+    return Quantised(backbone, quantiser, layers, roundings)
+
+
+def low_bit(
+    layer: nn.Linear | nn.Conv2d, stored: LowBitWeight, rounding: Rounding | None = None, **around: Tensor
+) -> LowBitLayer:
+    """Return what takes the place of a layer; ``around`` is what a linear one has around its rounding."""
+    if isinstance(layer, nn.Linear):
+        return LowBitLinear(layer, stored, rounding=rounding, **around)
+    return LowBitConv2d(layer, stored, rounding=rounding)
+
+
+def _layer(layer: nn.Module, own: Mapping[str, Tensor], rounding: Rounding | None) -> LowBitLayer:
+    assert isinstance(layer, (nn.Linear, nn.Conv2d))
+    planes, scale, zero = (own[f"stored.{name}"] for name in ("planes", "scale", "zero"))
+    stored = LowBitWeight(planes, scale, zero, layer.weight[0].numel(), own.get("stored.levels"))
+    return low_bit(layer, stored, rounding, **{name: own[name] for name in AROUND if name in own})
+
+
+def _rounds(name: str) -> bool:
+    return name.startswith(OF_ROUNDING)
+
+
+def _put(backbone: Backbone, path: str, layer: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(backbone.get_submodule(parent), name, layer)
