@@ -19,7 +19,7 @@ from matrices import COLUMNS
 from tables import as_csv, finished
 
 from clbench.files import write_text
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 
 PAGE = Path(__file__).parents[1] / "docs" / "cross-checks.md"
 

@@ -29,7 +29,7 @@ from typing import Any
 from clbench import strategies
 from clbench.options import option_types
 from clbench.records.record import Record
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 
 STRATEGIES = (
     *("naive-lora", "lae-adapter", "ewc-adapter", "lwf-adapter", "er-adapter", "derpp-adapter"),

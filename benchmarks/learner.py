@@ -29,7 +29,8 @@ from clbench import strategies
 from clbench.devices import processor_name
 from clbench.files import write_text
 from clbench.options import option_types
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 
 ROWS = ("simplecil", "slda", "ranpac", "fecam", "naive", "lae", "er", "l2p", "ewc", "icarl")
 COUNTS = {"image_size": 224, "train_per_class": 2, "epochs": 1, "batch_size": 10, "rounds": 5}

@@ -23,7 +23,8 @@ from clbench import strategies
 from clbench.files import write_text
 from clbench.options import option_types
 from clbench.records.record import Record
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 
 ROWS = (
     *("naive", "er", "er-ace", "derpp", "scr"),

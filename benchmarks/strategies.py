@@ -26,7 +26,8 @@ from clbench.errors import UserError
 from clbench.files import write_text
 from clbench.options import option_types
 from clbench.records.record import Record
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 from clbench.report.columns import metrics_of
 
 SETTINGS = {  # rates chosen on held-out training images: the papers' are for many times as many steps

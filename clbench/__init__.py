@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from clbench.petl import Petl
     from clbench.records.progress import Progress
     from clbench.records.record import Record
-    from clbench.records.spec import RunSpec, resolve
+    from clbench.records.resolving import resolve
+    from clbench.records.spec import RunSpec
     from clbench.report.runs import load_runs
     from clbench.runs.line import execute, resume
     from clbench.strategies import Strategy
@@ -56,7 +57,7 @@ _HOMES = {
     "execute": "runs.line",
     "load": "deploy.loading",
     "load_runs": "report.runs",
-    "resolve": "records.spec",
+    "resolve": "records.resolving",
     "resume": "runs.line",
 }
 

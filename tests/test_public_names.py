@@ -56,7 +56,8 @@ PUBLIC = {
 HEAVY = {"torch", "timm", "torchvision", "avalanche", "pandas", "matplotlib", "sklearn", "pyarrow"}
 
 
-CHECKS = ["check_metric", "check_petl", "check_strategy", "check_stream"]  # clbench.testing imports torch
+# clbench.testing imports torch
+CHECKS = ["check_metric", "check_petl", "check_quant", "check_strategy", "check_stream"]
 
 
 def test_the_checks_are_listed() -> None:

@@ -81,9 +81,11 @@ def _with_given(
         warnings.simplefilter("ignore")  # as above
         preprocessing = _fitted(model, chosen, options)
     model = model.to(DTYPES[options.dtype])
-    check_tensors(given.tensors, model.state_dict(), given.source)
-    refuse_any_not_finite(given.tensors, given.source)
-    model.load_state_dict(dict(given.tensors))
+    own = model.state_dict()
+    tensors = {**{name: own[name] for name in given.absent & own.keys()}, **given.tensors}
+    check_tensors(tensors, own, given.source)
+    refuse_any_not_finite(tensors, given.source)
+    model.load_state_dict(tensors)
     return open_model(name, model, preprocessing, source=given.source, digest=given.digest)
 
 

@@ -19,6 +19,7 @@ class Given:
     tensors: Mapping[str, Tensor]  # under the names that timm gives them, in the dtype of the options
     digest: str  # what they were hashed to when they were read first
     source: str  # where they are from, for messages
+    absent: frozenset[str] = frozenset()  # names of those that low-bit layers will take the place of
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

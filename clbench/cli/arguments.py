@@ -11,10 +11,13 @@ from typing import Any
 from clbench import backbones, devices, petl, strategies, streams
 from clbench.cli.early import Named, check, check_options
 from clbench.options import SpecError
-from clbench.records.spec import SECTIONS, RunSpec, contradiction, read_toml, resolve
+from clbench.records.resolving import contradiction, resolve
+from clbench.records.spec import SECTIONS, USED, RunSpec, read_toml
+from clbench.records.variants import split_text
 from clbench.registry import did_you_mean
 
 Sections = Mapping[str, Mapping[str, Any]]
+NAMED = (*SECTIONS, *USED)  # the sections that options may be given for
 LONGEST_SEED = 18  # digits: what TOML keeps whole
 SEVERAL = {  # options that may name several components, and the names that begin a new one after a comma
     "stream": streams.names,
@@ -38,7 +41,13 @@ class Typed:
         return resolve({**self.sections, "run": run})
 
 
-def typed(*, config: Path | None, options: Mapping[str, str | None], settings: Sequence[str]) -> list[Typed]:
+def typed(
+    *,
+    config: Path | None,
+    options: Mapping[str, str | None],
+    settings: Sequence[str],
+    variants: Sequence[str] = (),
+) -> list[Typed]:
     """Return what each run is to be: one for each stream, backbone, strategy, module and seed that is named.
 
     ``options`` are by name as on the command line, None where not given. Nothing heavy is imported; UserError
@@ -49,6 +58,8 @@ def typed(*, config: Path | None, options: Mapping[str, str | None], settings: S
     for chosen in product(*lists):
         try:
             sections = _merged(config, {**options, **dict(zip(SEVERAL, chosen, strict=True))}, settings)
+            if variants:
+                sections = {**sections, "variant": [*variants]}
             for seed in _seeds(str(sections["run"]["seed"])):
                 of_seed = {**sections, "run": {**sections["run"], "seed": seed}}
                 runs.append(Typed(of_seed, check(of_seed)))
@@ -89,11 +100,16 @@ def specs(runs: Sequence[Typed]) -> list[RunSpec]:
 
 def _merged(
     config: Path | None, options: Mapping[str, str | None], settings: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    merged: dict[str, dict[str, Any]] = {"run": {"device": "auto", "seed": "0"}}
+) -> dict[str, Any]:
+    merged: dict[str, Any] = {"run": {"device": "auto", "seed": "0"}}
     for layer in map(_with_module, [_config(config), _sections(options), parse_settings(settings)]):
         for section, table in layer.items():
-            merged.setdefault(section, {}).update(table)
+            if section == "variant":  # a list of tables
+                merged[section] = [*table]
+            elif "name" in table and section in USED:  # another one has options of its own
+                merged[section] = {**table}
+            else:
+                merged.setdefault(section, {}).update(table)
     return merged
 
 
@@ -138,9 +154,14 @@ def read_config(text: str) -> Sections:
             " that is done by: clbench learn RUN|BUNDLE --stream NAME"
         )
     for name, table in sections.items():
-        if name not in SECTIONS:
+        if name == "variant":
+            if not isinstance(table, list) or not all(isinstance(each, dict) for each in table):
+                raise SpecError("[variant] is to be a list of tables: [[variant]] with name = ...")
+            continue
+        if name not in NAMED:
             raise SpecError(
-                f"unknown section [{name}]{did_you_mean(name, SECTIONS)} (allowed: {', '.join(SECTIONS)})"
+                f"unknown section [{name}]{did_you_mean(name, [*NAMED, 'variant'])}"
+                f" (allowed: {', '.join(NAMED)}, variant)"
             )
         if not isinstance(table, dict):
             raise SpecError(f"[{name}] is to be a table such as [{name}] with name = ...")
@@ -155,10 +176,10 @@ def parse_settings(settings: Sequence[str]) -> Sections:
         section, dot, name = key.strip().partition(".")
         if not (equals and dot and name):
             raise SpecError(f"--set {item!r}: write section.name=value, as in --set strategy.epochs=3")
-        if section not in SECTIONS:
+        if section not in NAMED:
             raise SpecError(
-                f"--set {item!r}: unknown section {section!r}{did_you_mean(section, SECTIONS)}"
-                f" (allowed: {', '.join(SECTIONS)})"
+                f"--set {item!r}: unknown section {section!r}{did_you_mean(section, NAMED)}"
+                f" (allowed: {', '.join(NAMED)})"
             )
         sections.setdefault(section, {})[name] = value.strip()
     return sections
@@ -168,7 +189,9 @@ def _sections(options: Mapping[str, str | None]) -> Sections:
     """Put each option where it stands in a config file."""
     sections: dict[str, dict[str, str]] = {}
     for option, value in options.items():
-        if value is not None:
+        if value is not None and option in USED:
+            sections[option] = split_text(value)
+        elif value is not None:
             section, name = (option, "name") if option in RunSpec.model_fields else ("run", option)
             sections.setdefault(section, {})[name] = value
     return sections

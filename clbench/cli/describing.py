@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clbench import backbones, evaluate, petl, strategies, streams
+from clbench import backbones, evaluate, petl, quant, strategies, streams
 from clbench.cards import RegistryError
 from clbench.cli.listing import KINDS, REGISTRIES, SECTION_OF
 from clbench.cli.options import Option, options, value_in_words
@@ -256,6 +256,14 @@ def _of_petl(name: str) -> Iterator[Note]:
     yield Note("combines with every strategy", tuple(f"{each}-{name}" for each in strategies.names()))
 
 
+def _of_quantiser(name: str) -> Iterator[Note]:
+    number = quant.get(name)().num_images
+    looks = f"looks at {number} calibration images" if number else "needs no images"
+    yield Note(f"{looks}; what modules and heads hold stays in float")
+    yield Note(f"to learn on such a backbone: clbench run --quant {name}")
+    yield Note(f"to predict so, too, after each task: clbench run --variant {name}")
+
+
 def _of_backbone(name: str) -> Iterator[Note]:
     yield Note(f"combines with every stream, strategy and module: clbench run --backbone {name}")
 
@@ -265,6 +273,7 @@ USES: dict[str, Callable[[str], Iterator[Note]]] = {
     "strategies": _of_strategy,
     "backbones": _of_backbone,
     "petl": _of_petl,
+    "quant": _of_quantiser,
 }
 
 

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clbench import backbones, petl, strategies, streams
+from clbench import backbones, petl, quant, strategies, streams
 from clbench.backbones.known import timm_names
 from clbench.cards import read_cards
 from clbench.cli.declared import declared_options
 from clbench.errors import UserError
 from clbench.options import SpecError, build, validated
 from clbench.outside.visible import visible
-from clbench.records.spec import DEFAULTS, RunSpec, contradiction, run_options
+from clbench.records.resolving import DEFAULTS, contradiction, run_options
+from clbench.records.spec import USED, RunSpec
+from clbench.records.variants import NONE
 from clbench.registry import Registry, UnknownNameError, did_you_mean
 
 MARKS = ("spec.toml", "learner.json")  # files that make a folder one of a run, or a bundle
@@ -33,7 +35,7 @@ class Named:
 
     stream: str
     strategy: str
-    backbone: str
+    backbone: str  # with what it is quantised by
     petl: str
     seed: int
 
@@ -45,7 +47,7 @@ class Named:
 
 def header(spec: RunSpec, stream: str = "") -> str:
     """Write what stands above a run that was begun before, or above one that goes on with another stream."""
-    names = (stream or spec.stream.name, spec.strategy.name, spec.backbone.name, spec.petl.name)
+    names = (stream or spec.stream.name, spec.strategy.name, spec.encoder, spec.petl.name)
     return str(Named(names[0], names[1], names[2], names[3], spec.run.seed))
 
 
@@ -64,7 +66,7 @@ def _columns(run: Named) -> tuple[str, ...]:
 
 def check(sections: Mapping[str, Mapping[str, Any]]) -> Named:
     """Return the names of a run; UserError in one line for what no run can be made of."""
-    tables = {kind: dict(sections.get(kind, {})) for kind in (*DEFAULTS, "petl", "run")}
+    tables = {kind: dict(sections.get(kind, {})) for kind in (*DEFAULTS, "petl", "run", *USED)}
     for kind, table in tables.items():
         for name, value in table.items():
             _check_text(f"{kind}.{name}", value)
@@ -82,6 +84,11 @@ def check(sections: Mapping[str, Mapping[str, Any]]) -> Named:
     chosen = str(named or module or _module_of(strategy))
     petl.registry.check(chosen)
     check_options(petl.registry, chosen, "petl", tables["petl"])
+    quantiser = str(tables["quant"].pop("name", NONE))
+    if quantiser != NONE:
+        quant.registry.check(quantiser)
+        check_options(quant.registry, quantiser, "quant", tables["quant"])
+        names["backbone"] += f" in {quantiser}"
     return Named(stream, strategy, names["backbone"], chosen, run_options(tables["run"]).seed)
 
 

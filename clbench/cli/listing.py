@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from clbench import backbones, petl, strategies, streams
+from clbench import backbones, petl, quant, strategies, streams
 from clbench.registry import Registry, UnknownNameError, did_you_mean, entry_points_of
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -21,11 +21,24 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "strategies": strategies.registry,
     "backbones": backbones.registry,
     "petl": petl.registry,
+    "quant": quant.registry,
 }
 KINDS = (*REGISTRIES, "metrics")
-SECTION_OF = {"streams": "stream", "strategies": "strategy", "backbones": "backbone", "petl": "petl"}
+SECTION_OF = {
+    "streams": "stream",
+    "strategies": "strategy",
+    "backbones": "backbone",
+    "petl": "petl",
+    "quant": "quant",
+}
 # what a user may write: the kind in the singular, and as it is listed
-OWN_KINDS = {"strategy": "strategies", "stream": "streams", "petl": "petl", "metric": "metrics"}
+OWN_KINDS = {
+    "strategy": "strategies",
+    "stream": "streams",
+    "petl": "petl",
+    "quant": "quant",
+    "metric": "metrics",
+}
 HINTS = {
     "streams": "--stream NAME; a file of your own: --stream path/to/file.py:Class",
     "strategies": "--strategy NAME or NAME-PETL, as in lae-lora; a file of your own: path/to/file.py:Class",
@@ -34,6 +47,8 @@ HINTS = {
     " MobileNet (EfficientNet) families",
     "petl": "--petl NAME: the module that is trained in the frozen backbone; measured with"
     " clbench list petl --backbone NAME",
+    "quant": "--quant NAME:bits=4: the frozen backbone computes with few bits while it learns;"
+    " --variant NAME:bits=4: the learner predicts so, too",
     "metrics": "computed at the end of every run, in metrics.json of its record; one of your own:"
     " --set run.metrics=path/to/file.py:function",
 }

@@ -8,6 +8,7 @@ what it names that is in a user's file has to be named again by whoever loads it
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,17 +34,20 @@ from clbench.errors import UserError
 from clbench.files import make_folder, rename_to, temporary_folder, write_bytes
 from clbench.kinds import filled, kinds_of, only_to_learn
 from clbench.outside.reading import read_bytes, read_json, told_in_one_line
+from clbench.quant.files import put_back
 from clbench.quant.packed import packed_state
+from clbench.quant.quantised import form_of
 from clbench.records.histories import history_from, history_to
 from clbench.records.record import to_json
 from clbench.records.spec import RunSpec
 from clbench.runs.backbone import opened_backbone
 from clbench.runs.checkpoint import Checkpoint, under, without_aliases
+from clbench.runs.quantising import quantiser_of
 from clbench.version import __version__
 
 FORMAT = 1
 ABOUT, TENSORS = "learner.json", "learner.safetensors"
-STATE, SUMMARY = "state/", "summary/"
+STATE, SUMMARY, LOW_BIT = "state/", "summary/", "quant/"
 EXEMPLARS = "exemplars"
 NUM_CHECKED = 4  # generated pictures on which a bundle has to predict what the learner does
 
@@ -59,6 +63,8 @@ class BackboneAbout(BaseModel):
     digest: str  # SHA-256 over the names and values of its weights as they were read first
     source: str  # where they came from
     is_included: bool
+    roundings: str = ""  # of a quantised one: what rounds which activation, as JSON
+    absent: list[str] = []  # of a quantised one: the weights that low-bit ones have taken the place of
 
 
 class About(BaseModel):
@@ -88,6 +94,11 @@ class Bundle:
     backbone: dict[str, Tensor]
     state: dict[str, Tensor]
     summary: dict[str, Tensor]
+    low_bit: dict[str, Tensor]  # of a quantised backbone
+
+    def backbone_of(self, spec: RunSpec, device: torch.device, source: str) -> Backbone:
+        """Return the backbone whose weights are in the bundle."""
+        return _opened(spec, self.about.backbone, self.backbone, self.low_bit, device, source)
 
 
 def write_bundle(
@@ -98,6 +109,9 @@ def write_bundle(
         raise BundleError(f"{folder} is there already; nothing is overwritten")
     state, kinds = _state_of(learnt)
     left_out = set(learnt.left_out)
+    form = form_of(learnt.backbone)
+    if form and without_backbone:
+        raise BundleError("a quantised backbone is found nowhere else: it cannot be left out")
     if with_exemplars and (left_out or predict_only):
         what = f"{learnt.path} has no exemplars" if left_out else "who only predicts needs no exemplars"
         raise BundleError(f"{what} that could be taken along")
@@ -108,13 +122,16 @@ def write_bundle(
         left_out |= {name for name in state if kinds[name] == EXEMPLARS}
     kept = {name: tensor for name, tensor in state.items() if name not in left_out}
     weights = weights_of(learnt.backbone)
-    summary = _checked_summary(learnt, kept, left_out, weights)
+    low_bit = form.state() if form else {}
+    about = _about(learnt, sorted(left_out), state, is_included=not without_backbone)
+    opened = _opened(learnt.spec, about.backbone, weights, low_bit, learnt.device, about.backbone.source)
+    summary = _checked_summary(learnt, kept, left_out, opened)
     tensors = {STATE + name: tensor for name, tensor in kept.items()}
     tensors |= {SUMMARY + name: tensor for name, tensor in summary.items()}
     if not without_backbone:
         tensors |= {BUNDLED + name: tensor for name, tensor in weights.items()}
+        tensors |= {LOW_BIT + name: tensor for name, tensor in low_bit.items()}
     data = save(without_aliases({name: each.detach().cpu().contiguous() for name, each in tensors.items()}))
-    about = _about(learnt, sorted(left_out), state, is_included=not without_backbone)
     about = about.model_copy(update={"tensors": hashlib.sha256(data).hexdigest()})
     make_folder(folder.parent)
     with temporary_folder(folder) as made:
@@ -153,7 +170,9 @@ def read_bundle(folder: Path) -> Bundle:
         tensors = load(data)
     except SafetensorError as error:
         raise BundleError(f"cannot read {folder / TENSORS}: {error}") from error
-    return Bundle(spec, history, about, *(under(prefix, tensors) for prefix in (BUNDLED, STATE, SUMMARY)))
+    return Bundle(
+        spec, history, about, *(under(prefix, tensors) for prefix in (BUNDLED, STATE, SUMMARY, LOW_BIT))
+    )
 
 
 def weights_of(backbone: Backbone) -> dict[str, Tensor]:
@@ -187,7 +206,7 @@ def _state_of(learnt: Learnt) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _checked_summary(
-    learnt: Learnt, kept: dict[str, Tensor], left_out: set[str], weights: dict[str, Tensor]
+    learnt: Learnt, kept: dict[str, Tensor], left_out: set[str], backbone: Backbone
 ) -> dict[str, Tensor]:
     """Return what stands in for what is left out, once a twin without that was seen to predict the same."""
     size = learnt.history.height, learnt.history.width
@@ -195,8 +214,6 @@ def _checked_summary(
     task = 0 if learnt.history.scenario == "task" else None
     expected = scores_of(learnt, pixels, task)
     summary = learnt.strategy.summary() if left_out else {}
-    given = Given(weights, learnt.backbone.weights_digest, learnt.backbone.weights_source)
-    backbone = opened_backbone(learnt.spec, learnt.device, given=given)
     checkpoint = Checkpoint(learnt.checkpoint.position, kept, {})
     found = rebuilt(
         learnt.spec,
@@ -244,9 +261,36 @@ def _about(learnt: Learnt, left_out: list[str], state: Mapping[str, Tensor], *, 
             digest=backbone.weights_digest,
             source=backbone.weights_source,
             is_included=is_included,
+            **_about_form(backbone),
         ),
         strategy_source=learnt.strategy_source,
         left_out=left_out,
         is_packed=not state.keys() <= unpacked,
         tensors="",
     )
+
+
+def _about_form(backbone: Backbone) -> dict[str, Any]:
+    """Return what ``learner.json`` says of a backbone's low-bit form, if it has one."""
+    form = form_of(backbone)
+    if form is None:
+        return {}
+    held = backbone.model.state_dict()
+    absent = [plain for plain, now in backbone.plain_names.items() if now not in held]
+    return {"roundings": json.dumps(form.described(), sort_keys=True), "absent": absent}
+
+
+def _opened(
+    spec: RunSpec,
+    about: BackboneAbout,
+    weights: Mapping[str, Tensor],
+    low_bit: Mapping[str, Tensor],
+    device: torch.device,
+    source: str,
+) -> Backbone:
+    """Return a backbone with weights that are known, quantised if they are."""
+    given = Given(weights, about.digest, source, frozenset(about.absent))
+    backbone = opened_backbone(spec, device, given=given)
+    if spec.quant is not None:
+        put_back(low_bit, about.roundings, backbone, quantiser_of(spec.quant)).settle()
+    return backbone

@@ -18,11 +18,15 @@ from clbench.deploy.learnt import Learnt
 from clbench.errors import UserError
 from clbench.options import complete, option_types
 from clbench.outside.reading import read_bytes
+from clbench.quant.files import to_bytes
+from clbench.quant.quantised import form_of
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import Parent, Part, RunSpec, run_options
+from clbench.records.resolving import run_options
+from clbench.records.spec import Parent, Part, RunSpec
 from clbench.runs import line
 from clbench.runs.checkpoint import Checkpoint, named_bytes
+from clbench.runs.quantising import FILE
 
 CHANGEABLE = ("stream", "strategy", "run")  # sections of which options may be given
 FIXED = ("seed", "precision")  # options of the run that what was learnt depends on
@@ -105,6 +109,7 @@ def _spec(learnt: Learnt, stream: str, settings: Mapping[str, Mapping[str, Any]]
         strategy=Part(name=old.strategy.name, options=complete(type(learnt.strategy), "strategy", strategy)),
         backbone=Part(name=old.backbone.name, options=_backbone_options(learnt)),
         petl=old.petl,
+        quant=old.quant,
         run=run_options(run),
         parent=Parent(
             id=learnt.origin.id,
@@ -131,6 +136,8 @@ def _files(learnt: Learnt, checkpoint: Checkpoint) -> dict[str, bytes]:
     """Return what the new record holds from the start, by file name."""
     name, data = named_bytes(checkpoint, 0)
     files = {f"checkpoint/{name}": data}
+    if form := form_of(learnt.backbone):
+        files[FILE] = to_bytes(form)
     folder = learnt.path
     if folder is None or not (folder / "spec.toml").is_file():  # a bundle: what was predicted is not in it
         return files

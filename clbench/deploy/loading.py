@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from clbench.backbones.backbone import Backbone
-from clbench.backbones.given import Given
 from clbench.data.history import History
 from clbench.data.tasks import Places
 from clbench.deploy.bundle import TENSORS, Bundle, BundleError, is_bundle, read_bundle
@@ -17,11 +16,13 @@ from clbench.deploy.learner import Learner
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.rebuilding import rebuilt
 from clbench.errors import UserError
+from clbench.outside.reading import read_bytes
 from clbench.records.record import Record
 from clbench.records.spec import Part, RunSpec
 from clbench.registry import is_address
 from clbench.runs.backbone import opened_backbone
 from clbench.runs.checkpoint import Checkpoint, Position, load_checkpoint
+from clbench.runs.quantising import FILE, quantised_as_before
 from clbench.runs.resuming import edited_start
 from clbench.runs.sources import is_same_source
 from clbench.seeds import Seeds
@@ -84,6 +85,8 @@ def _of_run(
     hashes = record.read_json("hashes.json")
     _refuse_other_source(folder, spec, hashes["strategy_source"])
     opened = _backbone(spec, device, places, weights, hashes["weights"], folder)
+    if spec.quant is not None:
+        quantised_as_before(spec.quant, opened, read_bytes(folder / FILE), str(folder / FILE))
     learnt = history.first(checkpoint.position.task)
     given = None if weights is None else Path(weights)
     return rebuilt(spec, learnt, opened, checkpoint, origin=record.spec, path=folder, weights=given)
@@ -109,8 +112,7 @@ def _of_bundle(
     _refuse_other_source(folder, spec, bundle.about.strategy_source)
     about = bundle.about.backbone
     if about.is_included:
-        given_weights = Given(bundle.backbone, about.digest, f"{folder} ({about.source})")
-        opened = opened_backbone(spec, device, given=given_weights)
+        opened = bundle.backbone_of(spec, device, f"{folder} ({about.source})")
     else:
         opened = _backbone(spec, device, places, weights, about.digest, folder)
     checkpoint = Checkpoint(Position(len(bundle.history.tasks)), bundle.state, {})

@@ -25,6 +25,8 @@ def plain_weights(model: nn.Module | Backbone) -> dict[str, Tensor]:
         backbone = cast("Backbone", carried.backbone)
     else:
         return dict(model.state_dict())  # never opened
+    if any(form.enabled for form in backbone.quantised):
+        raise NotPlainError("the backbone computes with few bits, which no plain model of timm's does")
     for attached in cast("list[Attached]", backbone.attached):
         if attached.enabled and attached.num_branches:
             name = registry.name_of(type(attached.petl))

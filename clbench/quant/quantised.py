@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -155,6 +156,11 @@ class Quantised:
         return [name for name in state if not (outside and name.startswith(outside))]
 
 
+def form_of(backbone: Backbone) -> Quantised | None:
+    """Return the form of few bits that a backbone computes in now, if it does."""
+    return next((cast("Quantised", form) for form in backbone.quantised if form.enabled), None)
+
+
 def restored(
     backbone: Backbone,
     quantiser: Quantiser,
@@ -165,7 +171,7 @@ def restored(
 
     KeyError or AttributeError where they do not belong together.
     """
-    kinds = {kind.__name__: kind for kind in type(quantiser).roundings}
+    kinds: dict[str, type[Rounding]] = {kind.__name__: kind for kind in type(quantiser).roundings}
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         place, _, inside = name.rpartition("/")

@@ -1,8 +1,7 @@
 """Describe one run completely: which components, and the value of every one of their options.
 
 A ``RunSpec`` is data: it round-trips through TOML, is printed by ``--dry-run``, is stored in the record, and
-its hash is the run's id. ``resolve`` turns what a user typed into a spec in which nothing is left to a
-default.
+its hash is the run's id. What is not used is not in it, so that ids from before there was such a thing stay.
 """
 
 from __future__ import annotations
@@ -10,23 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from clbench.options import SpecError, Value, complete, is_whole
+from clbench.options import SpecError, Value
 from clbench.outside.reading import parse_toml
-from clbench.records.recipes import AUTHORS, Setting, with_recipes, without_module
-from clbench.registry import did_you_mean
-
-if TYPE_CHECKING:
-    from clbench.petl import Petl
-    from clbench.strategies import Strategy
 
 SECTIONS = ("stream", "strategy", "backbone", "petl", "run")
-DEFAULTS = {"stream": "split-digits", "strategy": "lae", "backbone": "vit-micro"}  # the embedded default run
+USED = ("quant",)  # sections that are there where they are used
 
 
 class Part(BaseModel):
@@ -59,6 +51,11 @@ class RunOptions(BaseModel):
         1  # micro-batches that arrive while one is learnt; all are predicted, only every so many is learnt
     )
     exact: bool = False  # compute everything each time: keep no features
+    variants: Literal["each", "end"] = "each"  # whether a variant predicts after each task, or the last alone
+    calibration: Literal["current", "first", "memory"] = (
+        "current"  # whose training images a variant is calibrated on: the newest task's, the first one's, or
+        # those that the strategy's memory holds
+    )
     metrics: str = ""  # others than clbench's own, to be computed too: names or file.py:function, by commas
 
 
@@ -73,8 +70,32 @@ class Parent(BaseModel):
     tasks: Annotated[int, Field(ge=1)]  # that it had learnt
 
 
+class Variant(BaseModel):
+    """A form in which the learner also predicts, as it would be deployed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str  # what was asked for, as in adalog:bits=4
+    quant: Part | None = None  # what quantises the backbone
+    own: str = ""  # a variant of the strategy's own
+    refit: bool = False  # whether what was learnt in closed form is learnt anew from the variant's features
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is used of it, as it stands in the TOML file."""
+        quant = {} if self.quant is None else {"quant": {"name": self.quant.name, **self.quant.options}}
+        own = {"own": self.own} if self.own else {}
+        return {"name": self.name, **quant, **own, **({"refit": True} if self.refit else {})}
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Variant:
+        """Read what ``to_dict`` returned."""
+        options = dict(table.get("quant", {}))
+        quant = Part(name=options.pop("name"), options=options) if options else None
+        return cls(**{**table, "quant": quant})
+
+
 class RunSpec(BaseModel):
-    """A run: four components and the run's own options."""
+    """A run: four components and the run's own options, and what else it makes use of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,6 +104,9 @@ class RunSpec(BaseModel):
     backbone: Part
     petl: Part
     run: RunOptions = RunOptions()
+    quant: Part | None = None  # what makes the frozen backbone compute with few bits, before the first task
+    variants: tuple[Variant, ...] = ()  # in which forms the learner predicts, too
+    deployed: Variant | None = None  # which of them this is about; None: the learner itself
     parent: Parent | None = None  # whose tasks come before those of the stream
 
     @property
@@ -96,27 +120,47 @@ class RunSpec(BaseModel):
         sections = self.without_seed()
         return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def encoder(self) -> str:
+        """The backbone's name, and what it is quantised by: ``vit-micro in rtn (4 bits)``."""
+        if self.quant is None:
+            return self.backbone.name
+        bits = self.quant.options.get("bits")
+        return f"{self.backbone.name} in {self.quant.name}" + (f" ({bits} bits)" if bits else "")
+
     def without_seed(self) -> dict[str, dict[str, Value]]:
-        """Return the sections without the seed, and without what does not change the run: further metrics.
+        """Return the sections without the seed, and without what does not change what is learnt.
 
-        Of a parent it is not said which it was, but which group it is of.
+        That is further metrics and variants. Of a parent it is not said which it was, but which group it is
+        of; of what a variant predicted, which variant that is.
         """
-        sections = {kind: dict(table) for kind, table in self.to_dict().items()}
-        del sections["run"]["seed"]
-        sections["run"].pop("metrics", None)
-        if self.parent:  # first: it tells most where runs are told apart
-            after = f"{self.parent.tasks}-tasks-of-{self.parent.group[:8]}"
-            return {"parent": {"after": after}, **{name: sections[name] for name in SECTIONS}}
-        return sections
+        sections = self.sections()
+        for name in ("seed", "metrics", "variants", "calibration"):
+            sections["run"].pop(name, None)
+        first: dict[str, dict[str, Value]] = {}  # it tells most where runs are told apart
+        if self.deployed:
+            run = self.run
+            first["variant"] = {"variant": self.deployed.name, "calibration": run.calibration}
+        if self.parent:
+            first["parent"] = {"after": f"{self.parent.tasks}-tasks-of-{self.parent.group[:8]}"}
+        return {**first, **sections}
 
-    def to_dict(self) -> dict[str, dict[str, Value]]:
-        """Return a table a section, as they stand in the TOML file."""
-        parts = {kind: getattr(self, kind) for kind in SECTIONS[:-1]}
+    def to_dict(self) -> dict[str, Any]:
+        """Return a table a section, and a list of them for the variants, as they stand in the TOML file."""
+        tables: dict[str, Any] = {**self.sections()}
+        if self.variants:
+            tables["variant"] = [variant.to_dict() for variant in self.variants]
+        return tables if self.parent is None else {**tables, "parent": self.parent.model_dump()}
+
+    def sections(self) -> dict[str, dict[str, Value]]:
+        """Return the table of each component, and of the run's own options."""
+        used = [kind for kind in USED if getattr(self, kind) is not None]
+        parts = {kind: getattr(self, kind) for kind in (*SECTIONS[:-1], *used)}
         sections = {kind: {"name": part.name, **part.options} for kind, part in parts.items()}
         run = self.run.model_dump()
-        unused = [] if run["metrics"] else ["metrics"]  # so that ids from before there was such a thing stay
-        sections["run"] = {name: value for name, value in run.items() if name not in unused}
-        return sections if self.parent is None else {**sections, "parent": self.parent.model_dump()}
+        # as if there were no such options where they are not used
+        unused = {name for name in ("metrics", "variants", "calibration") if run[name] == _default(name)}
+        return {**sections, "run": {name: value for name, value in run.items() if name not in unused}}
 
     def to_toml(self) -> str:
         """Return the spec as TOML that ``--config`` accepts."""
@@ -128,15 +172,23 @@ class RunSpec(BaseModel):
         return cls.from_dict(read_toml(text))
 
     @classmethod
-    def from_dict(cls, tables: Mapping[str, Mapping[str, Any]]) -> RunSpec:
+    def from_dict(cls, tables: Mapping[str, Any]) -> RunSpec:
         """Read what ``to_dict`` returned."""
-        sections = {name: dict(table) for name, table in tables.items()}
+        variants = tables.get("variant", [])
+        sections = {name: dict(table) for name, table in tables.items() if name != "variant"}
         missing = [name for name in SECTIONS if "name" not in sections.get(name, {}) and name != "run"]
         if missing:
             raise SpecError(f"it names no {', '.join(missing)}")
         run, parent = sections.pop("run", {}), sections.pop("parent", None)
-        parts = {kind: Part(name=table.pop("name"), options=table) for kind, table in sections.items()}
-        return cls(**parts, run=RunOptions(**run), parent=Parent(**parent) if parent else None)
+        parts: dict[str, Any] = {
+            kind: Part(name=table.pop("name"), options=table) for kind, table in sections.items()
+        }
+        return cls(
+            **parts,
+            run=RunOptions(**run),
+            variants=tuple(map(Variant.from_dict, variants)),
+            parent=Parent(**parent) if parent else None,
+        )
 
 
 def read_toml(text: str) -> dict[str, Any]:
@@ -147,124 +199,6 @@ def read_toml(text: str) -> dict[str, Any]:
         raise SpecError(f"not valid TOML: {error}") from error
 
 
-def resolve(sections: Mapping[str, Mapping[str, Any]]) -> RunSpec:
-    """Fill every default in; ``sections`` may name only what differs from the embedded default run."""
-    from clbench import strategies, streams
-
-    tables = {kind: dict(sections.get(kind, {})) for kind in SECTIONS}
-    stream_name = str(tables["stream"].pop("name", DEFAULTS["stream"]))
-    strategy_name, module = strategies.split(str(tables["strategy"].pop("name", DEFAULTS["strategy"])))
-    strategy = strategies.get(strategy_name)
-    named = tables["petl"].pop("name", None)
-    if module and named and module != named:
-        raise contradiction(f"{strategy_name}-{module}", str(named))
-    stream_name, stream_options = streams.split(stream_name)
-    stream = complete(streams.get(stream_name), "stream", {**stream_options, **tables["stream"]})
-    backbone_name, backbone = _backbone(tables["backbone"])
-    setting = Setting(stream_name, backbone_name, is_online=bool(stream.get("online")))
-    own_module = with_recipes(strategy, _recipe(tables["strategy"]), setting).get("petl")
-    preset = strategies.registry.card(strategy_name).preset
-    petl_name = str(named or module or own_module or preset.get("petl", "linear"))
-    setting = replace(setting, module=petl_name)
-    defaults = _defaults(strategy, setting, tables["strategy"], backbone["weights"])
-    if stream.get("online"):
-        defaults |= _single_pass(stream["online"], tables["strategy"])
-    return RunSpec(
-        stream=Part(name=stream_name, options=stream),
-        strategy=Part(
-            name=strategy_name, options=complete(strategy, "strategy", {**defaults, **tables["strategy"]})
-        ),
-        backbone=Part(name=backbone_name, options=backbone),
-        petl=Part(name=petl_name, options=_module(strategy, petl_name, tables)),
-        run=run_options(tables["run"]),
-    )
-
-
-def _recipe(chosen: Mapping[str, Any]) -> str:
-    return str(chosen.get("recipe", AUTHORS))
-
-
-def _defaults(
-    strategy: type[Strategy], setting: Setting, chosen: Mapping[str, Any], weights: Value
-) -> dict[str, Any]:
-    """Return what a strategy's options are where a user chose none; nothing where all were chosen."""
-    from clbench import petl, streams
-
-    if is_whole(strategy, chosen):  # written down by an older version, perhaps, without what came later
-        return {}
-    return {
-        **_fine_tuning(strategy, petl.get(setting.module), weights),
-        **streams.get(setting.stream).recipe,
-        **without_module(with_recipes(strategy, _recipe(chosen), setting)),
-    }
-
-
-def _module(strategy: type[Strategy], name: str, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]:
-    """Return all options of a module, its defaults being those that a strategy has for it."""
-    from clbench import petl
-
-    module = petl.get(name)
-    is_written = is_whole(strategy, tables["strategy"]) and is_whole(module, tables["petl"])
-    defaults = {} if is_written else strategy.module_options.get(name, {})
-    return complete(module, "petl", {**defaults, **tables["petl"]})
-
-
-def _backbone(table: dict[str, Any]) -> tuple[str, dict[str, Value]]:
-    """Return the name and all options of a backbone that there is."""
-    from clbench import backbones
-
-    name = str(table.pop("name", DEFAULTS["backbone"]))
-    preset: Mapping[str, Any] = {}
-    if name in backbones.names():
-        preset = backbones.registry.card(name).preset
-    else:
-        from clbench.backbones.creation import architecture  # takes seconds: it imports timm
-
-        architecture(name)
-    return name, complete(backbones.BackboneOptions, "backbone", {**preset, **table})
-
-
-def _fine_tuning(strategy: type[Strategy], module: type[Petl], weights: Value) -> Mapping[str, Any]:
-    """Return the options with which a strategy that sets no learning rate of its own tunes a backbone itself.
-
-    The rate that suits a small module would destroy what pre-trained weights know.
-    """
-    from clbench import strategies
-
-    has_own_rate = strategy.learning_rate != strategies.Strategy.learning_rate
-    return {} if has_own_rate or weights == "none" or not module.trains_backbone else module.recipe
-
-
-def _single_pass(micro_batch: Value, chosen: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the strategy options that a stream of micro-batches leaves no choice of."""
-    forced = {"epochs": 1, "batch_size": micro_batch, "drop_last": False}
-    for name, value in forced.items():
-        if name in chosen and str(chosen[name]).lower() != str(value).lower():
-            raise SpecError(
-                f"strategy.{name}: {chosen[name]!r} contradicts stream.online={micro_batch},"
-                f" which makes it {value}"
-            )
-    return forced
-
-
-def contradiction(strategy: str, module: str) -> SpecError:
-    """Return what is wrong where a strategy's name holds another module than the one that is named."""
-    return SpecError(f"--strategy {strategy} and --petl {module} contradict each other; drop one")
-
-
-def run_options(options: Mapping[str, Any]) -> RunOptions:
-    """Return the run's own options, validated; SpecError in one line if they do not fit."""
-    allowed = RunOptions.model_fields
-    for name in options:
-        if name not in allowed:
-            raise SpecError(
-                f"run has no option {name!r}{did_you_mean(name, allowed)} (allowed: {', '.join(allowed)})"
-            )
-    try:
-        return RunOptions(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = first["msg"]
-        raise SpecError(
-            f"run.{first['loc'][0]}: {first['input']!r} is not allowed: {reason[0].lower()}{reason[1:]}"
-        ) from error
+def _default(option: str) -> Value:
+    default: Value = RunOptions.model_fields[option].default
+    return default

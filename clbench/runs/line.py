@@ -21,6 +21,9 @@ from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
 from clbench.options import build
 from clbench.outside.mistakes import PluginError, explained
+from clbench.outside.reading import read_bytes
+from clbench.quant.files import to_bytes
+from clbench.quant.quantised import Quantised
 from clbench.records.environment import environment
 from clbench.records.histories import history_to
 from clbench.records.lock import only_writer, remove_lock
@@ -41,6 +44,7 @@ from clbench.runs.earlier import build_stream, earlier_stream, refuse_missing_im
 from clbench.runs.loop import Loop
 from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.runs.probe import Probe, ProbeSet
+from clbench.runs.quantising import FILE, form_of
 from clbench.runs.resuming import (
     ChangedError,
     clean,
@@ -66,13 +70,16 @@ class Parts:
     seeds: Seeds
     device: torch.device
     history: History  # what will have been learnt when the run ends
+    form: Quantised | None = None  # in which the backbone computes with few bits
 
     def hashes(self) -> dict[str, str]:
         """Return what must be equal for two runs to be the same, or to be compared."""
+        quant = {"quant": self.form.state_key()} if self.form else {}
         return {
             "stream": self.stream.digest,
             "weights": self.backbone.weights_digest,
             "strategy_source": source_digest(type(self.strategy)),
+            **quant,
         }
 
 
@@ -86,8 +93,13 @@ class Start:
     files: Mapping[str, bytes] = field(default_factory=dict)  # of the record before, by their names
 
 
-def prepare(spec: RunSpec, places: Places, before: History | None = None) -> Parts:
-    """Make every component that a spec names; ``before`` is what a run that learns on has learnt before."""
+def prepare(
+    spec: RunSpec, places: Places, before: History | None = None, quant: bytes | None = None
+) -> Parts:
+    """Make every component that a spec names; ``before`` is what a run that learns on has learnt before.
+
+    ``quant`` is the form of few bits that its backbone has already, if it has one.
+    """
     seeds = Seeds(spec.run.seed)
     device = torch.device(devices.present(spec.run.device))
     own = build_stream(spec.stream, places, seeds)
@@ -100,6 +112,7 @@ def prepare(spec: RunSpec, places: Places, before: History | None = None) -> Par
         refuse_missing_images(spec.strategy.name, strategy, before, earlier)
         stream = replace(stream, notes=[*told(before, earlier), *own.notes])
     refuse_impossible(spec.strategy.name, strategy, stream, backbone)
+    form = form_of(spec, backbone, stream, seeds, quant)
     evaluate.find_all(spec.run.metrics)  # before anything is learnt: one that is not there is told now
     if spec.run.eval_ahead:
         refuse_unknown_classes(stream)
@@ -110,7 +123,7 @@ def prepare(spec: RunSpec, places: Places, before: History | None = None) -> Par
         strategy.setup(backbone, module, seeds)
         checked_parts(strategy)
     chapters.append(chapter_of(own, spec.to_dict()["stream"], spec.run.seed))
-    return Parts(stream, backbone, strategy, seeds, device, history_of(stream, chapters))
+    return Parts(stream, backbone, strategy, seeds, device, history_of(stream, chapters), form)
 
 
 def execute(
@@ -129,7 +142,8 @@ def execute(
     """
     places, clock = places or Places(), PhaseClock()
     with clock.phase("start-up"):
-        parts = prepare(spec, places, start.history if start else None)
+        before, begun_with = (start.history, start.files) if start else (None, {})
+        parts = prepare(spec, places, before, begun_with.get(FILE))
         if start and start.weights not in (None, parts.backbone.weights_digest):
             raise ChangedError(
                 f"cannot learn on: it was learnt on other weights of {spec.backbone.name} (SHA-256"
@@ -142,7 +156,8 @@ def execute(
         }
         texts = {name: to_json(value) + "\n" for name, value in found.items()}
         texts["command.txt"] = command + "\n"
-        record = Record.create(Path(out), spec, texts, start.files if start else {})
+        made = {FILE: to_bytes(parts.form)} if parts.form else {}
+        record = Record.create(Path(out), spec, texts, {**begun_with, **made})
     with only_writer(record.path):
         record.event("started")
         for line in _notes(spec, parts):
@@ -172,7 +187,8 @@ def _go_on(record: Record, places: Places, progress: Progress) -> None:
         clean(record)
         refuse_another_start(record)
         history = record.history() if record.spec.parent else None
-        parts = prepare(record.spec, places, history.before_last() if history else None)
+        form = read_bytes(record.path / FILE) if record.spec.quant else None
+        parts = prepare(record.spec, places, history.before_last() if history else None, form)
     begun_with = record.read_json("hashes.json")
     for name, value in parts.hashes().items():
         is_source = name == "strategy_source" and is_same_source(begun_with[name], type(parts.strategy))

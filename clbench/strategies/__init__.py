@@ -50,6 +50,9 @@ class Strategy(ABC):
     rereads: ClassVar[str] = ""  # for what it reads images again that it trains on, in words
     revisits: ClassVar[bool] = False  # whether it trains on images of earlier tasks that it holds no copy of
     resumable: ClassVar[bool] = True  # whether parts() is its whole state; if not, a stopped run begins anew
+    own_variants: ClassVar[
+        tuple[str, ...]
+    ] = ()  # forms in which it can predict, too, by name: see ``become``
     gives_probabilities: ClassVar[bool] = False  # whether each row of predict() is >= 0 and sums to 1
 
     epochs: Annotated[int, Field(ge=1)] = 5  # passes over the training data of a task
@@ -149,6 +152,10 @@ class Strategy(ABC):
 
     def predict_by(self, summary: Mapping[str, Tensor]) -> None:
         """Predict by what ``summary`` returned, where the exemplars themselves were left out."""
+
+    def become(self, variant: str) -> None:
+        """Predict from now on as one of ``own_variants``; this is called on a copy that learns no more."""
+        raise ValueError(f"{type(self).__name__} has no variant {variant!r}")
 
     def cautions(self) -> list[str]:
         """Return what a user should know of these options before a run, one line each."""

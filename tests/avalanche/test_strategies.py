@@ -21,7 +21,7 @@ from clbench import backbones, petl, strategies, streams
 from clbench.avalanche.experiences import as_stored
 from clbench.avalanche.quietly import import_avalanche
 from clbench.data.batches import Batcher
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 from clbench.runs.needs import NeedError, refuse_impossible
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy

@@ -16,7 +16,8 @@ from clbench.cli import app as cli
 from clbench.cli.app import main
 from clbench.cli.live import Live
 from clbench.outside.reading import parse_toml
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 
 SMALL = [
     "--set",
@@ -34,6 +35,8 @@ COMMANDS = {
         "--strategy",
         "--backbone",
         "--petl",
+        "--quant",
+        "--variant",
         "--seed",
         "--device",
         "--precision",
@@ -86,7 +89,7 @@ COMMANDS = {
         "--recompute",
     ],
     "check": ["FILE.py:NAME", "--kind", "--set", "--data-dir"],
-    "new": ["strategy|stream|petl|metric", "NAME"],
+    "new": ["strategy|stream|petl|quant|metric", "NAME"],
     "doctor": ["--data-dir"],
 }
 

@@ -21,7 +21,7 @@ SETTINGS = [word for each in QUICK for word in ("--set", each)]
 KINDS = [
     pytest.param(kind, marks=[] if kind in ("metric", "stream") else [pytest.mark.slow]) for kind in OWN_KINDS
 ]
-TITLES = {"strategy": "MyOwn", "stream": "MyOwn", "petl": "MyOwn", "metric": "my_own"}
+TITLES = {kind: "my_own" if kind == "metric" else "MyOwn" for kind in OWN_KINDS}
 HEAVY = {"torch", "timm", "torchvision", "avalanche", "pandas", "matplotlib", "sklearn", "pyarrow"}
 
 
@@ -111,7 +111,7 @@ def test_check_says_what_it_cannot_check(here: Path, capsys: pytest.CaptureFixtu
     (here / "two.py").write_text("class A:\n    pass\n")
     assert "no file none.py" in error(capsys, "check", "none.py:A")
     assert "two.py has no 'B'" in error(capsys, "check", "two.py:B")
-    assert "is no strategy, stream, module or metric" in error(capsys, "check", "two.py:A")
+    assert "is no strategy, stream, module, quantiser or metric" in error(capsys, "check", "two.py:A")
     assert "did you mean 'stream'" in error(capsys, "check", "two.py:A", "--kind", "steam")
     assert "write metric.OPTION=VALUE" in error(capsys, "check", "forgetting", "--set", "strategy.epochs=1")
 

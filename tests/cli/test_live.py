@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from clbench.cli.live import Live, accuracy_row
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 
 
 def drawn(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -25,7 +25,7 @@ from clbench.outside.finite import NotFiniteError
 from clbench.petl.attached import Attached
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 from clbench.runs.line import execute
 from clbench.seeds import Seeds
 from clbench.streams import Places

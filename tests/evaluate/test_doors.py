@@ -15,7 +15,8 @@ from clbench.cli.app import main
 from clbench.cli.listing import REGISTRIES
 from clbench.evaluate import METRICS, find, find_all, names
 from clbench.records.record import Record
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 from clbench.registry import UnknownNameError
 
 MINE = '''"""Count."""

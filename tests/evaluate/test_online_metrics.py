@@ -20,7 +20,8 @@ from clbench.evaluate.looks import COLUMNS, PREQUENTIAL, Anytime
 from clbench.evaluate.meter import Meter
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import RunOptions, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunOptions
 from clbench.report import run_tables
 from clbench.runs.checkpoint import load_checkpoint, load_ended, save_checkpoint, save_ended
 from clbench.runs.evaluator import Columns

@@ -18,7 +18,8 @@ from clbench.cli.app import main
 from clbench.loggers.logger import Axis, Logger, Sink
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 from clbench.registry import UnknownNameError
 from clbench.runs.line import execute, resume
 from clbench.streams import Places

@@ -11,7 +11,8 @@ from clbench import petl, strategies, streams
 from clbench.cli.describing import describe
 from clbench.options import SpecError, build, is_whole, option_types
 from clbench.records.recipes import BACKBONES, ORIGINS, Setting, place, with_recipes
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 from clbench.strategies import Strategy
 
 WORDS = {"any", "online", *BACKBONES}

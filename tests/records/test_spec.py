@@ -10,7 +10,8 @@ from pydantic import Field
 
 from clbench import strategies
 from clbench.options import SpecError, build, complete
-from clbench.records.spec import RunSpec, read_toml, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec, read_toml
 
 
 @dataclass

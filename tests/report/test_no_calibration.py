@@ -11,7 +11,7 @@ import pytest
 
 import clbench
 from clbench.records.record import Record
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 from clbench.report import report
 from clbench.report.comparing import pareto_front
 from clbench.report.pictures.calibration import calibration, reliability

@@ -11,7 +11,8 @@ from clbench import backbones, petl, strategies
 from clbench.backbones import BackboneOptions
 from clbench.data.batches import Batcher
 from clbench.evaluate.meter import Meter
-from clbench.records.spec import RunOptions, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunOptions
 from clbench.runs.checkpoint import Position
 from clbench.runs.line import execute
 from clbench.runs.loop import Loop

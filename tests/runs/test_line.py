@@ -15,7 +15,8 @@ import torch
 
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 from clbench.runs.checkpoint import load_checkpoint
 from clbench.runs.line import ChangedError, execute, resume
 from clbench.runs.soundness import DivergedError

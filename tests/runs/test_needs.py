@@ -10,7 +10,7 @@ from clbench import strategies
 from clbench.cli.app import main
 from clbench.loggers.together import Together
 from clbench.records.progress import Progress
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 from clbench.runs.line import execute
 from clbench.runs.needs import NEEDS, NeedError, refuse_impossible
 from clbench.streams import Places

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from clbench.backbones.cifar_resnet import ResNet20
 from clbench.loggers.together import Together
 from clbench.records.progress import Progress
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 from clbench.runs.line import execute
 from clbench.streams import Places
 

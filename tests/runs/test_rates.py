@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from clbench.records.progress import Progress
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 from clbench.runs.checkpoint import load_checkpoint
 from clbench.runs.line import execute, resume
 from clbench.runs.optimizers import make_optimizer, set_rates

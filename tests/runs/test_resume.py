@@ -17,7 +17,8 @@ import torch
 from clbench.records.former_sources import FORMER_SOURCES, is_former
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 from clbench.runs.checkpoint import load_checkpoint
 from clbench.runs.line import execute, resume
 from clbench.streams import Places

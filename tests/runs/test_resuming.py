@@ -21,7 +21,7 @@ from clbench.records import manifest
 from clbench.records.lock import LockedError, only_writer
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 from clbench.runs.line import execute, resume
 from clbench.streams import Places
 
@@ -189,7 +189,7 @@ def test_an_odd_command_does_not_matter_when_all_is_done(
 
 KILLED_AT_THE_START = """
 import os, signal, sys
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 from clbench.runs import line
 from clbench.streams import Places
 from pathlib import Path

@@ -17,7 +17,8 @@ from clbench.data.inputs import Batch
 from clbench.petl.scheduled import Scheduled, scheduled
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 from clbench.runs.checkpoint import load_checkpoint
 from clbench.runs.line import execute, resume
 from clbench.strategies import Strategy

@@ -12,7 +12,8 @@ import pytest
 from clbench.data.tasks import Places
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 from clbench.runs.line import execute
 from clbench.scale.course import Course
 from clbench.scale.plan import planned

@@ -22,7 +22,7 @@ from clbench.learning.prototypes import Prototypes
 from clbench.learning.ridge import RidgeRegression, errors_of_ridges
 from clbench.options import build
 from clbench.outside.finite import NotFiniteError
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 from clbench.streams import TaskStream

@@ -13,7 +13,7 @@ from clbench.data.inputs import Batch, Inputs
 from clbench.errors import UserError
 from clbench.learning.herding import herding
 from clbench.learning.losses.supervised_contrastive import supervised_contrastive
-from clbench.records.spec import resolve
+from clbench.records.resolving import resolve
 from clbench.strategies import Strategy
 from clbench.streams import Task
 from clbench.testing.generated import generated_stream, small_backbone

@@ -11,7 +11,8 @@ from clbench import petl, strategies
 from clbench.cli.describing import describe
 from clbench.data.inputs import Feed
 from clbench.options import SpecError, build
-from clbench.records.spec import RunSpec, resolve
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
 from clbench.runs.needs import NEEDS, cautions
 from clbench.strategies import Strategy
 from clbench.streams import Task, TaskStream

@@ -68,10 +68,10 @@ def check(
 
 
 def new(
-    kind: Annotated[str, typer.Argument(metavar="strategy|stream|petl|metric")],
+    kind: Annotated[str, typer.Argument(metavar="strategy|stream|petl|quant|metric")],
     name: Annotated[str, typer.Argument(metavar="NAME")],
 ) -> None:
-    """Write NAME.py here: a small strategy, stream, module or metric to change into your own."""
+    """Write NAME.py here: a small strategy, stream, module, quantiser or metric to change into your own."""
     from clbench.cli.beginning import begin
 
     print(begin(kind, name))

@@ -20,6 +20,14 @@ def run(
     strategy: Annotated[str | None, Option(metavar=NAMES, help="How it is learnt [lae-adapter].")] = None,
     backbone: Annotated[str | None, Option(metavar=NAMES, help="What sees the images [vit-micro].")] = None,
     petl: Annotated[str | None, Option(metavar=NAMES, help="The module trained in the backbone.")] = None,
+    quant: Annotated[
+        str | None,
+        Option(metavar="NAME[:K=V,...]", help="Learn on a backbone of few bits, as in rtn:bits=4."),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        Option(metavar="NAME[:K=V,...]", help="Predict as deployed, too, as in adalog:bits=4; repeatable."),
+    ] = None,
     seed: Annotated[str | None, Option(metavar="N[,N...]", help="Of all random numbers [0].")] = None,
     device: Device = None,
     precision: Annotated[str | None, Option(metavar="NAME", help="fp32 or bf16 [fp32].")] = None,
@@ -41,12 +49,13 @@ def run(
     from clbench.cli.arguments import specs, typed
     from clbench.cli.early import in_words
 
-    options = {"stream": stream, "strategy": strategy, "backbone": backbone, "petl": petl, "seed": seed}
+    options = {"stream": stream, "strategy": strategy, "backbone": backbone, "petl": petl, "quant": quant}
+    options |= {"seed": seed}
     options |= {"device": device, "precision": precision, "exact": "true" if exact else None}
-    runs = typed(config=config, options=options, settings=settings or [])
+    runs = typed(config=config, options=options, settings=settings or [], variants=variant or [])
     places = places_in(data_dir)
     if not dry_run:
-        if not any([*options.values(), config, settings]):
+        if not any([*options.values(), config, settings, variant]):
             terminal.say("no options: running the embedded default; clbench run --help has others")
         terminal.say(in_words([run.named for run in runs]))
     from clbench.cli.many import Wanted

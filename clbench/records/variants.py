@@ -1,0 +1,137 @@
+"""Read what a learner is also to be deployed as: ``adalog:bits=4``, and several of these joined by ``+``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from clbench.options import SpecError, Value, complete
+from clbench.records.record import safe_name
+from clbench.records.spec import Part, Variant
+from clbench.registry import Registry, did_you_mean
+
+if TYPE_CHECKING:
+    from clbench.strategies import Strategy
+
+NONE = "none"
+REFIT = "refit"  # the word that asks for what was learnt in closed form to be learnt anew
+
+
+def split_text(text: str) -> dict[str, str]:
+    """Return the name and the options of ``NAME[:option=value,...]``; SpecError for what is not so written.
+
+    NAME may be an address, ``file.py:Class``.
+    """
+    name, colon, rest = text.strip().rpartition(":")
+    if not colon or "=" not in rest:
+        name, rest = text.strip(), ""
+    table = {"name": name}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not (equals and key.strip() and value.strip()):
+            raise SpecError(f"{text!r}: write NAME:option=value,option=value, as in adalog:bits=4")
+        if key.strip() in table:
+            raise SpecError(f"{text!r}: {key.strip()} stands there twice")
+        table[key.strip()] = value.strip()
+    if not name:
+        raise SpecError(f"{text!r}: there is no name before the colon")
+    return table
+
+
+def component(registry: Registry[Any], section: str, table: Mapping[str, Any]) -> Part | None:
+    """Return the component that a section names, all its options filled in; None where it names none."""
+    options = {key: value for key, value in table.items() if key != "name"}
+    name = str(table.get("name", NONE))
+    if name == NONE:
+        if options:
+            raise SpecError(f"{section}.{next(iter(options))} is given, and no {section} that has it")
+        return None
+    return Part(name=name, options=complete(registry.get(name), section, options))
+
+
+def variants_of(asked: Sequence[str | Mapping[str, Any]], strategy: type[Strategy]) -> tuple[Variant, ...]:
+    """Return the variants that are asked for, as texts or as the tables of a TOML file.
+
+    SpecError where one is named twice, or two would be kept in one folder.
+    """
+    found = [_variant(each, strategy) for each in asked]
+    for number, variant in enumerate(found):
+        for other in found[:number]:
+            if variant.name == other.name or _made_of(variant) == _made_of(other):
+                raise SpecError(f"variant {variant.name!r} is named twice (the other: {other.name!r})")
+            if folder_of(variant) == folder_of(other):
+                raise SpecError(
+                    f"variants {other.name!r} and {variant.name!r} would be kept in one folder,"
+                    f" {folder_of(variant)}; leave one out"
+                )
+    return tuple(found)
+
+
+def folder_of(variant: Variant) -> str:
+    """Return the name of the folder that a variant is kept in."""
+    return safe_name(variant.name.replace("+", "--").replace("=", ""))
+
+
+def _variant(asked: str | Mapping[str, Any], strategy: type[Strategy]) -> Variant:
+    if not isinstance(asked, str):
+        return _written(asked, strategy)
+    pieces = [piece.strip() for piece in asked.split("+")]
+    found: dict[str, Any] = {"name": "+".join(pieces)}
+    for piece in pieces:
+        table = split_text(piece)
+        for key, value in _component(asked, table, strategy).items():
+            if key in found:
+                raise SpecError(f"variant {asked!r}: it has two of the kind {key!r}; one is allowed")
+            found[key] = value
+    return Variant(**found)
+
+
+def _written(table: Mapping[str, Any], strategy: type[Strategy]) -> Variant:
+    """Return a variant from a table that holds its parts, or its name alone."""
+    if set(table) == {"name"}:
+        return _variant(str(table["name"]), strategy)
+    allowed = Variant.model_fields
+    for key in table:
+        if key not in allowed:
+            near = did_you_mean(key, allowed)
+            raise SpecError(f"[[variant]] has no {key!r}{near} (allowed: {', '.join(allowed)})")
+    if "name" not in table:
+        raise SpecError("[[variant]] has no name")
+    from clbench import quant
+
+    made = component(quant.registry, "quant", table.get("quant", {}))
+    own = str(table.get("own", ""))
+    if own:
+        _check_own(str(table["name"]), own, strategy)
+    return Variant(name=str(table["name"]), quant=made, own=own, refit=bool(table.get("refit", False)))
+
+
+def _component(asked: str, table: Mapping[str, str], strategy: type[Strategy]) -> dict[str, Any]:
+    """Return what one piece of a variant is, by the kind of it."""
+    from clbench import quant
+
+    name = table["name"]
+    if name == REFIT and len(table) == 1:
+        return {"refit": True}
+    if name in strategy.own_variants and len(table) == 1:
+        return {"own": name}
+    if name in quant.names() or ":" in name or name.endswith(".py"):
+        return {"quant": component(quant.registry, f"variant {asked!r}: quant", table)}
+    known = [*quant.names(), *strategy.own_variants, REFIT]
+    raise SpecError(f"variant {asked!r}: no {name!r}{did_you_mean(name, known)} (allowed: {_listed(known)})")
+
+
+def _check_own(variant: str, name: str, strategy: type[Strategy]) -> None:
+    if name not in strategy.own_variants:
+        known = _listed(strategy.own_variants) or "none"
+        raise SpecError(
+            f"variant {variant!r}: the strategy has none of its own called {name!r} (allowed: {known})"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _made_of(variant: Variant) -> dict[str, Value | dict[str, Value]]:
+    return {key: value for key, value in variant.to_dict().items() if key != "name"}
