@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from clbench import petl, strategies, streams
 from clbench.cli.app import main
 from clbench.cli.beginning import RUN_WITH
-from clbench.cli.listing import OWN_KINDS
+from clbench.cli.listing import OWN_KINDS, REGISTRIES
 from clbench.evaluate import METRICS
 from clbench.records.record import Record
 
@@ -32,7 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr("clbench.devices.available", lambda: ["cpu"])
     yield tmp_path
     METRICS.pop("my-own", None)
-    for registry in (streams.registry, strategies.registry, petl.registry):
+    for registry in REGISTRIES.values():
         for known in (registry._classes, registry._cards, registry._modules):
             known.pop("my-own", None)
 
