@@ -128,6 +128,11 @@ class Live(Progress):
         if not self.bars.disable and self._is_time():
             self._draw(self._speed())
 
+    def variant_predicted(self, variant: str, accuracies: list[float]) -> None:
+        """Put down what a variant predicted, below the task."""
+        self._drop_bar()
+        self._say(f"       as {variant}: {accuracy_row(accuracies)}")
+
     def task_finished(self, task: int, accuracies: list[float]) -> None:
         """Put the task's accuracies down, to stay."""
         self._drop_bar()

@@ -33,7 +33,12 @@ def outcome(record: Record) -> RenderableType:
     else:
         commands[f"clbench learn {folder} --stream folder:PATH"] = "another task behind those"
         commands[f"clbench export {folder} --out DIR"] = "a folder to take along, without training pictures"
-    return Group(report.run_tables(record), lines([f"\nrecord: {record.path}", *next_steps(commands)]))
+    variants = report.variant_table(record)
+    return Group(
+        report.run_tables(record),
+        *([] if variants is None else [variants]),
+        lines([f"\nrecord: {record.path}", *next_steps(commands)]),
+    )
 
 
 def next_steps(commands: Mapping[str, str]) -> list[str]:

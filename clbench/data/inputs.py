@@ -61,6 +61,10 @@ class Inputs:
         """The images as the backbone wants them: (B, 3, S, S) float, normalised."""
         return self.batcher.plain(self.stored)
 
+    def uncached(self) -> Inputs:
+        """Return the same images, of which nothing is known beforehand."""
+        return replace(self, cache=None)
+
     def features(self, backbone: Backbone) -> Tensor:
         """Return the features (B, D) of ``backbone(images)`` with the modules that are on now.
 

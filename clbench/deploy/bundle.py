@@ -38,7 +38,7 @@ from clbench.quant.files import put_back
 from clbench.quant.packed import packed_state
 from clbench.quant.quantised import form_of
 from clbench.records.histories import history_from, history_to
-from clbench.records.record import to_json
+from clbench.records.json_text import to_json
 from clbench.records.spec import RunSpec
 from clbench.runs.backbone import opened_backbone
 from clbench.runs.checkpoint import Checkpoint, under, without_aliases

@@ -15,10 +15,10 @@ from torch import Tensor, fx, nn
 
 from clbench.deploy.asked import Asked
 from clbench.deploy.asking import allowed, check_task, restricted
-from clbench.deploy.folding import fold
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.quietly import quietly
 from clbench.errors import UserError
+from clbench.petl.folding import fold
 from clbench.runs.modes import evaluation_mode
 
 EXAMPLES = 2  # images that it is traced with: of one, torch would take their number for a constant

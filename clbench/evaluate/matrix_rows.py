@@ -16,6 +16,13 @@ class MatrixRows:
         self.masked: Matrix = np.full((num_tasks, num_tasks), np.nan)
         self.untrained: Matrix | None = None  # (T,): before the first task
 
+    def read(self, predictions: Log) -> None:
+        """Count the logs of several evaluations, one after another."""
+        after_task = predictions["after_task"]
+        for task in np.unique(after_task).tolist():
+            chosen = after_task == task
+            self.add(task, {name: values[chosen] for name, values in predictions.items()})
+
     def add(self, after_task: int, log: Log) -> None:
         """Count the hits of the evaluation after a task; -1: before the first."""
         task, num_tasks = log["task"].astype(np.int64), len(self.accuracy)

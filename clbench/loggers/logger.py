@@ -90,6 +90,13 @@ class Logger(Progress):
             values["accuracy/average"] = sum(known.values()) / len(known)
             self.sink.scalars("task", task + 1, values)
 
+    def variant_predicted(self, variant: str, accuracies: list[float]) -> None:
+        """Tell the mean of a variant's accuracies that are known."""
+        known = [value for value in accuracies if not math.isnan(value)]
+        if known:
+            values = {f"accuracy/{variant}": sum(known) / len(known)}
+            self.sink.scalars("task", len(accuracies), values)
+
     def run_finished(self, folder: Path) -> None:
         """Tell the metrics that are known, and show the figures."""
         metrics = Record.open(folder).read_json("metrics.json")

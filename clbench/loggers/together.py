@@ -66,6 +66,11 @@ class Together(Progress):
         for each in self.members:
             each.task_finished(task, accuracies)
 
+    def variant_predicted(self, variant: str, accuracies: list[float]) -> None:
+        """Pass it on."""
+        for each in self.members:
+            each.variant_predicted(variant, accuracies)
+
     def run_finished(self, folder: Path) -> None:
         """Pass it on."""
         for each in self.members:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
+from clbench.backbones.sites import Site
 from clbench.errors import UserError
 from clbench.quant import Quantiser
 from clbench.quant.low_bit_layers import LowBitConv2d, LowBitLayer, LowBitLinear
 from clbench.quant.parts.low_bit_weight import LowBitWeight
+from clbench.quant.parts.places import OPERANDS
 from clbench.quant.parts.rounding import Rounding
 
 OF_ROUNDING = "rounding."  # in the names of a layer's tensors
@@ -23,14 +24,6 @@ AROUND = ("ratio", "offset", "correction")
 
 class QuantisedError(UserError, ValueError):
     """What cannot be done with a quantised backbone."""
-
-
-@dataclass(frozen=True)
-class Product:
-    """A product of a quantised backbone, and the bits of its two operands; 32 where one is in float."""
-
-    name: str  # of the layer, or of the site of an attention's operand
-    bits: tuple[int, int]  # of the weight and of what it is multiplied by
 
 
 class Quantised:
@@ -93,22 +86,10 @@ class Quantised:
         self.enabled = False
         self._backbone.quantised.remove(self)
 
-    def products(self) -> list[Product]:
-        """Return the products whose operands have few bits."""
-        of_layers = [
-            Product(path, (layer.stored.bits, layer.rounding.bits if layer.rounding else 32))
-            for path, layer in self.layers.items()
-        ]
-        pairs = (("queries", "keys"), ("probs", "values"))
-        bits = {name: rounding.bits for name, rounding in self.roundings.items()}
-        of_attention = [
-            Product(name, (rounding.bits, bits.get(f"{block}.{partner}", 32)))
-            for name, rounding in self.roundings.items()
-            for block, _, operand in [name.rpartition(".")]
-            for first, partner in pairs
-            if operand == first
-        ]
-        return [*of_layers, *of_attention]
+    def attention(self) -> list[dict[str, Site]]:
+        """Return the sites of the operands of each attention that is rounded, by OPERANDS."""
+        blocks = dict.fromkeys(name.rpartition(".")[0] for name in self.roundings)
+        return [{each: self._backbone.site(f"{block}.{each}") for each in OPERANDS} for block in blocks]
 
     def packed_bytes(self) -> int:
         """Return the bytes of the whole backbone: low-bit weights packed, everything else as it is held."""

@@ -41,5 +41,8 @@ class Progress:
     def task_finished(self, task: int, accuracies: list[float]) -> None:
         """Hear the accuracies in [0, 1] on the tasks seen so far (NaN: not known)."""
 
+    def variant_predicted(self, variant: str, accuracies: list[float]) -> None:
+        """Hear the accuracies of a variant on the tasks seen so far."""
+
     def run_finished(self, folder: Path) -> None:
         """Hear that the record is complete."""

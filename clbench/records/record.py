@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from clbench.files import (
 from clbench.outside.reading import RecordError, first_line, read_bytes, read_json, read_text
 from clbench.records import manifest, shapes
 from clbench.records.histories import history_from
+from clbench.records.json_text import json_file, plain
 from clbench.records.logs import columns_of, predictions_of, representations_of, results_of
 from clbench.records.spec import RunSpec
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from clbench.evaluate.representations import Representations
     from clbench.evaluate.results import Results
 
+VARIANTS = "variants"  # the folder of what the variants predicted
+SHARED = ("hashes.json", "environment.json", "history.json")  # what holds for a run's variants, too
 LONGEST_NAME = 40  # characters that a component may take in a folder's name
 
 
@@ -45,6 +47,7 @@ class Record:
     path: Path
     spec: RunSpec
     remembered: dict[str, Any] | None = field(default=None, repr=False, compare=False)  # see ``remembering``
+    within: Record | None = None  # the run that this is a variant of, whose folder this lies in
 
     @classmethod
     def create(
@@ -100,11 +103,14 @@ class Record:
     @property
     def is_finished(self) -> bool:
         """Whether the run came to its end: its metrics are the last thing that is computed."""
-        return (self.path / "metrics.json").is_file()
+        is_there = (self.path / "metrics.json").is_file()
+        return is_there and (self.within is None or self.within.is_finished)
 
     @property
     def version(self) -> str:
         """The version of clbench that made the record; "unknown" where it does not say."""
+        if self.within is not None:
+            return self.within.version
         if not (self.path / "environment.json").exists():
             return "unknown"
         return str(self.read_json("environment.json").get("packages", {}).get("clbench") or "unknown")
@@ -133,7 +139,7 @@ class Record:
 
         Figures are nobody's source of numbers: those that were removed are not missed.
         """
-        return list(self._once("changes", self._changes))
+        return list(self._once("changes", self._changes)) if self.within is None else []
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the record."""
@@ -141,7 +147,7 @@ class Record:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the record: keys sorted, numpy values as plain ones, NaN as null."""
-        self._write(name, _json_file(value))
+        self._write(name, json_file(value))
         if self.remembered is not None:
             self.remembered.pop(name, None)
 
@@ -149,21 +155,27 @@ class Record:
         """Write the metrics, the last file: it means "finished". From now on the list is complete."""
         for figure in sorted((self.path / "figures").glob("*")):
             manifest.note(self.path, f"figures/{figure.name}", read_bytes(figure))
-        manifest.close(self.path, {"metrics.json": _json_file(metrics)})
-        write_bytes(self.path / "metrics.json", _json_file(metrics))
+        manifest.close(self.path, {"metrics.json": json_file(metrics)})
+        write_bytes(self.path / "metrics.json", json_file(metrics))
 
     def read_json(self, name: str) -> Any:
         """Return the value of a JSON file of the record, not to be changed.
 
         RecordError if there is none, or it is not what a run writes there.
         """
+        if self.within is not None and name in SHARED:
+            return self.within.read_json(name)
         return self._once(name, lambda: self._read_json(name))
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl: the time (UTC), the kind, and the fields."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        event = {"time": now, "event": kind, **_plain(fields)}
+        event = {"time": now, "event": kind, **plain(fields)}
         append_line(self.path / "events.jsonl", json.dumps(event, ensure_ascii=False, allow_nan=False))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write any other file of the record."""
+        self._write(name, data)
 
     def write_predictions(self, after_task: int, columns: dict[str, NDArray[np.generic]]) -> None:
         """Write the prediction log of the evaluation after a task (0-based); equal columns, equal bytes."""
@@ -223,6 +235,9 @@ class Record:
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file after it is listed: a kill in between leaves a line too many, never one too few."""
+        if self.within is not None:
+            self.within._write(f"{VARIANTS}/{self.path.name}/{name}", data)
+            return
         make_folder((self.path / name).parent)
         manifest.note(self.path, name, data)
         write_bytes(self.path / name, data)
@@ -236,52 +251,11 @@ def short_name(spec: RunSpec) -> str:
     return f"{stream}_{strategy}-{module}_{backbone}"
 
 
-def to_json(value: Any) -> str:
-    """Return a value as JSON that reads well: a key or a row of numbers on each line."""
-    return _indented(_plain(value), "")
-
-
 def safe_name(name: str) -> str:
     """Reduce a component's name to a short stem: ``dir/er.py:ER`` becomes ``er-ER``."""
     stems = [re.split(r"[/\\]", piece.rstrip("/\\"))[-1].removesuffix(".py") for piece in name.split(":")]
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(stems)).strip("-.")
     return safe[:LONGEST_NAME].rstrip("-.") or "unnamed"
-
-
-def _json_file(value: Any) -> bytes:
-    return (to_json(value) + "\n").encode()
-
-
-def _plain(value: Any) -> Any:
-    """Return the value in the types that JSON has; numpy's scalars and arrays answer to ``tolist``."""
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if value.dtype.kind == "f":  # a wide matrix at once
-        import numpy as np
-
-        return np.where(np.isfinite(value), value, np.array(None)).tolist()
-    return _plain(value.tolist())
-
-
-def _indented(value: Any, indent: str) -> str:
-    deeper = indent + "  "
-    if isinstance(value, dict) and value:
-        rows = [f"{json.dumps(key)}: {_indented(value[key], deeper)}" for key in sorted(value)]
-        opening, closing = "{}"
-    elif isinstance(value, list) and any(isinstance(each, (dict, list)) for each in value):
-        rows = [_indented(each, deeper) for each in value]
-        opening, closing = "[]"
-    else:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return f"{opening}\n" + ",\n".join(deeper + row for row in rows) + f"\n{indent}{closing}"
 
 
 def _as_parquet(columns: Mapping[str, NDArray[np.generic]]) -> bytes:

@@ -21,6 +21,7 @@ from clbench.report.labels import relabelled
 from clbench.report.run_table import run_tables
 from clbench.report.summary import seed_summary, write_seed_summary
 from clbench.report.table import comparison_table
+from clbench.report.variant_table import variant_table
 from clbench.report.warnings import warnings
 
 
@@ -106,6 +107,7 @@ __all__ = [
     "report",
     "run_tables",
     "seed_summary",
+    "variant_table",
     "write_figures",
     "write_seed_summary",
 ]

@@ -9,6 +9,7 @@ from clbench.files import is_temporary
 from clbench.outside.reading import RecordError
 from clbench.outside.visible import shell_word
 from clbench.records import manifest
+from clbench.records.forms import with_variants
 from clbench.records.record import Record
 from clbench.report.columns import values_of
 
@@ -25,6 +26,8 @@ class NoRunError(RecordError):
 def collect(folders: Iterable[Path], *, with_results: bool = False) -> tuple[list[Record], list[str]]:
     """Return the finished runs, and a line about each run that is not; NoRunError if none is finished.
 
+    Behind a run come its variants, each as a run of its own.
+
     A run that cannot be read is left out. ``with_results`` reads its predictions, too, for those who need
     them; without it only those that have changed since they were written, or never had a checksum.
     """
@@ -38,6 +41,9 @@ def collect(folders: Iterable[Path], *, with_results: bool = False) -> tuple[lis
                 continue
             _check(record, with_results=with_results)
             finished.append(record)
+            for variant in with_variants(record)[1:]:
+                _check(variant, with_results=with_results)
+                finished.append(variant)
         except RecordError as error:
             notes.append(f"Left out: {error}")
     if not finished:

@@ -11,7 +11,7 @@ from typing import Any
 from clbench.evaluate.catalogue import Metric
 from clbench.evaluate.former_names import current_name
 from clbench.records.record import Record
-from clbench.report.units import metric_value, percent, quantity, seconds
+from clbench.report.units import metric_value, percent, quantity, ratio, seconds
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,17 @@ COST = (
     Column("seconds", "wall time", seconds),
 )
 CAPACITY = Column("capacity_bytes.total", "stored bytes if full", partial(quantity, unit="B"))
+DEPLOYED = (  # where some of the learners compute with few bits, or there are other forms of them
+    Column("deployed_bytes", "bytes to deploy", partial(quantity, unit="B")),
+    Column("bit_operations.evaluate_per_image", "bit operations an image", quantity),
+    Column("speed.latency_ratio", "time of one image, float = 1", ratio),
+    Column("speed.throughput_ratio", "images a second, float = 1", ratio),
+    Column("calibration.seconds", "calibration time", seconds),
+)
 ABBREVIATIONS = {"auc", "bwt", "cka", "ece", "fwt", "nll"}  # in names of metrics
+DELTA = "packed_bytes_by_kind.model-delta"
+BITS = "bit_operations.evaluate_per_image"
+BESIDE = "time.variants.seconds"  # what the learner itself has no part in
 TRAINING = (
     "train",
     "task",
@@ -63,14 +73,20 @@ TRAINING = (
 
 
 def costs_shown(values: Iterable[Mapping[str, float]]) -> list[Column]:
-    """Return the costs that a table of some runs shows: with the capacity where a memory is not full."""
+    """Return the costs that a table of some runs shows.
+
+    They are more where a memory is not full, and where there are variants.
+    """
+    values = list(values)
     stored = COST[1].key
+    deployed = [column for column in DEPLOYED if any(DEPLOYED[-1].key in each for each in values)]
     has_room = any(each.get(CAPACITY.key, 0.0) > each.get(stored, math.nan) for each in values)
-    return [
+    usual = [
         column
         for each in COST
         for column in ([each, CAPACITY] if has_room and each.key == stored else [each])
     ]
+    return [*usual, *deployed]
 
 
 def quality_columns(metrics: Sequence[Metric]) -> tuple[Column, ...]:
@@ -93,14 +109,19 @@ def values_of(record: Record) -> dict[str, float]:
     metrics = metrics_of(record)
     account = record.read_json("costs.json")
     costs = flat(account)
-    phases = [value for key, value in costs.items() if key.startswith("time.") and key.endswith(".seconds")]
+    seconds_of = {key for key in costs if key.startswith("time.") and key.endswith(".seconds")}
+    phases = [costs[key] for key in sorted(seconds_of - {BESIDE})]
     training = [costs[f"flops.{account}"] for account in TRAINING if f"flops.{account}" in costs]
     derived = {"seconds": phases, "flops.training": training}
+    shipped = [costs.get(key, math.nan) for key in ("backbone_bytes.total", DELTA)]
+    if BITS not in costs and record.spec.quant is None:  # of float: 32 bits times 32
+        costs[BITS] = costs.get("flops.evaluate_per_image", math.nan) / 2 * 32**2
     by_task = [flat(each)["stored_bytes.total"] for each in account.get("by_task", [])]
     return {
         **metrics,
         **costs,
         **{name: sum(parts) if parts else math.nan for name, parts in derived.items()},
+        "deployed_bytes": sum(shipped),  # backbone, and what has to be added to it to predict, packed
         "mean_stored_bytes": sum(by_task) / len(by_task) if by_task else math.nan,  # over the tasks
     }
 

@@ -166,7 +166,7 @@ def setting(groups: Sequence[Group]) -> list[str]:
     specs = [group.spec for group in groups]
     kinds = [
         {safe_name(spec.stream.name) for spec in specs},
-        {safe_name(spec.backbone.name) for spec in specs},
+        {_encoder(spec) for spec in specs},
         {_base_label(spec, True, True) for spec in specs} if len(specs) > 1 else set(),
     ]
     return [names.pop() for names in kinds if len(names) == 1]
@@ -188,7 +188,7 @@ def distinct_labels(specs: Sequence[RunSpec], versions: Sequence[str] = ()) -> l
     What all share is left out, the strategy and module, too, where every spec differs in options.
     """
     versions = versions or [""] * len(specs)
-    shared = [len({getattr(spec, kind).name for spec in specs}) == 1 for kind in ("stream", "backbone")]
+    shared = len({spec.stream.name for spec in specs}) == 1, len({spec.encoder for spec in specs}) == 1
     bases = [_base_label(spec, *shared) for spec in specs]
     told = [
         _differences([spec for spec, own in zip(specs, bases, strict=True) if own == base], spec)
@@ -249,9 +249,16 @@ def _flat(spec: RunSpec) -> dict[str, Any]:
 
 def _base_label(spec: RunSpec, is_stream_shared: bool, is_backbone_shared: bool) -> str:
     words = [f"{safe_name(spec.strategy.name)}-{safe_name(spec.petl.name)}"]
-    words += [] if is_backbone_shared else [safe_name(spec.backbone.name)]
+    words += [] if is_backbone_shared else [_encoder(spec)]
     words += [] if is_stream_shared else [safe_name(spec.stream.name)]
+    words += [f"as {visible(spec.deployed.name)}"] if spec.deployed else []
     return " · ".join(words)
+
+
+def _encoder(spec: RunSpec) -> str:
+    """Return the backbone's name, and what it is quantised by."""
+    name = safe_name(spec.backbone.name)
+    return name if spec.quant is None else f"{name}{spec.encoder.removeprefix(spec.backbone.name)}"
 
 
 def _short(value: object) -> str:

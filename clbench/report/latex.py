@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from clbench.outside.visible import visible
-from clbench.report.columns import COST, QUALITY, Column
+from clbench.report.columns import QUALITY, Column, costs_shown
 from clbench.report.groups import Group, setting
 from clbench.report.table import best_labels
 
@@ -36,7 +36,11 @@ def latex_table(groups: Sequence[Group], notes: Sequence[str], quality: Sequence
         f"{what}{where and f' ({where})'}. {spread}." for what in ("What was learnt", "What it cost")
     )
     said = " ".join([learnt, *(f"{escape(note)}." for note in notes)])
-    tables = [*_table(groups, quality, said), "", *_table(groups, COST, cost)]
+    tables = [
+        *_table(groups, quality, said),
+        "",
+        *_table(groups, costs_shown(values for group in groups for values in group.values), cost),
+    ]
     return "\n".join(["% needs \\usepackage{booktabs}", *tables]) + "\n"
 
 

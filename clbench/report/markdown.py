@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from clbench.outside.visible import visible
-from clbench.report.columns import COST, QUALITY, Column
+from clbench.report.columns import QUALITY, Column, costs_shown
 from clbench.report.groups import Group
 from clbench.report.table import best_labels
 
@@ -17,7 +17,7 @@ SPECIAL = re.compile(
 
 def markdown_table(groups: Sequence[Group], notes: Sequence[str], quality: Sequence[Column] = QUALITY) -> str:
     """Return a row a group, mean ± std over n seeds, the best of each ranked column bold; then the notes."""
-    columns = (*quality, *COST)
+    columns = (*quality, *costs_shown(values for group in groups for values in group.values))
     best = {column.key: best_labels(groups, column) for column in columns}
     heading = ["run", "n", *(column.heading for column in columns)]
     rows = [

@@ -49,6 +49,8 @@ def _preference(joint: Record, record: Record) -> tuple[bool, bool]:
 
 def _is_joint(record: Record) -> bool:
     name = record.spec.strategy.name
+    if record.within is not None:
+        return False
     return name in strategies.names() and strategies.registry.card(name).preset.get("bound") == "joint"
 
 

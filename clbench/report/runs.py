@@ -1,7 +1,8 @@
 """Read the records of many runs into tidy pandas frames: one row a run, a cell, a number, a prediction.
 
-Every frame has the columns ``run`` (the record's folder), ``group`` (runs that differ in the seed alone) and
-``seed``, so that frames can be merged.
+Every frame has the columns ``run`` (the record's folder), ``group`` (runs that differ in the seed alone),
+``seed`` and ``variant`` (the form in which the learner predicted; "" for the learner itself), so that frames
+can be merged.
 """
 
 from __future__ import annotations
@@ -192,11 +193,12 @@ class Runs:
 
 
 def _identity(group: Group, record: Record) -> dict[str, Any]:
-    return {"run": str(record.path), "group": group.label, "seed": record.spec.run.seed}
+    variant = record.spec.deployed.name if record.spec.deployed else ""
+    return {"run": str(record.path), "group": group.label, "seed": record.spec.run.seed, "variant": variant}
 
 
 def _about(record: Record) -> dict[str, Any]:
-    sections = record.spec.to_dict()
+    sections = record.spec.sections()
     names = {kind: table.pop("name") for kind, table in sections.items() if "name" in table}
     options = {f"{kind}.{key}": value for kind, table in sections.items() for key, value in table.items()}
     return {**names, "version": record.version, **record.read_json("hashes.json"), **options}

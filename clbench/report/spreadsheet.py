@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 from clbench.outside.visible import visible
-from clbench.report.columns import COST, QUALITY, Column
+from clbench.report.columns import QUALITY, Column, costs_shown
 from clbench.report.comparing import PairedTest, interval, mean_ranks, paired_tests, pareto_front
 from clbench.report.forgetting import TaskForgetting, task_forgetting
 from clbench.report.groups import Group, partition
@@ -51,7 +51,8 @@ def tests_csv(groups: Sequence[Group]) -> str:
 
 def ranks_csv(groups: Sequence[Group], quality: Sequence[Column] = QUALITY) -> str:
     """Return each group's mean rank among those of its stream in what the tables show, 1 the best."""
-    columns = (*quality, *COST)  # of a cost, less is better
+    shown = costs_shown(values for group in groups for values in group.values)
+    columns = (*quality, *shown)  # of a cost, less is better
     ranks = [
         mean_ranks(groups, column.key, higher_is_better=bool(column.higher_is_better)) for column in columns
     ]
@@ -62,7 +63,7 @@ def ranks_csv(groups: Sequence[Group], quality: Sequence[Column] = QUALITY) -> s
 def fronts_csv(groups: Sequence[Group]) -> str:
     """Return, for each cost and each stream, who is on the Pareto front of accuracy."""
     rows, streams = [], partition(groups, "stream")
-    for column in COST:
+    for column in costs_shown(values for group in groups for values in group.values):
         for rivals in streams:
             front = pareto_front(rivals, column.key)
             for group in rivals:
@@ -107,12 +108,15 @@ def summary_csv(groups: Sequence[Group]) -> str:
     return csv_text([*IDENTITY, "name", "mean", "std", "low", "high", "n"], rows)
 
 
-IDENTITY = ("group", "stream", "strategy", "petl", "backbone")
+IDENTITY = ("group", "stream", "strategy", "petl", "backbone", "quant", "variant")
 
 
 def _identity(group: Group) -> list[str]:
+    """Return what a row is of; quant and variant are empty where there is none."""
     spec = group.spec
-    return [group.label, *(part.name for part in (spec.stream, spec.strategy, spec.petl, spec.backbone))]
+    parts = (spec.stream, spec.strategy, spec.petl, spec.backbone)
+    quant, variant = spec.quant.name if spec.quant else "", spec.deployed.name if spec.deployed else ""
+    return [group.label, *(part.name for part in parts), quant, variant]
 
 
 def _number(value: float | None) -> str:

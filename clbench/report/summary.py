@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import RenderableType
 
 from clbench.files import write_text
-from clbench.records.record import Record, to_json
+from clbench.records.json_text import to_json
+from clbench.records.record import Record
 from clbench.report.groups import Group, group_runs
 from clbench.report.spreadsheet import summary_csv
 from clbench.report.table import comparison_table

@@ -41,6 +41,12 @@ def quantity(mean: float, std: float = math.nan, unit: str = "") -> str:
     return f"{scaled:.{decimals}f}{spread} {PREFIXES[power]}{unit}".rstrip()
 
 
+def ratio(mean: float, std: float = math.nan) -> str:
+    """Write how many times something is something else: ``0.53 ± 0.02``."""
+    decimals = _decimals(mean)
+    return _with_spread(f"{mean:.{decimals}f}", f"{std:.{decimals}f}", mean, std)
+
+
 def seconds(mean: float, std: float = math.nan) -> str:
     """Write a duration in seconds: ``85.2 ± 1.3 s``."""
     decimals = _decimals(mean)

@@ -69,6 +69,8 @@ def _selection(groups: Sequence[Group]) -> Iterator[str]:
     for number, rivals in enumerate(partition(groups, "stream")):
         for group in rivals:
             spec = group.spec
+            if spec.deployed:  # what becomes of a setting, and none of its own
+                continue
             key = (number, spec.strategy.name, spec.petl.name, spec.backbone.name, group.records[0].version)
             methods.setdefault(key, []).append(group)
     several = {f"{key[1]}-{key[2]}": len(members) for key, members in methods.items() if len(members) > 1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,20 +15,21 @@ from clbench.data.batches import Batcher
 from clbench.data.continued import continued
 from clbench.data.feature_cache import FeatureCache
 from clbench.data.history import History, chapter_of, history_of
-from clbench.data.tasks import Places, TaskStream
+from clbench.data.tasks import Places, Task, TaskStream
 from clbench.evaluate.costs import PhaseClock
 from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
 from clbench.options import build
-from clbench.outside.mistakes import PluginError, explained
+from clbench.outside.mistakes import explained
 from clbench.outside.reading import read_bytes
 from clbench.quant.files import to_bytes
 from clbench.quant.quantised import Quantised
 from clbench.records.environment import environment
 from clbench.records.histories import history_to
+from clbench.records.json_text import to_json
 from clbench.records.lock import only_writer, remove_lock
 from clbench.records.progress import Progress
-from clbench.records.record import Record, to_json
+from clbench.records.record import Record
 from clbench.records.spec import RunSpec
 from clbench.report import write_figures
 from clbench.runs.backbone import opened_backbone
@@ -42,6 +43,7 @@ from clbench.runs.checkpoint import (
 )
 from clbench.runs.earlier import build_stream, earlier_stream, refuse_missing_images, remembered_by, told
 from clbench.runs.loop import Loop
+from clbench.runs.measured import measure_variants, measured, refuse_unmeasured
 from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.runs.probe import Probe, ProbeSet
 from clbench.runs.quantising import FILE, form_of
@@ -56,6 +58,7 @@ from clbench.runs.resuming import (
 from clbench.runs.returned import LOST, checked_parts
 from clbench.runs.run_log import RunLog, held
 from clbench.runs.sources import is_same_source, source_digest
+from clbench.runs.variants import Variants
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 
@@ -231,24 +234,13 @@ def _finish(
         with meter.phase("figures"):
             write_figures(finished)
         with meter.phase("metrics"):
-            metrics, failed = _measured(finished)
+            metrics, failed = measured(finished)
+            failed += measure_variants(record)
         record.write_json("costs.json", {**held(parts.strategy, parts.backbone, meter), **meter.to_dict()})
     record.finish(metrics)
     record.event("finished")
     progress.run_finished(record.path)
-    for error in failed:
-        raise PluginError(f"{error}; the run is finished, without this metric") from error
-
-
-def _measured(record: Record) -> tuple[dict[str, float], list[PluginError]]:
-    """Return every metric, and the errors of those that failed: the run is not to be lost for them."""
-    results, values, failed = record.results(), {}, []
-    for name, metric in evaluate.METRICS.items():
-        try:
-            values[name] = metric(results)
-        except PluginError as error:
-            failed.append(error)
-    return values, failed
+    refuse_unmeasured(failed)
 
 
 def _loop(
@@ -286,7 +278,28 @@ def _loop(
     if is_resumed:
         log.read()
     loop.log = log.add
+    if record.spec.variants:
+        loop.deploy = _variants(record, parts, batcher, places, progress, is_resumed=is_resumed)
     return loop
+
+
+def _variants(
+    record: Record, parts: Parts, batcher: Batcher, places: Places, progress: Progress, *, is_resumed: bool
+) -> Callable[[Sequence[Task]], None]:
+    """Return what predicts in other forms after a task."""
+    features = None if record.spec.run.exact else places.cache_dir / "features"
+    variants = Variants(
+        record,
+        (parts.backbone, parts.strategy),
+        parts.stream,
+        batcher,
+        parts.seeds,
+        features=features,
+        progress=progress,
+    )
+    if is_resumed:
+        variants.read()
+    return variants.task_ended
 
 
 def _notes(spec: RunSpec, parts: Parts) -> list[str]:

@@ -7,7 +7,7 @@ goes on exactly as if it had not been.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,6 +63,8 @@ class Loop:
     load_ended: Callable[[int], list[Ended]] = lambda _: []
     # keeps a prediction log (None: nothing learnt yet), and returns its row of the accuracy matrix
     log: Callable[[int, Columns | None], list[float]] = lambda *_: []
+    # predicts in other forms, too, and keeps what comes of it, now that the last of these tasks was learnt
+    deploy: Callable[[Sequence[Task]], object] | None = None
     cache: FeatureCache | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)  # of the task begun
 
@@ -116,6 +118,9 @@ class Loop:
                 if self.options.eval_ahead:
                     columns = joined(columns, self.evaluator.ahead(len(seen)))
             self.progress.task_finished(task.index, self.log(task.index, columns))
+            if columns and self.deploy:
+                with self.meter.phase("variants"):
+                    self.deploy(seen)
             if self.stream.has_boundaries:
                 self.optimizer = None
             if self.cache:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from clbench.backbones.backbone import Backbone
 from clbench.data.tasks import TaskStream
 from clbench.evaluate.costs import (
+    backbone_bytes,
     bytes_by_kind,
     capacity_bytes,
     count_parameters,
@@ -38,11 +40,7 @@ class RunLog:
 
     def read(self) -> None:
         """Count what was predicted before the run was stopped."""
-        predictions = self.record.predictions()
-        after_task = predictions["after_task"]
-        for task in np.unique(after_task).tolist():
-            chosen = after_task == task
-            self.rows.add(task, {name: values[chosen] for name, values in predictions.items()})
+        self.rows.read(self.record.predictions())
 
     def add(self, task: int, columns: Columns | None) -> list[float]:
         """Keep the predictions made after a task; return its row of the accuracy matrix."""
@@ -70,17 +68,20 @@ class RunLog:
 
     def _write_matrices(self) -> None:
         """Write them as they are now; their file grows with the square of the number of tasks."""
-        stream = self.stream
-        matrix = {
-            "accuracy": self.rows.accuracy,
-            "masked": self.rows.masked,
-            "untrained": self.rows.untrained,
-            "num_test": [len(each.test) for each in stream.tasks],
-            "class_order": stream.class_order,
-            "class_names": stream.class_names,
-            "classes_of_task": [each.classes for each in stream.tasks],
-        }
-        self.record.write_json("matrix.json", matrix)
+        self.record.write_json("matrix.json", matrix_of(self.stream, self.rows))
+
+
+def matrix_of(stream: TaskStream, rows: MatrixRows) -> dict[str, Any]:
+    """Return what ``matrix.json`` holds."""
+    return {
+        "accuracy": rows.accuracy,
+        "masked": rows.masked,
+        "untrained": rows.untrained,
+        "num_test": [len(each.test) for each in stream.tasks],
+        "class_order": stream.class_order,
+        "class_names": stream.class_names,
+        "classes_of_task": [each.classes for each in stream.tasks],
+    }
 
 
 def is_landmark(number: int) -> bool:
@@ -91,7 +92,7 @@ def is_landmark(number: int) -> bool:
     return number % (1 << max(0, number.bit_length() - 3)) == 0
 
 
-def held(strategy: Strategy, backbone: Backbone, meter: Meter) -> dict[str, dict[str, int]]:
+def held(strategy: Strategy, backbone: Backbone, meter: Meter) -> dict[str, Any]:
     """Return what a strategy holds now: parameters, and bytes by part and by kind."""
     kinds = strategy.parts()
     parameters = count_parameters(backbone, kinds)
@@ -104,4 +105,5 @@ def held(strategy: Strategy, backbone: Backbone, meter: Meter) -> dict[str, dict
         "packed_bytes": packed_bytes(kinds),
         "stored_bytes_by_kind": bytes_by_kind(kinds),
         "packed_bytes_by_kind": bytes_by_kind(kinds, packed=True),
+        "backbone_bytes": backbone_bytes(backbone),
     }

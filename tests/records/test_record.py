@@ -17,7 +17,8 @@ from clbench.evaluate import Results
 from clbench.files import WriteError, append_line, make_folder, write_text
 from clbench.outside.reading import RecordError
 from clbench.records.environment import commit, environment
-from clbench.records.record import Record, short_name, to_json
+from clbench.records.json_text import to_json
+from clbench.records.record import Record, short_name
 from clbench.records.spec import Part, RunOptions, RunSpec
 
 

@@ -1,0 +1,69 @@
+"""Make of a learner the form in which it would be deployed: a copy, modules merged, then quantised."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from clbench.backbones.backbone import Backbone
+from clbench.outside.mistakes import explained
+from clbench.petl.attached import Attached
+from clbench.petl.folding import fold
+from clbench.quant import Quantiser
+from clbench.quant.quantised import Quantised, restored
+from clbench.strategies import Strategy
+
+Predict = Callable[[Strategy], object]  # asks a strategy about an image or two
+
+
+@dataclass
+class Deployed:
+    """A copy of a learner in another form, which learns no more."""
+
+    backbone: Backbone
+    strategy: Strategy
+    folded: list[int]  # places among the backbone's attached modules of those that were merged
+    form: Quantised | None = None  # of few bits
+    seconds: float = 0.0  # that the calibration took
+
+
+@torch.no_grad()
+def copied(backbone: Backbone, strategy: Strategy, own: str, predict: Predict) -> Deployed:
+    """Return a copy, as one of the strategy's ``own`` variants if one is named, with modules merged."""
+    # The backbone comes first: what is copied after it refers to the copy.
+    backbone, strategy = copy.deepcopy((backbone, strategy))
+    for part in (backbone, *strategy.parts().values()):
+        part.requires_grad_(False)
+    if own:
+        with explained(strategy):
+            strategy.become(own)
+    merged = fold(backbone, lambda: predict(strategy))
+    places = [place for place, module in enumerate(backbone.attached) if module in merged]
+    return Deployed(backbone, strategy, places)
+
+
+def quantise(made: Deployed, quantiser: Quantiser, images: Tensor, generator: torch.Generator) -> None:
+    """Let it compute with few bits from now on."""
+    start = time.perf_counter()
+    with explained(quantiser), torch.no_grad():
+        made.form = quantiser.quantise(made.backbone, images, generator)
+    made.form.settle()
+    made.seconds = time.perf_counter() - start
+
+
+def quantise_like(made: Deployed, other: Quantised) -> None:
+    """Let it compute with the bits of another form of the same learner."""
+    made.form = restored(made.backbone, other.quantiser, other.described(), other.state())
+    made.form.settle()
+
+
+def felt(backbone: Backbone) -> str:
+    """Return a text that only backbones share that compute the same with the same modules at their sites."""
+    modules = (cast("Attached", module) for module in backbone.attached)
+    return " ".join([backbone.weights_digest, *(each.state_key() for each in modules if each.is_felt)])

@@ -1,0 +1,189 @@
+"""Let a learner also predict in the forms in which it would be deployed, and keep what comes of it.
+
+After a task (or the last one) a copy of the learner is made for each variant and given its form; what it
+predicts goes into a record of its own inside the run's. The learner itself is never touched: its predictions
+are bit for bit the same with and without variants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clbench.backbones.backbone import Backbone
+from clbench.data.batches import Batcher
+from clbench.data.feature_cache import FeatureCache
+from clbench.data.tasks import Task, TaskStream
+from clbench.evaluate.bit_operations import bit_operations
+from clbench.evaluate.matrix_rows import MatrixRows
+from clbench.evaluate.meter import Meter
+from clbench.quant.files import to_bytes
+from clbench.quant.quantised import Quantised
+from clbench.records.forms import variant_record
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.records.spec import RunOptions, Variant
+from clbench.runs.calibration import calibration_images
+from clbench.runs.deployed import Deployed, copied, felt, quantise, quantise_like
+from clbench.runs.evaluator import Columns, Evaluator
+from clbench.runs.quantising import FILE, quantiser_of
+from clbench.runs.run_log import held, is_landmark, matrix_of
+from clbench.runs.speed import speed
+from clbench.seeds import Seeds
+from clbench.strategies import Strategy
+
+
+@dataclass
+class VariantLog:
+    """What one variant predicted so far."""
+
+    record: Record
+    rows: MatrixRows
+    meter: Meter
+    cache: FeatureCache | None
+    known: tuple[str, Quantised] | None = field(default=None, init=False)  # what was calibrated last, on what
+    by_task: list[dict[str, Any]] = field(default_factory=list, init=False)
+
+
+class Variants:
+    """The variants of one run."""
+
+    def __init__(
+        self,
+        record: Record,
+        learner: tuple[Backbone, Strategy],
+        stream: TaskStream,
+        batcher: Batcher,
+        seeds: Seeds,
+        *,
+        features: Path | None,
+        progress: Progress,
+    ) -> None:
+        """Know nothing yet; ``features`` is a folder of cached ones, None for a run that keeps none."""
+        self.options: RunOptions = record.spec.run
+        self.backbone, self.strategy = learner
+        self.stream, self.batcher, self.seeds, self.progress = stream, batcher, seeds, progress
+        self.logs = [self._log(record, variant, features) for variant in record.spec.variants]
+
+    def read(self) -> None:
+        """Go on from what was kept before the run was stopped."""
+        for log in self.logs:
+            log.rows.read(log.record.predictions())
+            if (log.record.path / "costs.json").is_file():
+                log.by_task = log.record.read_json("costs.json")["by_task"]
+
+    def task_ended(self, seen: Sequence[Task]) -> None:
+        """Predict as each variant, now that the last of ``seen`` was learnt."""
+        is_last = len(seen) == len(self.stream.tasks)
+        if self.options.variants == "end" and not is_last:
+            return
+        for log in self.logs:
+            self._predict(log, seen, is_last=is_last)
+
+    def _log(self, record: Record, variant: Variant, features: Path | None) -> VariantLog:
+        meter = Meter(self.batcher.device)
+        cache = None
+        if features is not None:
+            size, precision = self.options.eval_batch_size, self.options.precision
+            cache = FeatureCache(
+                self.batcher, batch_size=size, folder=features, precision=precision, account=meter
+            )
+            cache.expect_parts([part.rows for task in self.stream.tasks for part in (task.train, task.test)])
+        return VariantLog(variant_record(record, variant), MatrixRows(len(self.stream.tasks)), meter, cache)
+
+    def _predict(self, log: VariantLog, seen: Sequence[Task], *, is_last: bool) -> None:
+        variant, task = _variant_of(log.record), seen[-1].index
+        made = self._made(log, variant, seen)
+        evaluator = self._evaluator(made.strategy, log)
+        columns = evaluator.after_task(seen)
+        after = np.full(len(columns["row"]), task, np.int16)
+        log.record.write_predictions(task, {"after_task": after, **columns})
+        log.record.write_reliability(evaluator.reliability)
+        log.rows.add(task, columns)
+        if is_last or is_landmark(task + 1):
+            log.record.write_json("matrix.json", matrix_of(self.stream, log.rows))
+        self._keep(log, made, evaluator, seen, is_last=is_last)
+        if log.cache:
+            log.cache.save()
+            log.cache.forget_unused()
+        self.progress.variant_predicted(variant.name, log.rows.accuracy[task, : task + 1].tolist())
+
+    def _made(self, log: VariantLog, variant: Variant, seen: Sequence[Task]) -> Deployed:
+        """Return the learner in the form of a variant."""
+        inputs = self._evaluator(self.strategy, log).inputs(seen[-1].test.rows[:1], seen[-1].index)
+        made = copied(
+            self.backbone,
+            self.strategy,
+            variant.own,
+            lambda strategy: strategy.predict(inputs.uncached()),
+        )
+        if variant.quant is None:
+            return made
+        quantiser = quantiser_of(variant.quant)
+        images = calibration_images(
+            quantiser.num_images,
+            whose=self.options.calibration,
+            seen=seen,
+            strategy=self.strategy,
+            batcher=self.batcher,
+            seeds=self.seeds,
+        )
+        key = f"{felt(made.backbone)} {images.digest}"
+        if log.known and log.known[0] == key:
+            quantise_like(made, log.known[1])
+        else:
+            quantise(made, quantiser, images.images, self.seeds.generator("quant", images.task))
+        assert made.form is not None
+        log.known = key, made.form
+        return made
+
+    def _evaluator(self, strategy: Strategy, log: VariantLog) -> Evaluator:
+        return Evaluator(
+            strategy,
+            self.stream,
+            self.batcher,
+            log.meter,
+            self.progress,
+            log.cache,
+            precision=self.options.precision,
+            batch_size=self.options.eval_batch_size,
+        )
+
+    def _keep(
+        self, log: VariantLog, made: Deployed, evaluator: Evaluator, seen: Sequence[Task], *, is_last: bool
+    ) -> None:
+        """Write what the variant takes, and at the end the form itself and how quick it is."""
+        task = seen[-1]
+        inputs = evaluator.inputs(task.test.rows[:1], task.index).uncached()
+        with torch.no_grad():
+            bits = bit_operations(made.backbone, lambda: evaluator.predict(inputs))
+        costs: dict[str, Any] = {
+            **held(made.strategy, made.backbone, log.meter),
+            "bit_operations": {"evaluate_per_image": bits},
+            "calibration": {"seconds": made.seconds},
+        }
+        log.meter.task_ended(task.index, costs)
+        behind = [each for each in log.by_task if each["task"] < task.index]  # not what is done once more
+        log.by_task = [*behind, log.meter.by_task[-1]]
+        if is_last:
+            float_evaluator = self._evaluator(self.strategy, log)
+            rows = np.concatenate([each.test.rows for each in seen])
+            costs["speed"] = speed(evaluator, float_evaluator, rows, task.index)
+        whole = {**costs, **log.meter.to_dict(), "by_task": log.by_task}
+        log.record.write_json("costs.json", whole)
+        if made.form is not None:
+            log.record.write_bytes(FILE, to_bytes(made.form))
+
+
+def _variant_of(record: Record) -> Variant:
+    variant = record.spec.deployed
+    assert variant is not None
+    return variant
+
+
+__all__ = ["Columns", "Variants"]
