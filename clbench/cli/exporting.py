@@ -47,7 +47,7 @@ def export_bundle(learner: Learner, out: Path, wanted: Wanted) -> RenderableType
         told.append(f"not in it: the code of {kinds}; whoever loads it names a file again, as below")
     word = shell_word(str(folder))
     commands = {f"clbench predict {word} IMAGE...{again}": "which class pictures show, on any machine"}
-    if not (about.left_out or about.is_packed) and learner.strategy.resumable:
+    if not (about.left_out or about.is_packed or about.variant) and learner.strategy.resumable:
         commands[f"clbench learn {word} --stream folder:PATH{again}"] = "another task behind those"
     return Group(lines([*told, *next_steps(commands)]))
 
@@ -74,7 +74,9 @@ def _size(file: Path) -> str:
 def _tensors(learner: Learner, about: About) -> str:
     """Return what the file of tensors holds, in words."""
     num = _num_exemplars(learner)
-    held = ["the backbone's weights"] if about.backbone.is_included else []
+    form = learner.spec.deployed or learner.spec.quant
+    in_form = f" in {form.name}" if form else ""
+    held = [f"the backbone's weights{in_form}"] if about.backbone.is_included else []
     held.append("what was learnt")
     if num and not about.left_out:
         held.append(f"{_counted(num)} that whoever has it can see")
@@ -109,7 +111,7 @@ def _counted(num: int) -> str:
 def _paths(about: About) -> Iterator[str]:
     """Yield a line that names the options which tell where something lies on this machine."""
     sections = [
-        *about.spec.items(),
+        *((name, table) for name, table in about.spec.items() if isinstance(table, dict)),
         *(("stream", chapter["stream"]) for chapter in about.history["chapters"]),
     ]
     found = {
@@ -125,5 +127,6 @@ def _paths(about: About) -> Iterator[str]:
 
 def _own_files(spec: RunSpec) -> dict[str, str]:
     """Return the components that are in somebody's files, by kind."""
-    names = {kind: getattr(spec, kind).name for kind in SECTIONS[1:-1]}
-    return {kind: name for kind, name in names.items() if is_address(name)}
+    quant = spec.deployed.quant if spec.deployed else spec.quant
+    parts = {**{kind: getattr(spec, kind) for kind in SECTIONS[1:-1]}, "quant": quant}
+    return {kind: part.name for kind, part in parts.items() if part is not None and is_address(part.name)}

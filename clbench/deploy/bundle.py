@@ -8,10 +8,8 @@ what it names that is in a user's file has to be named again by whoever loads it
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +22,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from clbench.backbones.backbone import Backbone
-from clbench.backbones.given import BUNDLED, Given
+from clbench.backbones.given import BUNDLED
 from clbench.data.history import History
 from clbench.deploy.asking import scores_of
+from clbench.deploy.bundled_backbone import (
+    BackboneAbout,
+    about_backbone,
+    opened,
+    take_form,
+    weights_of,
+)
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.patterns import patterns
 from clbench.deploy.rebuilding import rebuilt
@@ -34,15 +39,12 @@ from clbench.errors import UserError
 from clbench.files import make_folder, rename_to, temporary_folder, write_bytes
 from clbench.kinds import filled, kinds_of, only_to_learn
 from clbench.outside.reading import read_bytes, read_json, told_in_one_line
-from clbench.quant.files import put_back
 from clbench.quant.packed import packed_state
 from clbench.quant.quantised import form_of
 from clbench.records.histories import history_from, history_to
 from clbench.records.json_text import to_json
 from clbench.records.spec import RunSpec
-from clbench.runs.backbone import opened_backbone
 from clbench.runs.checkpoint import Checkpoint, under, without_aliases
-from clbench.runs.quantising import quantiser_of
 from clbench.version import __version__
 
 FORMAT = 1
@@ -56,17 +58,6 @@ class BundleError(UserError, ValueError):
     """A bundle that cannot be written, or is not, or no longer, what was written."""
 
 
-class BackboneAbout(BaseModel):
-    """What ``learner.json`` says of the backbone."""
-
-    name: str
-    digest: str  # SHA-256 over the names and values of its weights as they were read first
-    source: str  # where they came from
-    is_included: bool
-    roundings: str = ""  # of a quantised one: what rounds which activation, as JSON
-    absent: list[str] = []  # of a quantised one: the weights that low-bit ones have taken the place of
-
-
 class About(BaseModel):
     """What ``learner.json`` holds."""
 
@@ -75,13 +66,14 @@ class About(BaseModel):
     run: str  # id of the run that it comes from
     class_names: list[str]
     preprocessing: dict[str, Any]  # of stored images, for whoever reads them without clbench
-    spec: dict[str, dict[str, Any]]
+    spec: dict[str, Any]
     history: dict[str, Any]
     backbone: BackboneAbout
     strategy_source: str
     left_out: list[str]  # tensors of the state that are not in the file
     is_packed: bool  # whether there are low-bit layers, which learn no more
     tensors: str  # SHA-256 of the other file
+    variant: dict[str, Any] | None = None  # the form that it is in, of a learner that is in another
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class Bundle:
 
     def backbone_of(self, spec: RunSpec, device: torch.device, source: str) -> Backbone:
         """Return the backbone whose weights are in the bundle."""
-        return _opened(spec, self.about.backbone, self.backbone, self.low_bit, device, source)
+        return opened(spec, self.about.backbone, self.backbone, self.low_bit, device, source)
 
 
 def write_bundle(
@@ -124,8 +116,7 @@ def write_bundle(
     weights = weights_of(learnt.backbone)
     low_bit = form.state() if form else {}
     about = _about(learnt, sorted(left_out), state, is_included=not without_backbone)
-    opened = _opened(learnt.spec, about.backbone, weights, low_bit, learnt.device, about.backbone.source)
-    summary = _checked_summary(learnt, kept, left_out, opened)
+    summary = _checked_summary(learnt, kept, left_out, about.backbone, weights, low_bit)
     tensors = {STATE + name: tensor for name, tensor in kept.items()}
     tensors |= {SUMMARY + name: tensor for name, tensor in summary.items()}
     if not without_backbone:
@@ -175,25 +166,6 @@ def read_bundle(folder: Path) -> Bundle:
     )
 
 
-def weights_of(backbone: Backbone) -> dict[str, Tensor]:
-    """Return the backbone's own weights under timm's names, whatever modules have put in their places."""
-    with _switched_off(backbone):
-        held = backbone.model.state_dict()
-        return {plain: held[now].clone() for plain, now in backbone.plain_names.items() if now in held}
-
-
-@contextmanager
-def _switched_off(backbone: Backbone) -> Iterator[None]:
-    before = [(module, module.enabled) for module in backbone.attached]
-    for module, _ in before:
-        module.enabled = False
-    try:
-        yield
-    finally:
-        for module, was_on in before:
-            module.enabled = was_on
-
-
 def _state_of(learnt: Learnt) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return what the parts of a strategy hold, packed, and what kind each tensor is of."""
     state: dict[str, Tensor] = {}
@@ -206,7 +178,12 @@ def _state_of(learnt: Learnt) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _checked_summary(
-    learnt: Learnt, kept: dict[str, Tensor], left_out: set[str], backbone: Backbone
+    learnt: Learnt,
+    kept: dict[str, Tensor],
+    left_out: set[str],
+    about: BackboneAbout,
+    weights: dict[str, Tensor],
+    low_bit: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """Return what stands in for what is left out, once a twin without that was seen to predict the same."""
     size = learnt.history.height, learnt.history.width
@@ -214,6 +191,7 @@ def _checked_summary(
     task = 0 if learnt.history.scenario == "task" else None
     expected = scores_of(learnt, pixels, task)
     summary = learnt.strategy.summary() if left_out else {}
+    backbone = opened(learnt.spec, about, weights, low_bit, learnt.device, about.source)
     checkpoint = Checkpoint(learnt.checkpoint.position, kept, {})
     found = rebuilt(
         learnt.spec,
@@ -224,6 +202,7 @@ def _checked_summary(
         left_out=tuple(left_out),
         summary=summary,
     )
+    found = take_form(found, learnt.spec.deployed, about, low_bit)
     if torch.equal(scores_of(found, pixels, task), expected):
         return summary
     name = learnt.spec.strategy.name
@@ -239,7 +218,7 @@ def _checked_summary(
 
 
 def _about(learnt: Learnt, left_out: list[str], state: Mapping[str, Tensor], *, is_included: bool) -> About:
-    backbone, history = learnt.backbone, learnt.history
+    backbone, history, variant = learnt.backbone, learnt.history, learnt.spec.deployed
     preprocessing = {
         **asdict(backbone.preprocessing),
         "stored_height": history.height,
@@ -256,41 +235,10 @@ def _about(learnt: Learnt, left_out: list[str], state: Mapping[str, Tensor], *, 
         preprocessing=preprocessing,
         spec=learnt.origin.to_dict(),
         history=history_to(history),
-        backbone=BackboneAbout(
-            name=backbone.name,
-            digest=backbone.weights_digest,
-            source=backbone.weights_source,
-            is_included=is_included,
-            **_about_form(backbone),
-        ),
+        backbone=about_backbone(learnt, is_included=is_included),
         strategy_source=learnt.strategy_source,
         left_out=left_out,
         is_packed=not state.keys() <= unpacked,
         tensors="",
+        variant=variant.to_dict() if variant else None,
     )
-
-
-def _about_form(backbone: Backbone) -> dict[str, Any]:
-    """Return what ``learner.json`` says of a backbone's low-bit form, if it has one."""
-    form = form_of(backbone)
-    if form is None:
-        return {}
-    held = backbone.model.state_dict()
-    absent = [plain for plain, now in backbone.plain_names.items() if now not in held]
-    return {"roundings": json.dumps(form.described(), sort_keys=True), "absent": absent}
-
-
-def _opened(
-    spec: RunSpec,
-    about: BackboneAbout,
-    weights: Mapping[str, Tensor],
-    low_bit: Mapping[str, Tensor],
-    device: torch.device,
-    source: str,
-) -> Backbone:
-    """Return a backbone with weights that are known, quantised if they are."""
-    given = Given(weights, about.digest, source, frozenset(about.absent))
-    backbone = opened_backbone(spec, device, given=given)
-    if spec.quant is not None:
-        put_back(low_bit, about.roundings, backbone, quantiser_of(spec.quant)).settle()
-    return backbone

@@ -30,7 +30,8 @@ class Learner(Learnt):
         """Say what it is, in one line."""
         names = (self.spec.strategy.name, self.spec.petl.name, self.backbone.name)
         tasks = f"{self.num_tasks} task{'s' if self.num_tasks > 1 else ''}"
-        return f"<Learner {' · '.join(names)}: {tasks}, {len(self.class_names)} classes>"
+        form = f" as {self.spec.deployed.name}" if self.spec.deployed else ""
+        return f"<Learner {' · '.join(names)}{form}: {tasks}, {len(self.class_names)} classes>"
 
     def predict(
         self, images: Pictures, *, task: int | None = None, batch_size: int | None = None
@@ -98,6 +99,18 @@ class Learner(Learnt):
             with_exemplars=with_exemplars,
             predict_only=predict_only,
         )
+
+    def variant(self, name: str, *, places: Places | None = None) -> Learner:
+        """Return a learner that predicts in another form, as it would be deployed; this one stays as it is.
+
+        Args:
+            name: Such as ``adalog:bits=4``. One that the run predicted with is as it was when its last task
+                had ended; any other is made now, and calibrated on training images if it looks at some.
+            places: Where training images may be found.
+        """
+        from clbench.deploy.variant import as_variant
+
+        return Learner(**vars(as_variant(self, name, places or Places())))
 
     def module(self, *, task: int | None = None) -> nn.Module:
         """Return the prediction as a plain module: normalised pixels (B, 3, S, S) to scores (B, C).

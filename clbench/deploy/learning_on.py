@@ -62,6 +62,10 @@ def learn_on(
 
 def _refuse_what_cannot(learnt: Learnt) -> None:
     name, where = learnt.spec.strategy.name, learnt.path
+    if learnt.spec.deployed:
+        raise LearnOnError(
+            f"{where} is a variant ({learnt.spec.deployed.name}), which learns no more; learn on from the run"
+        )
     if not learnt.strategy.resumable:
         raise LearnOnError(
             f"strategy {name} cannot learn on: what it learns by is not all in tensors that can be stored"

@@ -30,6 +30,7 @@ class Learnt:
     is_packed: bool = False  # whether its low-bit layers were stored packed, and learn no more
     path: Path | None = None  # the folder that it was loaded from
     weights: Path | None = None  # the file of the backbone's weights, where it is not what the spec says
+    folded: tuple[int, ...] = ()  # places of the modules that are merged into the backbone's weights
 
     @property
     def class_names(self) -> list[str]:

@@ -12,13 +12,14 @@ from clbench.backbones.backbone import Backbone
 from clbench.data.history import History
 from clbench.data.tasks import Places
 from clbench.deploy.bundle import TENSORS, Bundle, BundleError, is_bundle, read_bundle
+from clbench.deploy.bundled_backbone import take_form
 from clbench.deploy.learner import Learner
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.rebuilding import rebuilt
 from clbench.errors import UserError
 from clbench.outside.reading import read_bytes
 from clbench.records.record import Record
-from clbench.records.spec import Part, RunSpec
+from clbench.records.spec import Part, RunSpec, Variant
 from clbench.registry import is_address
 from clbench.runs.backbone import opened_backbone
 from clbench.runs.checkpoint import Checkpoint, Position, load_checkpoint
@@ -41,6 +42,7 @@ def load(
     strategy: str | None = None,
     petl: str | None = None,
     backbone: str | None = None,
+    quant: str | None = None,
     weights: str | Path | None = None,
 ) -> Learner:
     """Return what a run has learnt, to be asked, shipped, or taught more.
@@ -53,6 +55,7 @@ def load(
         strategy: Of a bundle whose strategy is in somebody's file: that file again, as in ``mine.py:Mine``.
         petl: The same of its module.
         backbone: The same of its backbone.
+        quant: The same of its quantiser.
         weights: A file of the backbone's weights, where they are not where the run found them.
     """
     from clbench.devices import choose
@@ -60,7 +63,7 @@ def load(
     folder, places, where = Path(path), places or Places(), torch.device(choose(device))
     if not folder.is_dir():
         raise LearnerError(f"no learner in {folder}: there is no such folder")
-    named = {"strategy": strategy, "petl": petl, "backbone": backbone}
+    named = {"strategy": strategy, "petl": petl, "backbone": backbone, "quant": quant}
     if is_bundle(folder):
         learnt = _of_bundle(folder, read_bundle(folder), where, places, named, weights)
     else:
@@ -100,9 +103,9 @@ def _of_bundle(
     named: Mapping[str, str | None],
     weights: str | Path | None,
 ) -> Learnt:
-    for kind, given in named.items():
-        name = getattr(bundle.spec, kind).name
-        if is_address(name) and given is None:
+    variant = Variant.from_dict(bundle.about.variant) if bundle.about.variant else None
+    for kind, name in _names_in(bundle.spec, variant).items():
+        if is_address(name) and named[kind] is None:
             raise BundleError(
                 f"the {kind} of {folder} is {name}, in a file that a bundle does not carry; if you trust"
                 f" yours, name it again: --{kind} FILE.py:NAME (in Python {kind}=...)"
@@ -116,7 +119,7 @@ def _of_bundle(
     else:
         opened = _backbone(spec, device, places, weights, about.digest, folder)
     checkpoint = Checkpoint(Position(len(bundle.history.tasks)), bundle.state, {})
-    return rebuilt(
+    learnt = rebuilt(
         spec,
         _without_code(bundle.history),
         opened,
@@ -128,6 +131,7 @@ def _of_bundle(
         path=folder,
         weights=folder / TENSORS if about.is_included else None if weights is None else Path(weights),
     )
+    return take_form(learnt, _quantised_again(variant, named["quant"]), about, bundle.low_bit)
 
 
 def _backbone(
@@ -151,9 +155,23 @@ def _named_again(spec: RunSpec, named: Mapping[str, str | None]) -> RunSpec:
     parts = {
         kind: Part(name=name, options=getattr(spec, kind).options)
         for kind, name in named.items()
-        if name is not None
+        if name is not None and getattr(spec, kind) is not None
     }
     return spec.model_copy(update=parts)
+
+
+def _quantised_again(variant: Variant | None, name: str | None) -> Variant | None:
+    """Return a variant with the quantiser of a user that was named again."""
+    if variant is None or variant.quant is None or name is None:
+        return variant
+    return variant.model_copy(update={"quant": Part(name=name, options=variant.quant.options)})
+
+
+def _names_in(spec: RunSpec, variant: Variant | None) -> dict[str, str]:
+    """Return the names of the components that loading makes, by kind."""
+    quant = variant.quant if variant and variant.quant else spec.quant
+    kinds = {"strategy": spec.strategy, "petl": spec.petl, "backbone": spec.backbone}
+    return {kind: part.name for kind, part in {**kinds, "quant": quant}.items() if part is not None}
 
 
 def _without_code(history: History) -> History:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from clbench.kinds import KINDS, filled, kinds_of
 from clbench.quant.packed import packed_state
+from clbench.quant.parts.low_bit_weight import LowBitWeight
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,11 +22,13 @@ def count_parameters(backbone: nn.Module, parts: Mapping[str, nn.Module]) -> dic
     """Count the scalars in parameters of a backbone and of a strategy's parts, each parameter once.
 
     ``trainable`` are those of the parts that require a gradient; ``added`` are all of the parts that are not
-    the backbone's, an averaged copy and frozen heads of earlier tasks included; buffers are not parameters.
+    the backbone's, an averaged copy and frozen heads of earlier tasks included; buffers are not parameters,
+    but for weights that are held in few bits.
     """
     in_backbone = {id(parameter): parameter for parameter in backbone.parameters()}
+    low_bit = sum(part.num_values for part in backbone.modules() if isinstance(part, LowBitWeight))
     in_parts = {id(parameter): parameter for part in parts.values() for parameter in part.parameters()}
-    size = sum(parameter.numel() for parameter in in_backbone.values())
+    size = low_bit + sum(parameter.numel() for parameter in in_backbone.values())
     added = sum(parameter.numel() for key, parameter in in_parts.items() if key not in in_backbone)
     return {
         "total": size + added,

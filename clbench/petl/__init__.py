@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from clbench.errors import UserError
 from clbench.registry import Registry
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from clbench.petl.attached import Attached
 
     Loss = Callable[[Any], Tensor]  # of a batch
+
+
+class NeedsWeightsError(UserError, ValueError):
+    """A module that learns the backbone's own weights, on a backbone that holds them in few bits."""
+
 
 # How papers train modules on VTAB-1k, but for their warm-up and cosine.
 VTAB_RECIPE = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
@@ -73,6 +79,12 @@ class Petl(ABC):
         from clbench.backbones.restoring import unchanged_if_it_fails
         from clbench.petl.attached import Attached, trained_copies
 
+        needs_weights = self.trains_backbone or self.starts_from_loss
+        if needs_weights and any(form.enabled for form in backbone.quantised):
+            raise NeedsWeightsError(
+                f"{registry.name_of(type(self))} learns the backbone's own weights or from their gradients,"
+                " and a quantised backbone has none; take a module that learns beside them, such as lora"
+            )
         with unchanged_if_it_fails(backbone):
             branches = list(self.branches(backbone, generator))
             return Attached(backbone, self, branches, trained_copies(backbone, self.tuned(backbone)))

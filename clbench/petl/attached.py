@@ -105,6 +105,11 @@ class Attached(HasKinds, StatesRates):
         return {_key(name): _tensor(self.backbone, name) for name in self._base}
 
     @property
+    def replaced(self) -> list[str]:
+        """The names of the backbone's own tensors that the module has others for."""
+        return list(self._base)
+
+    @property
     def is_felt(self) -> bool:
         """Whether the backbone computes with the module, beside or folded into its weights."""
         return (self.enabled or self._merged is not None) and bool(self._sites or self._own)
@@ -278,6 +283,8 @@ def _install(backbone: Backbone, name: str, tensor: Tensor) -> None:
     path, _, attribute = name.rpartition(".")
     owner = backbone.get_submodule(path)
     slots = owner._parameters if attribute in owner._parameters else owner._buffers
+    if attribute not in slots:  # a low-bit layer is there now, which holds what the tensor was
+        return
     conform(tensor, _tensor(backbone, name))  # the backbone may have been cast or moved meanwhile
     cast("dict[str, Tensor | None]", slots)[attribute] = tensor
 

@@ -26,6 +26,13 @@ def fold(backbone: Backbone, ask: Callable[[], object]) -> list[Attached]:
     return merged
 
 
+def switched_for(backbone: Backbone, ask: Callable[[], object]) -> list[Attached]:
+    """Return the modules with weights in the backbone's own places that one prediction switches on or off."""
+    own = [module for module in cast("list[Attached]", backbone.attached) if module.replaced]
+    always = [module for on in (True, False) for module in _switched(backbone, own, on, ask)]
+    return [module for module in own if module not in always]
+
+
 def _unmerge_down_to(module: Attached, merged: list[Attached]) -> None:
     """Take back a merge and those after it, which alone can be."""
     while module in merged:

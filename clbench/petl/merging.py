@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.backbones.sites import HALF, Branch, Site, Switch, in_single_precision
+from clbench.quant.low_bit_layers import LowBitLayer
 
 WITH_WEIGHTS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)  # the layers that can be merged into
 Weights = tuple[Tensor, Tensor | None]  # a layer's weight and bias
@@ -55,6 +56,8 @@ def mergeable_layer(site: Site, branch: Branch, switch: Switch) -> nn.Module:
     """Return the layer at a site; TypeError where nothing can be merged into it now."""
     if any(other.on and other is not switch for other, _ in site.attached):
         raise TypeError(f"at {site.name} there is another module, too; switch it off or merge it first")
+    if isinstance(site.layer, LowBitLayer):
+        raise TypeError(f"{site.name} holds its weight in few bits: merge before it is quantised")
     if not isinstance(site.layer, WITH_WEIGHTS):
         raise TypeError(
             f"{type(branch).__name__} cannot be merged: {site.name} is not one layer with a weight;"

@@ -104,7 +104,7 @@ class Quantised:
         """Return a digest of the quantiser's options and of all that it chose."""
         if not self._key:
             total = hashlib.sha256(repr(self.quantiser).encode())
-            for name, tensor in self.state().items():
+            for name, tensor in sorted(self.state().items()):
                 total.update(name.encode())
                 total.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
             self._key = total.hexdigest()
@@ -121,11 +121,12 @@ class Quantised:
 
     def state(self) -> dict[str, Tensor]:
         """Return all tensors that the quantiser made, by their place."""
+        own = {f"model.{name}" for name in self._backbone.plain_names.values()}
         return {
             f"{place}/{name}": tensor.detach().contiguous()
             for place, module in (*self.layers.items(), *self.roundings.items())
             for name, tensor in module.state_dict().items()
-            if name != "bias"
+            if name != "bias" or f"{place}.bias" not in own  # merging may have added one
         }
 
     def _backbone_names(self, state: Mapping[str, Tensor]) -> list[str]:
@@ -154,7 +155,7 @@ def restored(
     """
     kinds: dict[str, type[Rounding]] = {kind.__name__: kind for kind in type(quantiser).roundings}
     tensors: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in state.items():
+    for name, tensor in sorted(state.items()):
         place, _, inside = name.rpartition("/")
         tensors.setdefault(place, {})[inside] = tensor
     layers: dict[str, LowBitLayer] = {}
@@ -185,7 +186,10 @@ def _layer(layer: nn.Module, own: Mapping[str, Tensor], rounding: Rounding | Non
     assert isinstance(layer, (nn.Linear, nn.Conv2d))
     planes, scale, zero = (own[f"stored.{name}"] for name in ("planes", "scale", "zero"))
     stored = LowBitWeight(planes, scale, zero, layer.weight[0].numel(), own.get("stored.levels"))
-    return low_bit(layer, stored, rounding, **{name: own[name] for name in AROUND if name in own})
+    made = low_bit(layer, stored, rounding, **{name: own[name] for name in AROUND if name in own})
+    if "bias" in own:
+        made.register_parameter("bias", nn.Parameter(own["bias"], requires_grad=False))
+    return made
 
 
 def _rounds(name: str) -> bool:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from clbench.options import SpecError, Value, complete, is_whole
 from clbench.records.recipes import AUTHORS, Setting, with_recipes, without_module
 from clbench.records.spec import SECTIONS, USED, Part, RunOptions, RunSpec
-from clbench.records.variants import component, variants_of
+from clbench.records.variants import component, refuse_second_quantiser, variants_of
 from clbench.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def resolve(sections: Mapping[str, Any]) -> RunSpec:
     defaults = _defaults(strategy, setting, tables["strategy"], backbone["weights"])
     if stream.get("online"):
         defaults |= _single_pass(stream["online"], tables["strategy"])
+    quantiser = component(quant.registry, "quant", tables["quant"])
+    variants = variants_of(sections.get("variant", []), strategy)
+    refuse_second_quantiser(variants, quantiser)
     return RunSpec(
         stream=Part(name=stream_name, options=stream),
         strategy=Part(
@@ -51,8 +54,8 @@ def resolve(sections: Mapping[str, Any]) -> RunSpec:
         backbone=Part(name=backbone_name, options=backbone),
         petl=Part(name=petl_name, options=_module(strategy, petl_name, tables)),
         run=run_options(tables["run"]),
-        quant=component(quant.registry, "quant", tables["quant"]),
-        variants=variants_of(sections.get("variant", []), strategy),
+        quant=quantiser,
+        variants=variants,
     )
 
 

@@ -49,6 +49,16 @@ def component(registry: Registry[Any], section: str, table: Mapping[str, Any]) -
     return Part(name=name, options=complete(registry.get(name), section, options))
 
 
+def refuse_second_quantiser(variants: Iterable[Variant], quant: Part | None) -> None:
+    """Raise SpecError where a variant would quantise what is quantised while it learns."""
+    for variant in variants:
+        if quant is not None and variant.quant is not None:
+            raise SpecError(
+                f"variant {variant.name!r} quantises a backbone that learns in {quant.name} already;"
+                " leave out --quant or the variant"
+            )
+
+
 def variants_of(asked: Sequence[str | Mapping[str, Any]], strategy: type[Strategy]) -> tuple[Variant, ...]:
     """Return the variants that are asked for, as texts or as the tables of a TOML file.
 

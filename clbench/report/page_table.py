@@ -25,6 +25,11 @@ MEANING = {
     "packed_bytes.total": "The stored bytes with quantised weights bit-packed: enough to predict.",
     "flops.training": "Floating-point operations of the training: steps, replay, queries, frozen features.",
     "memory.process.peak": "The most memory that the process held.",
+    "deployed_bytes": "The backbone and all that has to be added to it to predict, packed.",
+    "bit_operations.evaluate_per_image": "Multiply-adds of a prediction, each by the bits of its operands.",
+    "speed.latency_ratio": "Time of one prediction by that of the learner in float, in the same minute.",
+    "speed.throughput_ratio": "Predictions a second, many at once, by those of the learner in float.",
+    "calibration.seconds": "Time to choose how values are rounded, after the last task.",
     "seconds": "Wall time of the whole run, from start-up to figures; before 0.1.0, of what had a phase.",
 }
 

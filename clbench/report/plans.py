@@ -86,6 +86,13 @@ PLANS = (  # in the order of a page
         "What has to be kept between tasks, the backbone's own weights aside. Up and to the left is better.",
     ),
     Plan(
+        "pareto-deployed",
+        "Accuracy and bytes to deploy",
+        ALL,
+        pictures.pareto_deployed,
+        "The backbone with all that has to be added to it to predict, packed. Up and to the left is better.",
+    ),
+    Plan(
         "stored-bytes",
         "What is stored",
         BEST,

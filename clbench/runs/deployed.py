@@ -12,12 +12,19 @@ import torch
 from torch import Tensor
 
 from clbench.backbones.backbone import Backbone
+from clbench.errors import UserError
 from clbench.outside.mistakes import explained
+from clbench.petl import registry
 from clbench.petl.attached import Attached
-from clbench.petl.folding import fold
+from clbench.petl.folding import fold, switched_for
 from clbench.quant import Quantiser
 from clbench.quant.quantised import Quantised, restored
 from clbench.strategies import Strategy
+
+
+class VariantError(UserError, ValueError):
+    """A form that a learner cannot have."""
+
 
 Predict = Callable[[Strategy], object]  # asks a strategy about an image or two
 
@@ -43,6 +50,12 @@ def copied(backbone: Backbone, strategy: Strategy, own: str, predict: Predict) -
     if own:
         with explained(strategy):
             strategy.become(own)
+    for module in switched_for(backbone, lambda: predict(strategy)):
+        name = registry.name_of(type(module.petl))
+        raise VariantError(
+            f"the strategy predicts with several states of the backbone's own weights (module {name}), and a"
+            " variant holds one of them: choose a module that learns beside the weights"
+        )
     merged = fold(backbone, lambda: predict(strategy))
     places = [place for place, module in enumerate(backbone.attached) if module in merged]
     return Deployed(backbone, strategy, places)

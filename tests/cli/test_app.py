@@ -28,7 +28,7 @@ SMALL = [
     "stream.test_per_class=4",
 ]
 HEAVY = {"torch", "timm", "torchvision", "avalanche", "pandas", "matplotlib", "sklearn", "pyarrow"}
-AGAIN = ["--strategy", "--petl", "--backbone", "--weights"]  # of what a learner is opened with
+AGAIN = ["--strategy", "--petl", "--backbone", "--quant", "--weights"]  # of what a learner is opened with
 COMMANDS = {
     "run": [
         "--stream",
@@ -68,6 +68,7 @@ COMMANDS = {
         "RUN|BUNDLE",
         "--out",
         "--format",
+        "--variant",
         "--without-backbone",
         "--exemplars",
         "--predict-only",

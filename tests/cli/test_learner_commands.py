@@ -21,7 +21,7 @@ import clbench
 from clbench import backbones
 from clbench.backbones import BackboneOptions
 from clbench.cli.app import main
-from clbench.deploy.bundle import weights_of
+from clbench.deploy.bundled_backbone import weights_of
 from clbench.deploy.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("no_figures")

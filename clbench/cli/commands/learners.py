@@ -17,6 +17,7 @@ from clbench.cli.parameters import (
     Option,
     Out,
     PetlAgain,
+    QuantAgain,
     Settings,
     StrategyAgain,
     UsageError,
@@ -48,6 +49,7 @@ def predict(
     strategy: StrategyAgain = None,
     petl: PetlAgain = None,
     backbone: BackboneAgain = None,
+    quant: QuantAgain = None,
     weights: Weights = None,
 ) -> None:
     """Say which class each picture shows; of a folder, all below it.
@@ -66,7 +68,7 @@ def predict(
     terminal.say(header(spec))
     from clbench.cli.predicting import Question, predict_and_print
 
-    learner = _loaded(path, device, data_dir, strategy, petl, backbone, weights)
+    learner = _loaded(path, device, data_dir, strategy, petl, backbone, quant, weights)
     question = Question(images, top, task, form, out, figure)
     if not predict_and_print(learner, question):
         raise typer.Exit(1)
@@ -84,6 +86,7 @@ def learn(
     strategy: StrategyAgain = None,
     petl: PetlAgain = None,
     backbone: BackboneAgain = None,
+    quant: QuantAgain = None,
     weights: Weights = None,
 ) -> None:
     """Let a run or bundle learn on, into a new record; it stays as it is.
@@ -100,7 +103,7 @@ def learn(
     terminal.say(header(spec, stream=kind))
     from clbench.cli.learning import Lesson, learn_and_print
 
-    learner = _loaded(path, "cpu", data_dir, strategy, petl, backbone, weights)
+    learner = _loaded(path, "cpu", data_dir, strategy, petl, backbone, quant, weights)
     learn_and_print(learner, Lesson(stream, sections, out, places, tuple(logger or ()), context.obj))
 
 
@@ -108,6 +111,9 @@ def export(
     path: Learnt,
     out: Annotated[Path, Option(metavar="PATH", help="The bundle's folder, or a file for onnx; new.")],
     form: Annotated[str, Option("--format", metavar="NAME", help="bundle or onnx.")] = "bundle",
+    variant: Annotated[
+        str | None, Option(metavar="NAME[:K=V,...]", help="In another form, as in adalog:bits=4.")
+    ] = None,
     without_backbone: Annotated[
         bool, Option("--without-backbone", help="Name the backbone's own weights by their hash only.")
     ] = False,
@@ -127,6 +133,7 @@ def export(
     strategy: StrategyAgain = None,
     petl: PetlAgain = None,
     backbone: BackboneAgain = None,
+    quant: QuantAgain = None,
     weights: Weights = None,
 ) -> None:
     """Write what was learnt as a bundle to take along, or as ONNX.
@@ -147,7 +154,9 @@ def export(
     from clbench.cli.exporting import Wanted, export_bundle, export_onnx
     from clbench.cli.predicting import index_of_task
 
-    learner = _loaded(path, "cpu", data_dir, strategy, petl, backbone, weights)
+    learner = _loaded(path, "cpu", data_dir, strategy, petl, backbone, quant, weights)
+    if variant is not None:
+        learner = learner.variant(variant, places=places_in(data_dir))
     if form == "onnx":
         terminal.show(export_onnx(learner, out, cast("Where", word), index_of_task(learner, task)))
     else:
@@ -162,6 +171,7 @@ def _loaded(
     strategy: str | None,
     petl: str | None,
     backbone: str | None,
+    quant: str | None,
     weights: Path | None,
 ) -> Learner:
     from clbench.deploy.loading import load
@@ -173,5 +183,6 @@ def _loaded(
         strategy=strategy,
         petl=petl,
         backbone=backbone,
+        quant=quant,
         weights=weights,
     )

@@ -9,7 +9,7 @@ from clbench.report.pictures.calibration import calibration
 from clbench.report.pictures.confusion import confusion
 from clbench.report.pictures.curves import accuracy_curve, forgetting_curve
 from clbench.report.pictures.drift import drift
-from clbench.report.pictures.pareto import pareto
+from clbench.report.pictures.pareto import pareto, pareto_deployed
 from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.scatter import Point, scatter
 from clbench.report.pictures.stability_gap import stability_gap
@@ -28,6 +28,7 @@ __all__ = [
     "forgetting_curve",
     "matrices",
     "pareto",
+    "pareto_deployed",
     "scatter",
     "stability_gap",
     "stored_bytes",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from clbench.report.columns import COST, Column
+from clbench.report.columns import COST, DEPLOYED, Column
 from clbench.report.comparing import pareto_front
 from clbench.report.groups import Group
 from clbench.report.pictures.picture import NoPictureError, Picture
@@ -47,9 +47,16 @@ def pareto(groups: Sequence[Group], cost: str = "flops.training") -> Picture:
     )
 
 
+def pareto_deployed(groups: Sequence[Group]) -> Picture:
+    """Draw the last accuracy over the bytes to deploy, where some of the groups compute with few bits."""
+    if not any(group.spec.deployed or group.spec.quant for group in groups):
+        raise NoPictureError("no run has a variant, or computes with few bits")
+    return pareto(groups, "deployed_bytes")
+
+
 def cost_column(key: str) -> Column:
     """Return what a cost is called and how it is written, whether a table has it or not."""
-    for column in COST:
+    for column in (*COST, *DEPLOYED):
         if column.key == key:
             return column
     words = key.replace(".", " ").replace("_", " ")

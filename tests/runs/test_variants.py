@@ -1,0 +1,175 @@
+"""A learner predicts in other forms, too: it is not touched by that, and a stopped run goes on the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from clbench import load_runs
+from clbench.options import SpecError
+from clbench.records.forms import variant_record, with_variants
+from clbench.records.progress import Progress
+from clbench.records.record import Record
+from clbench.records.resolving import resolve
+from clbench.records.spec import RunSpec
+from clbench.report import variant_table
+from clbench.runs.line import execute, resume
+from clbench.streams import Places
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+TASK_WISE = ("confit",)  # has to be told the task
+VARIANTS = ["rtn:bits=8", "rtn:bits=2"]
+
+
+@pytest.fixture
+def spec(quick_options: Callable[[str], dict[str, Any]], tmp_path: Path) -> Callable[..., RunSpec]:
+    """A function that gives the spec of a strategy on two tasks of noise around two levels each."""
+    file = tmp_path / "levels.npz"
+    random, parts = np.random.default_rng(0), {}
+    for name, number in (("train", 14), ("test", 6)):
+        level = np.repeat([30, 90, 150, 220], number)
+        parts[f"{name}_x"] = (
+            level[:, None, None, None] + random.integers(-25, 25, (len(level), 8, 8, 3))
+        ).astype(np.uint8)
+        parts[f"{name}_y"] = np.repeat(np.arange(4), number)
+    np.savez(file, **parts)
+
+    def make(name: str, variants: list[str], **sections: dict[str, Any]) -> RunSpec:
+        scenario = {"scenario": "task"} if name in TASK_WISE else {}
+        backbone = {"name": "slim-resnet18", "image_size": 32} if name in TASK_WISE else {"name": "vit-micro"}
+        stream = {"name": f"npz:{file}", "tasks": "2", "validation_rate": 0, **scenario}
+        strategy = {"name": name, **quick_options(name), **sections.pop("strategy", {})}
+        named = {"stream": stream, "strategy": strategy, "backbone": backbone, "variant": variants}
+        return resolve({**named, **sections})
+
+    return make
+
+
+def run(spec: RunSpec, tmp_path: Path, **more: Any) -> Record:
+    return execute(spec, out=tmp_path / "runs", places=Places(None, tmp_path / "cache"), **more)
+
+
+def variants_of(record: Record) -> list[Record]:
+    return [variant_record(record, variant) for variant in record.spec.variants]
+
+
+def test_the_learner_predicts_the_same_with_and_without_variants(
+    strategy_name: str, spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    with_them = run(spec(strategy_name, VARIANTS), tmp_path)
+    without = run(spec(strategy_name, []), tmp_path)
+    for name, values in without.predictions().items():
+        assert_array_equal(with_them.predictions()[name], values, name)
+    fine, coarse = variants_of(with_them)
+    assert fine.is_finished
+    for name in ("task", "row", "label", "after_task"):
+        assert_array_equal(fine.predictions()[name], with_them.predictions()[name])
+    confidence = with_them.predictions()["confidence"]
+    assert not np.array_equal(coarse.predictions()["confidence"], confidence), "two bits change nothing"
+
+
+def test_a_variant_is_a_row_of_every_table(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+    record = run(spec("simplecil", VARIANTS), tmp_path)
+    runs = load_runs(record.path)
+    assert [group.label for group in runs.groups] == [
+        "simplecil-linear",
+        "simplecil-linear · as rtn:bits=2",
+        "simplecil-linear · as rtn:bits=8",
+    ]
+    assert set(runs.metrics["variant"]) == {"", *VARIANTS}
+    cost = runs.costs.set_index(["variant", "cost"])["value"]
+    assert (
+        cost["rtn:bits=2", "deployed_bytes"]
+        < cost["rtn:bits=8", "deployed_bytes"]
+        < cost["", "deployed_bytes"]
+    )
+    bits = "bit_operations.evaluate_per_image"
+    assert cost["rtn:bits=2", bits] < cost["rtn:bits=8", bits] < cost["", bits]
+    assert cost["rtn:bits=2", "speed.latency_ratio"] > 0
+    assert variant_table(record) is not None
+    assert set(runs.tests()["first"]) | set(runs.tests()["second"]) == {group.label for group in runs.groups}
+
+
+def test_only_the_last_task_where_that_is_asked_for(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+    (each,) = variants_of(run(spec("simplecil", ["rtn:bits=4"]), tmp_path))
+    (last,) = variants_of(run(spec("simplecil", ["rtn:bits=4"], run={"variants": "end"}), tmp_path))
+    assert sorted(set(each.predictions()["after_task"].tolist())) == [0, 1]
+    assert set(last.predictions()["after_task"].tolist()) == {1}
+    chosen = each.predictions()["after_task"] == 1
+    for name, values in last.predictions().items():
+        assert_array_equal(each.predictions()[name][chosen], values)
+
+
+class Stopped(Progress):
+    """Stops a run when a variant has predicted so often."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def variant_predicted(self, variant: str, accuracies: list[float]) -> None:
+        self.number -= 1
+        if self.number == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("name", ["simplecil", "naive"])
+def test_stopped_between_variants_a_run_goes_on_the_same(
+    name: str, number: int, spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    whole = run(spec(name, VARIANTS), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(name, VARIANTS), tmp_path, progress=Stopped(number))
+    (folder,) = (each for each in (tmp_path / "runs").iterdir() if each != whole.path)
+    gone_on = resume(folder, places=Places(None, tmp_path / "cache"))
+    for ours, theirs in zip(with_variants(gone_on), with_variants(whole), strict=True):
+        for column, values in theirs.predictions().items():
+            assert_array_equal(ours.predictions()[column], values)
+        assert ours.read_json("metrics.json") == theirs.read_json("metrics.json")
+        assert [each["task"] for each in ours.read_json("costs.json")["by_task"]] == [0, 1]
+    assert not gone_on.changes()
+
+
+def test_a_folder_that_was_changed_is_told_of(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+    record = run(spec("simplecil", ["rtn:bits=4"]), tmp_path)
+    (variant,) = variants_of(record)
+    (variant.path / "metrics.json").write_text("{}")
+    assert record.changes() == ["variants/rtn-bits4/metrics.json"]
+
+
+@pytest.mark.parametrize(
+    ("variants", "line"),
+    [
+        (["rtn:bits=5"], "quant.bits: '5' is not allowed"),
+        (["rnt:bits=4"], "no 'rnt'; did you mean 'rtn'"),
+        (["rtn:bits=4", "rtn:bits=4"], "is named twice"),
+        (["rtn", "rtn:bits=4"], "is named twice"),
+        (["rtn:bits=4+rtn:bits=8"], "two of the kind 'quant'"),
+        (["rtn:bit=4"], "quant has no option 'bit'; did you mean 'bits'"),
+        (["rtn:bits"], "no 'rtn:bits'"),
+        (["rtn:bits=4,bits=8"], "bits stands there twice"),
+        ([":bits=4"], "there is no name before the colon"),
+    ],
+)
+def test_what_is_no_variant_is_refused_in_one_line(
+    variants: list[str], line: str, spec: Callable[..., RunSpec]
+) -> None:
+    with pytest.raises(SpecError, match=line) as told:
+        spec("simplecil", variants)
+    assert "\n" not in str(told.value)
+
+
+def test_a_spec_without_variants_keeps_its_id_and_one_with_them_its_group() -> None:
+    plain, with_one = resolve({}), resolve({"variant": ["rtn:bits=4"], "run": {"variants": "end"}})
+    assert "variant" not in plain.to_toml()
+    assert with_one.id != plain.id
+    assert with_one.group == plain.group
+    again = RunSpec.from_toml(with_one.to_toml())
+    assert again == with_one
+    assert resolve(again.to_dict()).id == with_one.id
