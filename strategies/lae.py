@@ -63,6 +63,10 @@ class LAE(Strategy):
     }
 
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "new-classes", "disjoint-classes")
+    own_variants: ClassVar[tuple[str, ...]] = (
+        "online",
+        "offline",
+    )  # one of the two modules, at half the cost
 
     frozen_epochs: Annotated[int, Field(ge=0)] = 3  # F: first epochs, but of task 1, that train the head only
     ema_decay: Annotated[float, Field(ge=0, le=1)] = 0.9999  # a: kept of the offline module at each step
@@ -133,6 +137,16 @@ class LAE(Strategy):
             return self._opinion([online])
         with swapped(off=self.online, on=self.offline):
             return self._opinion([online, self._logits(inputs)])
+
+    def become(self, variant: str) -> None:
+        """Keep one of the modules only; before the second task there is one."""
+        if self.offline is not None:
+            kept, dropped = self.online, self.offline
+            if variant == "offline":
+                kept, dropped = self.offline, self.online
+            dropped.detach()
+            kept.enabled = True
+            self.online, self.offline = kept, None
 
     def cautions(self) -> list[str]:
         """Tell of a schedule in which the module stays as the first task left it."""

@@ -52,6 +52,7 @@ class RanPAC(Strategy):
     """A module adapted to the first task, then sums over the images of all."""
 
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "many-passes")
+    refits: ClassVar[bool] = True
     recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "split-digits": {"projection": 1000},  # a task has 260 images
         "split-imagenet-r": {"petl": "ssf"},
@@ -119,6 +120,10 @@ class RanPAC(Strategy):
         target_NC = F.one_hot(images.labels.to(hidden_NM.device), num_classes).float()
         self.regression.add(hidden_NM, target_NC)
         self.regression.solve(self.ridge or self._best_ridge(task, hidden_NM, target_NC))
+
+    def forget(self) -> None:
+        """Drop the sums, and keep the module that phase 1 has trained."""
+        self.regression = RidgeRegression(self.projection or self.backbone.width)
 
     def predict(self, inputs: Inputs) -> Tensor:
         """Return the outputs of the regression, or the cosines."""

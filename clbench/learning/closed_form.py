@@ -29,6 +29,7 @@ Rule = Callable[[Tensor], Tensor]  # features (B, D) to scores (B, C)
 class ClosedForm(Strategy):
     """Statistics of frozen features; a subclass says which they are, and how they classify."""
 
+    refits: ClassVar[bool] = True
     part: ClassVar[str]  # what the statistics are called in a checkpoint
 
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
@@ -61,6 +62,11 @@ class ClosedForm(Strategy):
         """Return the scores by the rule of all images so far."""
         self.known = self.known or self.rule()
         return self.known(self.prepared(inputs.features(self.backbone)))
+
+    def forget(self) -> None:
+        """Start without classes again."""
+        self.statistics = self.begin(self.backbone.width)
+        self.known = None
 
     def prepared(self, feature_BD: Tensor) -> Tensor:
         """Return features as they are learnt from and classified."""

@@ -79,11 +79,12 @@ class LowBitLinear(OtherLinear):
 
     def _rounded(self, inputs: Tensor) -> Tensor:
         """Return R(x / r - o)."""
-        if self.ratio is not None:
-            inputs = inputs / self.ratio.to(inputs.dtype)
+        kind = inputs.dtype
+        if self.ratio is not None:  # in float32, whatever comes in: channels may lie far from zero
+            inputs = inputs / self.ratio
         if self.offset is not None:
-            inputs = inputs - self.offset.to(inputs.dtype)
-        return inputs if self.rounding is None else self.rounding(inputs)
+            inputs = inputs - self.offset
+        return (inputs if self.rounding is None else self.rounding(inputs)).to(kind)
 
 
 class LowBitConv2d(nn.Conv2d):

@@ -64,6 +64,7 @@ FORMER_SOURCES = {  # SHA-256 by the name of the file in strategies/, the oldest
         "19ec979974983e60819baddd5e137df01a6bd9c5926af0bb241aecc0b81d2c48",
         "d8b7ad1180e006e501114eb03439b842cac8068260327f01b15f23b544e03354",
         "ee1fbb2980e8dd344a7b6f3a1f6e4b094eb33b7abcf2d783ce314f2510b621d6",
+        "7b2dee59b01cdf4862f64f40a64b9da2f6b9bf41e6be6592fc275c805f4dec34",
     ),
     "lwf": (
         "30fdc7de446c5fb5ffc1e7b3083fcb4fc190053bb1813ccad310cf39acce5177",
@@ -81,6 +82,7 @@ FORMER_SOURCES = {  # SHA-256 by the name of the file in strategies/, the oldest
     "ranpac": (
         "ef47b8831fd00a642f8be8a5ac4fa3037b216b824ef3237ecf45425d2504dd12",
         "95a202eb63e8c1449921bfbab6b21debcf93587cfd65899933d71b25d9af38cd",
+        "bc024df4631adfbc8f8cab8114e221d2e1c723f3a8824fbc2f08841fac13e0c0",
     ),
     "scr": (
         "e1ae0e7fe488ff2adc5cba80970e64672b63f2687ffc06d2c9b25f46d564815e",

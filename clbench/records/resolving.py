@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from clbench.options import SpecError, Value, complete, is_whole
 from clbench.records.recipes import AUTHORS, Setting, with_recipes, without_module
 from clbench.records.spec import SECTIONS, USED, Part, RunOptions, RunSpec
-from clbench.records.variants import component, refuse_second_quantiser, variants_of
+from clbench.records.variants import component, refuse_refits, refuse_second_quantiser, variants_of
 from clbench.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def resolve(sections: Mapping[str, Any]) -> RunSpec:
     quantiser = component(quant.registry, "quant", tables["quant"])
     variants = variants_of(sections.get("variant", []), strategy)
     refuse_second_quantiser(variants, quantiser)
+    run = run_options(tables["run"])
+    refuse_refits(variants, strategy, run.calibration)
     return RunSpec(
         stream=Part(name=stream_name, options=stream),
         strategy=Part(
@@ -53,7 +55,7 @@ def resolve(sections: Mapping[str, Any]) -> RunSpec:
         ),
         backbone=Part(name=backbone_name, options=backbone),
         petl=Part(name=petl_name, options=_module(strategy, petl_name, tables)),
-        run=run_options(tables["run"]),
+        run=run,
         quant=quantiser,
         variants=variants,
     )

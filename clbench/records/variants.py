@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clbench.options import SpecError, Value, complete
+from clbench.options import SpecError, Value, build, complete
 from clbench.records.record import safe_name
 from clbench.records.spec import Part, Variant
 from clbench.registry import Registry, did_you_mean
@@ -17,12 +17,14 @@ NONE = "none"
 REFIT = "refit"  # the word that asks for what was learnt in closed form to be learnt anew
 
 
-def split_text(text: str) -> dict[str, str]:
+def split_text(text: str, known: Collection[str] = ()) -> dict[str, str]:
     """Return the name and the options of ``NAME[:option=value,...]``; SpecError for what is not so written.
 
-    NAME may be an address, ``file.py:Class``.
+    NAME may be an address, ``file.py:Class``; ``known`` are names that no address begins with.
     """
     name, colon, rest = text.strip().rpartition(":")
+    if name in known and "=" not in rest:
+        raise SpecError(f"{text!r}: write {name}:option=value, as in rtn:bits=4")
     if not colon or "=" not in rest:
         name, rest = text.strip(), ""
     table = {"name": name}
@@ -47,6 +49,28 @@ def component(registry: Registry[Any], section: str, table: Mapping[str, Any]) -
             raise SpecError(f"{section}.{next(iter(options))} is given, and no {section} that has it")
         return None
     return Part(name=name, options=complete(registry.get(name), section, options))
+
+
+def refuse_refits(variants: Iterable[Variant], strategy: type[Strategy], calibration: str) -> None:
+    """Raise SpecError where what was learnt cannot be learnt anew from a variant's features."""
+    from clbench import quant
+
+    for variant in variants:
+        if not variant.refit:
+            continue
+        if not strategy.refits:
+            raise SpecError(
+                f"variant {variant.name!r}: what {strategy.__name__} has learnt cannot be learnt anew without"
+                " earlier images; what simplecil, slda, fecam and ranpac have learnt can"
+            )
+        if variant.quant is None:
+            raise SpecError(f"variant {variant.name!r}: there is nothing that would change the features")
+        looks = build(quant.get(variant.quant.name), "quant", variant.quant.options).num_images > 0
+        if looks and calibration != "first":
+            raise SpecError(
+                f"variant {variant.name!r}: the features must stay the same from task to task, so that the"
+                " calibration is that of the first: --set run.calibration=first"
+            )
 
 
 def refuse_second_quantiser(variants: Iterable[Variant], quant: Part | None) -> None:
@@ -85,10 +109,12 @@ def folder_of(variant: Variant) -> str:
 def _variant(asked: str | Mapping[str, Any], strategy: type[Strategy]) -> Variant:
     if not isinstance(asked, str):
         return _written(asked, strategy)
+    from clbench import quant
+
     pieces = [piece.strip() for piece in asked.split("+")]
     found: dict[str, Any] = {"name": "+".join(pieces)}
     for piece in pieces:
-        table = split_text(piece)
+        table = split_text(piece, quant.names())
         for key, value in _component(asked, table, strategy).items():
             if key in found:
                 raise SpecError(f"variant {asked!r}: it has two of the kind {key!r}; one is allowed")

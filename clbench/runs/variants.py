@@ -32,6 +32,7 @@ from clbench.runs.calibration import calibration_images
 from clbench.runs.deployed import Deployed, copied, felt, quantise, quantise_like
 from clbench.runs.evaluator import Columns, Evaluator
 from clbench.runs.quantising import FILE, quantiser_of
+from clbench.runs.refitting import keep, learn_anew, take_back
 from clbench.runs.run_log import held, is_landmark, matrix_of
 from clbench.runs.speed import speed
 from clbench.seeds import Seeds
@@ -47,6 +48,7 @@ class VariantLog:
     meter: Meter
     cache: FeatureCache | None
     known: tuple[str, Quantised] | None = field(default=None, init=False)  # what was calibrated last, on what
+    twin: Deployed | None = field(default=None, init=False)  # that learns anew what is refitted
     by_task: list[dict[str, Any]] = field(default_factory=list, init=False)
 
 
@@ -80,10 +82,12 @@ class Variants:
     def task_ended(self, seen: Sequence[Task]) -> None:
         """Predict as each variant, now that the last of ``seen`` was learnt."""
         is_last = len(seen) == len(self.stream.tasks)
-        if self.options.variants == "end" and not is_last:
-            return
+        is_asked = is_last or self.options.variants == "each"
         for log in self.logs:
-            self._predict(log, seen, is_last=is_last)
+            if is_asked:
+                self._predict(log, seen, is_last=is_last)
+            elif _variant_of(log.record).refit:
+                self._refitted(log, _variant_of(log.record), seen)
 
     def _log(self, record: Record, variant: Variant, features: Path | None) -> VariantLog:
         meter = Meter(self.batcher.device)
@@ -98,7 +102,7 @@ class Variants:
 
     def _predict(self, log: VariantLog, seen: Sequence[Task], *, is_last: bool) -> None:
         variant, task = _variant_of(log.record), seen[-1].index
-        made = self._made(log, variant, seen)
+        made = self._refitted(log, variant, seen) if variant.refit else self._made(log, variant, seen)
         evaluator = self._evaluator(made.strategy, log)
         columns = evaluator.after_task(seen)
         after = np.full(len(columns["row"]), task, np.int16)
@@ -141,6 +145,19 @@ class Variants:
         assert made.form is not None
         log.known = key, made.form
         return made
+
+    def _refitted(self, log: VariantLog, variant: Variant, seen: Sequence[Task]) -> Deployed:
+        """Return a twin in the form of a variant that has learnt anew, in this form, all that was seen."""
+        twin, size = log.twin, self.options.eval_batch_size
+        begun = seen[:-1]
+        if twin is None:
+            twin = log.twin = self._made(log, variant, seen[:1] if begun else seen)
+            twin.strategy.forget()
+            if begun:
+                take_back(twin, log.record.path, list(begun))
+        learn_anew(twin, seen[-1], self.batcher, self.seeds, log.cache, size)
+        keep(twin, log.record, seen[-1].index)
+        return twin
 
     def _evaluator(self, strategy: Strategy, log: VariantLog) -> Evaluator:
         return Evaluator(

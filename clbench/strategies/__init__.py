@@ -53,6 +53,7 @@ class Strategy(ABC):
     own_variants: ClassVar[
         tuple[str, ...]
     ] = ()  # forms in which it can predict, too, by name: see ``become``
+    refits: ClassVar[bool] = False  # whether what it learnt in closed form can be learnt anew: see ``forget``
     gives_probabilities: ClassVar[bool] = False  # whether each row of predict() is >= 0 and sums to 1
 
     epochs: Annotated[int, Field(ge=1)] = 5  # passes over the training data of a task
@@ -156,6 +157,10 @@ class Strategy(ABC):
     def become(self, variant: str) -> None:
         """Predict from now on as one of ``own_variants``; this is called on a copy that learns no more."""
         raise ValueError(f"{type(self).__name__} has no variant {variant!r}")
+
+    def forget(self) -> None:
+        """Drop what was learnt in closed form: all tasks will come again, without training; modules stay."""
+        raise ValueError(f"{type(self).__name__} cannot learn anew what it has learnt")
 
     def cautions(self) -> list[str]:
         """Return what a user should know of these options before a run, one line each."""

@@ -106,6 +106,38 @@ def test_only_the_last_task_where_that_is_asked_for(spec: Callable[..., RunSpec]
         assert_array_equal(each.predictions()[name][chosen], values)
 
 
+@pytest.mark.parametrize("name", ["simplecil", "slda", "fecam", "ranpac"])
+def test_what_is_refitted_is_what_learning_on_the_bits_would_have_made(
+    name: str, spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    module = {"phase1": False} if name == "ranpac" else {}
+    both = run(spec(name, ["rtn:bits=2", "rtn:bits=2+refit"], strategy=module), tmp_path)
+    kept, refitted = variants_of(both)
+    learnt_so = run(spec(name, [], strategy=module, quant={"name": "rtn", "bits": 2}), tmp_path)
+    for column, values in learnt_so.predictions().items():
+        assert_array_equal(refitted.predictions()[column], values, column)
+    if name != "slda":  # which is sure of everything here
+        assert not np.array_equal(kept.predictions()["confidence"], learnt_so.predictions()["confidence"])
+    (late,) = variants_of(
+        run(spec(name, ["rtn:bits=2+refit"], strategy=module, run={"variants": "end"}), tmp_path)
+    )
+    chosen = refitted.predictions()["after_task"] == 1
+    assert_array_equal(late.predictions()["prediction"], refitted.predictions()["prediction"][chosen])
+
+
+def test_a_strategy_has_variants_of_its_own(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+    record = run(spec("lae", ["offline", "offline+rtn:bits=8", "online"]), tmp_path)
+    offline, low, online = variants_of(record)
+    first = offline.predictions()["after_task"] == 0  # when there is one module
+    both = record.predictions()["confidence"]
+    for variant in (offline, online):
+        assert_array_equal(variant.predictions()["confidence"][first], both[first])
+        assert not np.array_equal(variant.predictions()["confidence"], both)
+    flops = [each.read_json("costs.json")["flops"]["evaluate_per_image"] for each in (offline, record)]
+    assert flops[0] < 0.6 * flops[1]
+    assert low.read_json("costs.json")["backbone_bytes"] != offline.read_json("costs.json")["backbone_bytes"]
+
+
 class Stopped(Progress):
     """Stops a run when a variant has predicted so often."""
 
@@ -119,13 +151,15 @@ class Stopped(Progress):
 
 
 @pytest.mark.parametrize("number", [1, 3])
-@pytest.mark.parametrize("name", ["simplecil", "naive"])
+@pytest.mark.parametrize(
+    ("name", "variants"), [("simplecil", ["rtn:bits=2", "rtn:bits=2+refit"]), ("naive", VARIANTS)]
+)
 def test_stopped_between_variants_a_run_goes_on_the_same(
-    name: str, number: int, spec: Callable[..., RunSpec], tmp_path: Path
+    name: str, variants: list[str], number: int, spec: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
-    whole = run(spec(name, VARIANTS), tmp_path)
+    whole = run(spec(name, variants), tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run(spec(name, VARIANTS), tmp_path, progress=Stopped(number))
+        run(spec(name, variants), tmp_path, progress=Stopped(number))
     (folder,) = (each for each in (tmp_path / "runs").iterdir() if each != whole.path)
     gone_on = resume(folder, places=Places(None, tmp_path / "cache"))
     for ours, theirs in zip(with_variants(gone_on), with_variants(whole), strict=True):
@@ -152,9 +186,11 @@ def test_a_folder_that_was_changed_is_told_of(spec: Callable[..., RunSpec], tmp_
         (["rtn", "rtn:bits=4"], "is named twice"),
         (["rtn:bits=4+rtn:bits=8"], "two of the kind 'quant'"),
         (["rtn:bit=4"], "quant has no option 'bit'; did you mean 'bits'"),
-        (["rtn:bits"], "no 'rtn:bits'"),
+        (["rtn:bits"], "write rtn:option=value"),
         (["rtn:bits=4,bits=8"], "bits stands there twice"),
         ([":bits=4"], "there is no name before the colon"),
+        (["refit"], "nothing that would change the features"),
+        (["offline"], "no 'offline'"),
     ],
 )
 def test_what_is_no_variant_is_refused_in_one_line(

@@ -19,7 +19,9 @@ class Rounding(nn.Module, ABC):
     """What stands for a value: one of 2^bits codes, and what each of them means."""
 
     def __init__(self, bits: int, **tensors: Tensor) -> None:
-        """Hold the tensors, whose shapes broadcast to the values'."""
+        """Hold the tensors, at least one, whose shapes broadcast to the values'."""
+        if not tensors:
+            raise TypeError(f"{type(self).__name__}: a rounding is saved as its tensors, and has none")
         super().__init__()
         self.bits = bits
         for name, tensor in tensors.items():
