@@ -26,6 +26,7 @@ class Angle(Deviation):
     def __init__(self, exact: Tensor) -> None:
         """Measure from an exact output."""
         self._exact = exact
+        self._squares = exact.square()
 
     def whole(self, output: Tensor) -> Tensor:
         """Return 1 - cosine of the last axis, on the average."""
@@ -35,7 +36,7 @@ class Angle(Deviation):
         """Return 1 - cosine over all other axes."""
         others = _others(output, axis)
         dot = (output * self._exact).sum(others, keepdim=True)
-        squares = output.square().sum(others, keepdim=True) * self._exact.square().sum(others, keepdim=True)
+        squares = output.square().sum(others, keepdim=True) * self._squares.sum(others, keepdim=True)
         return 1 - dot / squares.sqrt().clamp_min(1e-12)
 
 
