@@ -10,9 +10,10 @@ second one is rounded with its s, and then the second one's. The best has the gr
 the output to that in float: over an output's last axis, on the average.
 
 Differs from the paper:
-- A weight has a scale an output channel, as with those it is compared with, not one in all. Its similarity is
-  that of the channel's outputs, all rows together.
-- Of a layer's rows, and of an attention's images, a sample is looked at; images stay in float.
+- A weight has a scale an output channel, as with those it is compared with, not one in all. It is our choice
+  to take for its similarity that of the channel's outputs, all rows together.
+- Of a layer's rows, and of an attention's images, a sample is looked at.
+- Images and classifiers stay in float.
 """
 
 from __future__ import annotations

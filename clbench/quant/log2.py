@@ -2,12 +2,14 @@
 
 Y. Lin, T. Zhang, P. Sun, Z. Li, S. Zhou, "FQ-ViT: Post-Training Quantization for Fully Quantized Vision
 Transformer", IJCAI 2022, arXiv 2111.13824: x^ = 2^-c with c = round(-log2 x), and 0 where c is 2^b or more.
-Nothing is searched for; the sum over values becomes a sum of shifted integers.
+Nothing is searched for; the sum over values becomes a sum of shifted integers. More bits add smaller levels,
+but none between 1 and 1/2, where few tokens attend to each other: the paper has 4 bits for probabilities.
 
 Differs from the paper:
 - LayerNorm and softmax are computed in float: neither the power-of-two factors of a LayerNorm's input nor the
   integer-only softmax are here. A layer after a LayerNorm rounds what comes out of it.
-- q, k and v have a grid a head, not a tensor, as with those it is compared with; images stay in float.
+- q, k and v have a grid a head, not a tensor, as with those it is compared with.
+- Images and classifiers stay in float.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ Differs from the paper:
   see is computed from what the first one saw.
 - The mean of the channels' zero points is rounded, as codes are integers here; the published code leaves it.
 - Ratio and offset stay with the layer instead of being folded into the LayerNorm.
-- q, k and v have a grid a head, not a tensor, as with those it is compared with; images stay in float.
+- q, k and v have a grid a head, not a tensor, as with those it is compared with.
+- Images and classifiers stay in float.
 - Only LayerNorms of a block are followed, not those between the stages of a Swin Transformer.
 """
 

@@ -1,7 +1,8 @@
 """Round to even grids from the least to the greatest value: no search, the yardstick of all that do search.
 
 Weights have a grid an output channel, the operands q, k and v of an attention one a head, probabilities and
-the inputs of layers one a tensor; images stay in float. With L = 2^b levels, asymmetric and symmetric,
+the inputs of layers one a tensor; images and classifiers stay in float. With L = 2^b levels, asymmetric and
+symmetric,
 
     s = (max - min) / (L - 1), z = round(-min / s)    or    s = max|x| / (L / 2 - 0.5), z = L / 2,
     c = clamp(round(x / s) + z, 0, L - 1),  x^ = (c - z) s.

@@ -13,9 +13,10 @@ Differs from the paper:
 - A backbone has no loss: our choice is L = r^T f with random signs r (``parts/sensitivity.py``).
 - Each value uses exactly one of its two grids, as in the paper but not in the published code.
 - A weight has a scale an output channel, and q, k and v one a head, as with those it is compared with.
-- Of a layer's rows, and of an attention's images, a sample is looked at; images stay in float.
+- Of a layer's rows, and of an attention's images, a sample is looked at; rows that no feature feels are not.
 - The derivative at an attention's second product is taken at the input of its last layer; in the few networks
   with a norm or a gate between the two, that is left out.
+- Images and classifiers stay in float.
 """
 
 from __future__ import annotations

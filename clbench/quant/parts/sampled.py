@@ -32,12 +32,10 @@ def sampled_rows(
     if among is None or not len(among):
         among = torch.arange(len(inputs) * an_image)
     chosen = among[drawn(len(among), ROWS, generator)]
-    kept = [
-        rows_of(layer, inputs[image : image + 1])[:, within.to(inputs.device)]
-        for image in range(len(inputs))
-        for within in [chosen[chosen // an_image == image] % an_image]
-        if len(within)
-    ]
+    kept = []
+    for image in torch.unique(chosen // an_image).tolist():
+        within = chosen[chosen // an_image == image] % an_image
+        kept.append(rows_of(layer, inputs[image : image + 1])[:, within.to(inputs.device)])
     return Rows(torch.cat(kept, dim=1), chosen.to(inputs.device))
 
 
