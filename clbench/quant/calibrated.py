@@ -1,7 +1,8 @@
 """Go through a backbone stage by stage and choose, for each product, how its operands are rounded.
 
 Every stage is looked at in float: no error of an earlier one adds up while a later one is calibrated. What a
-quantiser is made of is said by two methods, one for a layer and one for an attention.
+``Calibrated`` quantiser is made of is said by two methods, one for a layer and one for an attention. One that
+has to see more of the backbone than what comes in looks at a stage itself: it derives from ``ByStage``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.quant import Quantiser
 from clbench.quant.low_bit_layers import LowBitLayer
 from clbench.quant.parts.low_bit_weight import LowBitWeight
-from clbench.quant.parts.observed import Observed, observed
+from clbench.quant.parts.observed import observed
 from clbench.quant.parts.places import Place, Stage, stages
 from clbench.quant.parts.rounding import Rounding
 from clbench.quant.quantised import Quantised, low_bit
@@ -34,8 +35,16 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Calibrated(Quantiser):
-    """A quantiser of weights and activations that looks at images."""
+class FittedStage:
+    """What was chosen for a stage."""
+
+    layers: dict[str, Fitted]  # by path
+    operands: dict[str, Rounding]  # by OPERANDS, those that are rounded
+
+
+@dataclass(frozen=True)
+class ByStage(Quantiser):
+    """A quantiser of weights and activations that looks at images, stage by stage."""
 
     bits: Annotated[int, Field(ge=2, le=8)] = 4  # of weights and activations
     weight_bits: Annotated[int, Field(ge=0, le=8)] = 0  # of weights alone; 0: as bits says
@@ -64,6 +73,29 @@ class Calibrated(Quantiser):
         return self.activation_bits or self.bits
 
     @abstractmethod
+    def fit_stage(
+        self, backbone: Backbone, stage: Stage, images: Tensor, generator: torch.Generator
+    ) -> FittedStage:
+        """Choose for all layers of a stage, and for the operands of its attention."""
+
+    def quantise(self, backbone: Backbone, images: Tensor, generator: torch.Generator) -> Quantised:
+        """Calibrate every stage, and put the low-bit layers and roundings in their places."""
+        layers: dict[str, LowBitLayer] = {}
+        roundings: dict[str, Rounding] = {}
+        for stage in stages(backbone):
+            chosen = self.fit_stage(backbone, stage, images, generator)
+            for place in stage.places:
+                fitted = chosen.layers[place.path]
+                layers[place.path] = low_bit(place.layer, fitted.weight, fitted.rounding, **fitted.around)
+            roundings |= {stage.attention[name].name: made for name, made in chosen.operands.items()}
+        return Quantised(backbone, self, layers, roundings)
+
+
+@dataclass(frozen=True)
+class Calibrated(ByStage):
+    """A quantiser of weights and activations that looks at what comes in."""
+
+    @abstractmethod
     def fit_layer(self, place: Place, inputs: Tensor, generator: torch.Generator) -> Fitted:
         """Choose for a layer that got ``inputs``, the tensor that came in with all images."""
 
@@ -71,20 +103,14 @@ class Calibrated(Quantiser):
     def fit_attention(self, operands: dict[str, Tensor], generator: torch.Generator) -> dict[str, Rounding]:
         """Choose for the operands of an attention, (B, H, N, E) and probs (B, H, N, M), by their names."""
 
-    def quantise(self, backbone: Backbone, images: Tensor, generator: torch.Generator) -> Quantised:
-        """Calibrate every stage, and put the low-bit layers and roundings in their places."""
-        layers: dict[str, LowBitLayer] = {}
-        roundings: dict[str, Rounding] = {}
-        for stage in stages(backbone):
-            seen = observed(backbone, stage, images)
-            for place in stage.places:
-                fitted = self.fit_layer(place, seen.inputs.pop(place.path), generator)
-                layers[place.path] = low_bit(place.layer, fitted.weight, fitted.rounding, **fitted.around)
-            roundings |= self._of_attention(stage, seen, generator)
-        return Quantised(backbone, self, layers, roundings)
-
-    def _of_attention(self, stage: Stage, seen: Observed, generator: torch.Generator) -> dict[str, Rounding]:
-        if not stage.attention:
-            return {}
-        fitted = self.fit_attention(seen.operands, generator)
-        return {stage.attention[name].name: rounding for name, rounding in fitted.items()}
+    def fit_stage(
+        self, backbone: Backbone, stage: Stage, images: Tensor, generator: torch.Generator
+    ) -> FittedStage:
+        """Look at a stage, and choose for one product after another."""
+        seen = observed(backbone, stage, images)
+        layers = {
+            place.path: self.fit_layer(place, seen.inputs.pop(place.path), generator)
+            for place in stage.places
+        }
+        operands = self.fit_attention(seen.operands, generator) if stage.attention else {}
+        return FittedStage(layers, operands)

@@ -75,6 +75,12 @@ def _source(block: BlockSites, short: str) -> Source:
     norms = {"attn.qkv": "norm1", "mlp.fc1": "norm2" if block.has("norm2") else "norm"}
     if short in norms and block.has(norms[short]) and isinstance(block[norms[short]].layer, nn.LayerNorm):
         return "norm"
-    if short == "mlp.fc2" and block.has("mlp.act") and isinstance(block["mlp.act"].layer, GELUS):
+    if short == "mlp.fc2" and isinstance(block["mlp.act"].layer, GELUS) and _nothing_between(block):
         return "gelu"
     return "other"
+
+
+def _nothing_between(block: BlockSites) -> bool:
+    """Tell whether an MLP has nothing but its two layers and the activation, such as a response norm."""
+    mlp = next(part for part in block["mlp"].modules() if block["mlp.fc2"] in part.children())
+    return all(isinstance(part, (Site, nn.Dropout, nn.Identity)) for part in mlp.children())
