@@ -13,7 +13,7 @@ from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
 from clbench.options import refuse_odd_class
 from clbench.outside.mistakes import explained
-from clbench.petl.adapter import Adapter
+from clbench.petl.norm_tuning import NormTuning
 from clbench.quant import Quantiser
 from clbench.quant.files import from_bytes, to_bytes
 from clbench.quant.parts.low_bit_weight import IN_A_BYTE
@@ -172,12 +172,11 @@ def _check_half_precision(form: Quantised, backbone: Backbone, images: Tensor, f
 
 
 def _check_gradients(backbone: Backbone, images: Tensor) -> None:
-    module = Adapter().attach(backbone, torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.01)
-    torch.autograd.backward(backbone(images).square().sum())
+    module = NormTuning().attach(backbone, torch.Generator().manual_seed(2))
+    target = torch.randn(len(images), backbone.width, generator=torch.Generator().manual_seed(3))
+    torch.autograd.backward((backbone(images) - target).square().sum())
     missing = [name for name, each in module.named_parameters() if each.grad is None or not each.grad.any()]
+    module.enabled = False  # its parameters are in the backbone's places
     frozen = [name for name, each in backbone.named_parameters() if each.grad is not None]
     module.detach()
     assert not missing, f"no gradient reaches {missing[0]}"
