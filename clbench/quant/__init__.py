@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clbench.backbones.backbone import Backbone
-    from clbench.quant.parts.rounding import Rounding
     from clbench.quant.quantised import Quantised
 
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 class Quantiser(ABC):
     """A quantiser's options, and what it makes of a backbone."""
 
-    roundings: ClassVar[tuple[type[Rounding], ...]] = ()  # what it may round activations with
+    roundings: ClassVar[tuple[type, ...]] = ()  # the kinds of Rounding that it may use
 
     @property
     def num_images(self) -> int:
