@@ -1,13 +1,12 @@
 """Choose each weight's code so that the layer's output changes least on calibration images.
 
 E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative
-Pre-trained Transformers", ICLR 2023, arXiv 2210.17323; ``parts/compensated.py`` has the formulas. An error e
-of a row's weights makes the squared error e H e^T of its output, with H = X^T X / n of the layer's inputs X.
+Pre-trained Transformers", ICLR 2023, arXiv 2210.17323; ``parts/compensated.py`` has the formulas.
 Activations stay in float.
 
-Differs from the paper: each row is rounded on several grids that span ever smaller shares of its stretch, and
-keeps the one with the least e H e^T (our choice); one bit has the mid-rise grid; and a layer is shown what it
-gets in float, not what it gets from quantised layers.
+Differs from the paper: each row is rounded on several grids, which span ever smaller shares of its stretch,
+and keeps the one with the least squared error (our choice); one bit has the mid-rise grid; and a layer is
+shown what it gets in float, not what it gets from quantised layers.
 
 Shape letters: C groups of a convolution (1 of a linear layer), R rows in each, I columns, G groups a row, S
 shares.
@@ -67,8 +66,8 @@ class LeastError(Quantiser):
         shares = OF_ONE_BIT if self.bits == 1 else SHARES
         grids = [grid_of(groups, self.bits, "asymmetric", self.scale_bits, share) for share in shares]
         scale, zero = (torch.stack([held.float() for held in each]) for each in zip(*grids, strict=True))
-        codes, error = self._rounded(matrix, scale, zero, gram_CII)
-        best = error.argmin(dim=0), torch.arange(len(matrix), device=matrix.device)
+        codes, squared = self._rounded(matrix, scale, zero, gram_CII)
+        best = squared.argmin(dim=0), torch.arange(len(matrix), device=matrix.device)
         kind = grids[0][0].dtype  # of the largest scales
         return LowBitWeight.of(codes[best], scale[best].to(kind), zero[best].to(kind), self.bits)
 
@@ -76,16 +75,12 @@ class LeastError(Quantiser):
         self, matrix: Tensor, scale_SMG: Tensor, zero_SMG: Tensor, gram_CII: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the codes (S, C R, I) on all grids, and the squared errors (S, C R) of the outputs."""
-        convolutions, columns, _ = gram_CII.shape
-        width = -(-columns // scale_SMG.shape[2])
-        weight_SMI = matrix.expand(len(scale_SMG), -1, -1)
-        weight, scale, zero = (_swapped(rows, convolutions) for rows in (weight_SMI, scale_SMG, zero_SMG))
-        codes = compensated_codes(weight, (scale, zero), width, gram_CII, self.bits)
-        scale, zero = (held.repeat_interleave(width, dim=2)[..., :columns] for held in (scale, zero))
-        error = weight - scale * (codes - zero)
-        squared = ((error @ gram_CII) * error).sum(dim=2, keepdim=True)
-        codes, squared = (_swapped(rows, len(scale_SMG)) for rows in (codes, squared))
-        return codes, squared[..., 0]
+        shares, _, groups = scale_SMG.shape
+        width = -(-matrix.shape[1] // groups)
+        of_rows = (matrix.expand(shares, -1, -1), scale_SMG, zero_SMG)
+        weight, scale, zero = (_swapped(rows, len(gram_CII)) for rows in of_rows)
+        codes, squared = compensated_codes(weight, (scale, zero), width, gram_CII, self.bits)
+        return _swapped(codes, shares), _swapped(squared[..., None], shares)[..., 0]
 
 
 def _swapped(rows: Tensor, parts: int) -> Tensor:

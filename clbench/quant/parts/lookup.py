@@ -78,9 +78,9 @@ def whole_part(tables: Tables, patterns_PMGRQ: Tensor) -> Tensor:
     """Return a, exactly: int32 (N, M, G, R)."""
     entries_NQT = tables.entries_NGRQT.flatten(1, 3)
     quads = torch.arange(entries_NQT.shape[1], device=entries_NQT.device)
-    total = None
+    total: Tensor | None = None
     for plane, patterns in enumerate(patterns_PMGRQ):
-        found = entries_NQT[:, quads, patterns.flatten(1)].unflatten(2, patterns.shape[1:])  # (N, M, G, R, Q)
+        found = entries_NQT[:, quads, patterns.flatten(1)].view(-1, *patterns.shape)  # (N, M, G, R, Q)
         own = found.sum(dim=-1, dtype=torch.int32) << plane
         total = own if total is None else total + own
     assert total is not None
@@ -92,7 +92,8 @@ def product(whole_NMGR: Tensor, tables: Tables, stored: LowBitWeight) -> Tensor:
     scale_MG, zero_MG = stored.scale.float(), stored.zero.float()
     looked_up = (whole_NMGR * tables.scale_NGR[:, None]).sum(dim=3) / 2
     middle = (2**stored.bits - 1) / 2
-    return (scale_MG * (looked_up + (middle - zero_MG) * tables.total_NG[:, None])).sum(dim=2)
+    y: Tensor = (scale_MG * (looked_up + (middle - zero_MG) * tables.total_NG[:, None])).sum(dim=2)
+    return y
 
 
 def _quads(rows: Tensor, groups: int) -> Tensor:
