@@ -47,10 +47,10 @@ def compensated_codes(
             rounded = scale * (code - zero)
             error = errors[:, column - start].sub_(rounded)
             rest = slice(column + 1, start + BLOCK)
-            wanted_CIR[:, rest] += ahead_CII[:, column, rest, None] * error[:, None]
+            wanted_CIR[:, rest].baddbmm_(ahead_CII[:, column, rest, None], error[:, None])
             codes_CIR[:, column] = code
             squared += weight_of_CI[:, column, None] * (value - rounded) ** 2
-        wanted_CIR[:, behind] += ahead_CII[:, block, behind].mT @ errors
+        wanted_CIR[:, behind].baddbmm_(ahead_CII[:, block, behind].mT, errors)
     return torch.empty_like(codes_CIR).scatter_(1, order_CIR, codes_CIR).mT, squared
 
 
