@@ -101,9 +101,7 @@ class AnyBits(TorchaoMethod):
 
     bits: Annotated[int, Field(ge=2, le=8)] = 4  # of a weight; torchao's single bit is 0 for every weight
     group: Annotated[int, Field(ge=0)] = 0  # neighbours in a row that share a scale; divides it; 0: the row
-    grid: Literal["symmetric", "asymmetric"] = (
-        "symmetric"  # around 0, or from the least weight to the greatest
-    )
+    grid: Literal["symmetric", "asymmetric"] = "symmetric"  # around 0; or from the least to the greatest
 
     def weight(self, chosen: nn.Parameter) -> LowBitWeight:
         """Return the codes, counted from the least one."""
