@@ -4,9 +4,9 @@ E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh, "GPTQ: Accurate Post-Training 
 Pre-trained Transformers", ICLR 2023, arXiv 2210.17323; ``parts/compensated.py`` has the formulas.
 Activations stay in float.
 
-Differs from the paper: each row is rounded on several grids, which span ever smaller shares of its stretch,
-and keeps the one with the least squared error (our choice); one bit has the mid-rise grid; and a layer is
-shown what it gets in float, not what it gets from quantised layers.
+Differs from the paper: each row is rounded on several grids, whose ends are ever smaller shares of its least
+and greatest weights, and keeps the one with the least squared error (our choice); one bit has the mid-rise
+grid; and a layer is shown what it gets in float, not what it gets from quantised layers.
 
 Shape letters: C groups of a convolution (1 of a linear layer), R rows in each, I columns, G groups a row, S
 shares.
@@ -30,7 +30,7 @@ from clbench.quant.parts.observed import CHUNK, matrix_of, observed, rows_of
 from clbench.quant.parts.places import stages
 from clbench.quant.quantised import Quantised, low_bit
 
-SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of a group's stretch that its grid spans
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of a group's least and greatest weights
 OF_ONE_BIT = (2.0, 1.8, 1.6, 1.4, 1.2, 1.0, 0.8, 0.6)  # of the mean absolute weight
 
 

@@ -133,7 +133,7 @@ def test_a_group_of_nearly_equal_values_far_from_zero_keeps_half_precision() -> 
         torch.testing.assert_close(found, matrix, rtol=relative, atol=0)
 
 
-def test_a_share_of_the_stretch_cuts_off_what_lies_outside() -> None:
+def test_a_share_of_the_ends_cuts_off_what_lies_outside() -> None:
     groups = in_groups(ROW, 0)
     scale, zero = grid_of(groups, 2, "asymmetric", 32, share=0.5)
     assert (scale.item(), zero.item()) == (0.5, 1)

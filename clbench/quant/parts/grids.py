@@ -86,7 +86,7 @@ def in_groups(matrix: Tensor, group: int) -> Groups:
 
 
 def grid_of(groups: Groups, bits: int, name: GridName, scale_bits: int, share: float = 1.0) -> Grid:
-    """Return the grid that lies over the middle ``share`` of each group's stretch."""
+    """Return each group's grid, of ``share`` times its least and greatest values (or their mean size)."""
     if bits == 1:
         return _one_bit(groups, scale_bits, share)
     return GRIDS[name](share * groups.low, share * groups.high, bits, scale_bits)
