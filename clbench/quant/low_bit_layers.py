@@ -162,6 +162,10 @@ def _gradient(layer: LowBitLayer, shape: torch.Size, weight: Tensor, gradient: T
     """Return the gradient with respect to the input."""
     if isinstance(layer, LowBitLinear):
         return gradient @ weight
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        anywhere = gradient.new_zeros(shape).requires_grad_()  # the same gradient at every input
+        with torch.enable_grad():
+            return torch.autograd.grad(_applied(layer, anywhere, weight, None), anywhere, gradient)[0]
     how = (layer.stride, layer.padding, layer.dilation, layer.groups)
     return cast("Tensor", conv2d_input(shape, weight, gradient, *how))  # type: ignore[no-untyped-call]  # torch's
 

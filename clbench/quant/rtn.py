@@ -1,39 +1,32 @@
-"""Round weights to the nearest of 2^b levels, a scale a channel or a group; activations stay in float.
+"""Round each weight to the nearest of 2^b evenly spaced values; activations stay in float.
 
-draft
+What T-MAC (J. Wei et al., EuroSys 2025, arXiv 2407.00088) computes with; ``parts/grids.py`` has the grids'
+formulas. One bit is always +-mean|w|, whatever the grid. Bits a weight: b + 2 e / G with e = ``scale_bits``
+and groups of G; the codes of a row are filled up to whole bytes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from clbench.backbones.backbone import Backbone
-from clbench.quant import Quantiser, register
+from clbench.quant import register
+from clbench.quant.parts.grids import Bits, GridName, codes_of, grid_of, in_groups
 from clbench.quant.parts.low_bit_weight import LowBitWeight
-from clbench.quant.parts.observed import matrix_of
-from clbench.quant.parts.places import stages
-from clbench.quant.quantised import Quantised, low_bit
+from clbench.quant.weights_only import WeightsOnly
 
 
 @register("rtn")
 @dataclass(frozen=True)
-class RTN(Quantiser):
-    """Round to nearest."""
+class RoundToNearest(WeightsOnly):
+    """Weights only; needs no images."""
 
-    bits: int = 4
+    bits: Bits = 4  # of a weight
+    grid: GridName = "asymmetric"  # symmetric: 0 is one of the values; midrise: it is half-way between two
 
-    def quantise(self, backbone: Backbone, images: Tensor, generator: torch.Generator) -> Quantised:
-        """Round each layer's weight."""
-        layers = {}
-        for stage in stages(backbone):
-            for place in stage.places:
-                w = matrix_of(place.layer)
-                low, high = w.amin(1, keepdim=True), w.amax(1, keepdim=True)
-                s = (high - low) / (2**self.bits - 1)
-                z = -low / s
-                q = torch.round(w / s + z).clamp(0, 2**self.bits - 1)
-                layers[place.path] = low_bit(place.layer, LowBitWeight.of(q, s, z, self.bits))
-        return Quantised(backbone, self, layers)
+    def stored(self, matrix: Tensor) -> LowBitWeight:
+        """Return the nearest codes, and the grid."""
+        groups = in_groups(matrix, self.group)
+        grid = grid_of(groups, self.bits, self.grid, self.scale_bits)
+        return LowBitWeight.of(groups.joined(codes_of(groups, grid, self.bits)), *grid, self.bits)
