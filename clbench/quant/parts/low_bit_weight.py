@@ -13,6 +13,8 @@ Shape letters: P planes, M rows, K columns, G groups a row.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,8 +40,6 @@ class LowBitWeight(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("zero", zero)
         self.register_buffer("levels", levels)
-        spread = (torch.arange(256)[:, None] >> torch.arange(IN_A_BYTE)) & 1  # a byte's eight bits
-        self.register_buffer("bits_of_byte", spread.float().to(planes.device), persistent=False)
 
     @classmethod
     def of(
@@ -81,13 +81,19 @@ class LowBitWeight(nn.Module):
 
     def _joined(self) -> Tensor:
         """Return the codes (M, K) in float32."""
-        table: Tensor = self.bits_of_byte  # type: ignore[assignment]  # a buffer
+        table = _bits_of_bytes(self.planes.device)
         total: Tensor | None = None
         for place in range(self.bits):
             plane = F.embedding(self.planes[place].int(), table).flatten(1)
             total = plane if total is None else total.add_(plane, alpha=2**place)
         assert total is not None
         return total[:, : self.columns]
+
+
+@cache
+def _bits_of_bytes(device: torch.device) -> Tensor:
+    """Return the eight bits of each byte, the least first: (256, 8) float32."""
+    return ((torch.arange(256)[:, None] >> torch.arange(IN_A_BYTE)) & 1).float().to(device)
 
 
 def to_planes(codes: Tensor, bits: int) -> Tensor:

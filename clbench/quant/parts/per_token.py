@@ -12,6 +12,7 @@ its token, so codes alone cannot be decoded.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from clbench.quant.parts.rounding import Rounding
 
 class PerToken(Rounding):
     """A grid a token."""
+
+    is_fixed: ClassVar[bool] = False
 
     least: Tensor
 

@@ -7,7 +7,7 @@ made again. To the gradient a rounding is the identity, except where it cuts val
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from clbench.backbones.sites import HALF
 
 class Rounding(nn.Module, ABC):
     """What stands for a value: one of 2^bits codes, and what each of them means."""
+
+    is_fixed: ClassVar[bool] = True  # whether that is the same for all values that come
 
     def __init__(self, bits: int, **tensors: Tensor) -> None:
         """Hold the tensors, at least one, whose shapes broadcast to the values'."""
