@@ -20,7 +20,7 @@ from clbench.quant.files import put_back
 from clbench.quant.quantised import form_of
 from clbench.records.spec import RunSpec, Variant
 from clbench.runs.backbone import opened_backbone
-from clbench.runs.quantising import quantiser_of
+from clbench.runs.calibration import quantiser_of
 
 
 class BackboneAbout(BaseModel):

@@ -20,10 +20,10 @@ from clbench.records.forms import variant_record
 from clbench.records.record import Record
 from clbench.records.spec import Variant
 from clbench.records.variants import variants_of
-from clbench.runs.calibration import calibration_images
+from clbench.runs.calibration import calibration_images, quantiser_of
 from clbench.runs.deployed import Deployed, copied, quantise
 from clbench.runs.earlier import earlier_stream
-from clbench.runs.quantising import FILE, quantiser_of
+from clbench.runs.quantising import FILE
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 

@@ -11,13 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clbench import quant
 from clbench.data.batches import Batcher
 from clbench.data.samples import Samples
-from clbench.data.tasks import Task
+from clbench.data.tasks import Task, TaskStream
 from clbench.errors import UserError
+from clbench.learning.memory import Memory
+from clbench.options import build
+from clbench.quant import Quantiser
+from clbench.records.spec import Part, RunSpec
 from clbench.runs.earlier import remembered_by
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
+
+
+def quantiser_of(part: Part) -> Quantiser:
+    """Return the quantiser that a spec names."""
+    return build(quant.get(part.name), "quant", part.options)
 
 
 class CalibrationError(UserError, ValueError):
@@ -51,6 +61,24 @@ def too_few(number: int, available: int) -> str:
         f"{number} calibration images are asked for, and a task has {available} training images; ask for"
         f" fewer with the quantiser's option images={available}"
     )
+
+
+def refuse_uncalibrated(spec: RunSpec, strategy: Strategy, stream: TaskStream) -> None:
+    """Raise CalibrationError in one line, before anything is learnt, where a variant will lack images."""
+    for variant in spec.variants:
+        number = quantiser_of(variant.quant).num_images if variant.quant else 0
+        if number and spec.run.calibration == "memory":
+            held = (part for each in strategy.parts().values() for part in each.modules())
+            if not any(isinstance(part, Memory) for part in held):
+                raise CalibrationError(
+                    f"variant {variant.name}: run.calibration=memory, and strategy {spec.strategy.name} keeps"
+                    " no images; use current or first"
+                )
+        elif number:
+            tasks = stream.tasks[:1] if spec.run.calibration == "first" else stream.tasks
+            fewest = min(len(task.train) for task in tasks)
+            if fewest < number:
+                raise CalibrationError(f"variant {variant.name}: {too_few(number, fewest)}")
 
 
 def calibration_images(

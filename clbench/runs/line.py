@@ -1,29 +1,22 @@
-"""Follow the straight line: spec, stream, backbone, module, strategy, loop, record."""
+"""Follow the straight line: spec, components, loop, record."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
-from clbench import devices, evaluate, petl, strategies
-from clbench.backbones.backbone import Backbone
+from clbench import petl
 from clbench.data.batches import Batcher
-from clbench.data.continued import continued
 from clbench.data.feature_cache import FeatureCache
-from clbench.data.history import History, chapter_of, history_of
-from clbench.data.tasks import Places, Task, TaskStream
+from clbench.data.history import History
+from clbench.data.tasks import Places, Task
 from clbench.evaluate.costs import PhaseClock
 from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
-from clbench.options import build
 from clbench.outside.mistakes import explained
 from clbench.outside.reading import read_bytes
 from clbench.quant.files import to_bytes
-from clbench.quant.quantised import Quantised
 from clbench.records.environment import environment
 from clbench.records.histories import history_to
 from clbench.records.json_text import to_json
@@ -32,7 +25,6 @@ from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec
 from clbench.report import write_figures
-from clbench.runs.backbone import opened_backbone
 from clbench.runs.checkpoint import (
     Checkpoint,
     Position,
@@ -41,12 +33,11 @@ from clbench.runs.checkpoint import (
     save_checkpoint,
     save_ended,
 )
-from clbench.runs.earlier import build_stream, earlier_stream, refuse_missing_images, remembered_by, told
 from clbench.runs.loop import Loop
 from clbench.runs.measured import measure_variants, measured, refuse_unmeasured
-from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
+from clbench.runs.parts import Parts, notes_of, prepare
 from clbench.runs.probe import Probe, ProbeSet
-from clbench.runs.quantising import FILE, form_of
+from clbench.runs.quantising import FILE
 from clbench.runs.resuming import (
     ChangedError,
     clean,
@@ -55,35 +46,10 @@ from clbench.runs.resuming import (
     refuse_missing,
     warn_of,
 )
-from clbench.runs.returned import LOST, checked_parts
+from clbench.runs.returned import LOST
 from clbench.runs.run_log import RunLog, held
-from clbench.runs.sources import is_same_source, source_digest
+from clbench.runs.sources import is_same_source
 from clbench.runs.variants import Variants
-from clbench.seeds import Seeds
-from clbench.strategies import Strategy
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The components of a run, ready to start."""
-
-    stream: TaskStream
-    backbone: Backbone
-    strategy: Strategy
-    seeds: Seeds
-    device: torch.device
-    history: History  # what will have been learnt when the run ends
-    form: Quantised | None = None  # in which the backbone computes with few bits
-
-    def hashes(self) -> dict[str, str]:
-        """Return what must be equal for two runs to be the same, or to be compared."""
-        quant = {"quant": self.form.state_key()} if self.form else {}
-        return {
-            "stream": self.stream.digest,
-            "weights": self.backbone.weights_digest,
-            "strategy_source": source_digest(type(self.strategy)),
-            **quant,
-        }
 
 
 @dataclass(frozen=True)
@@ -94,39 +60,6 @@ class Start:
     checkpoint: Checkpoint
     weights: str | None  # hash of what it was learnt on; None: that is known rounded only
     files: Mapping[str, bytes] = field(default_factory=dict)  # of the record before, by their names
-
-
-def prepare(
-    spec: RunSpec, places: Places, before: History | None = None, quant: bytes | None = None
-) -> Parts:
-    """Make every component that a spec names; ``before`` is what a run that learns on has learnt before.
-
-    ``quant`` is the form of few bits that its backbone has already, if it has one.
-    """
-    seeds = Seeds(spec.run.seed)
-    device = torch.device(devices.present(spec.run.device))
-    own = build_stream(spec.stream, places, seeds)
-    backbone = opened_backbone(spec, device, folder=places.data_dir)
-    strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
-    stream, chapters = own, [*(before.chapters if before else [])]
-    if before:
-        earlier = [earlier_stream(chapter, before.class_names, places) for chapter in before.chapters]
-        stream = continued(before, earlier, own, remembered=partial(remembered_by, strategy))
-        refuse_missing_images(spec.strategy.name, strategy, before, earlier)
-        stream = replace(stream, notes=[*told(before, earlier), *own.notes])
-    refuse_impossible(spec.strategy.name, strategy, stream, backbone)
-    form = form_of(spec, backbone, stream, seeds, quant)
-    evaluate.find_all(spec.run.metrics)  # before anything is learnt: one that is not there is told now
-    if spec.run.eval_ahead:
-        refuse_unknown_classes(stream)
-    if spec.run.step_cost > 1:
-        refuse_waiting(stream)
-    module = build(petl.get(spec.petl.name), "petl", spec.petl.options)
-    with explained(strategy, module):
-        strategy.setup(backbone, module, seeds)
-        checked_parts(strategy)
-    chapters.append(chapter_of(own, spec.to_dict()["stream"], spec.run.seed))
-    return Parts(stream, backbone, strategy, seeds, device, history_of(stream, chapters), form)
 
 
 def execute(
@@ -163,7 +96,7 @@ def execute(
         record = Record.create(Path(out), spec, texts, {**begun_with, **made})
     with only_writer(record.path):
         record.event("started")
-        for line in _notes(spec, parts):
+        for line in notes_of(spec, parts):
             record.event("noted", line=line)
         checkpoint = start.checkpoint if start else None
         _finish(record, parts, progress or Progress(), places, clock, checkpoint)
@@ -222,7 +155,7 @@ def _finish(
     with meter.phase("start-up"):
         loop = _loop(record, parts, progress, places, meter, is_resumed=checkpoint is not None)
     progress.run_started(record.spec, record.path, len(parts.stream.tasks))
-    for line in _notes(record.spec, parts):
+    for line in notes_of(record.spec, parts):
         progress.noted(line)
     with meter.phase("other"):
         note = LOST if checkpoint else ""
@@ -300,9 +233,3 @@ def _variants(
     if is_resumed:
         variants.read()
     return variants.task_ended
-
-
-def _notes(spec: RunSpec, parts: Parts) -> list[str]:
-    """Return what a user should know of the data, the weights and the strategy before the first task."""
-    told = [f"caution: {each}" for each in cautions(spec.strategy.name, parts.strategy, parts.stream)]
-    return [*parts.stream.notes, *parts.backbone.notes, *told]

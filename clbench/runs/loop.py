@@ -63,8 +63,7 @@ class Loop:
     load_ended: Callable[[int], list[Ended]] = lambda _: []
     # keeps a prediction log (None: nothing learnt yet), and returns its row of the accuracy matrix
     log: Callable[[int, Columns | None], list[float]] = lambda *_: []
-    # predicts in other forms, too, and keeps what comes of it, now that the last of these tasks was learnt
-    deploy: Callable[[Sequence[Task]], object] | None = None
+    deploy: Callable[[Sequence[Task]], object] | None = None  # predicts in other forms, too, after a task
     cache: FeatureCache | None = None
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)  # of the task begun
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from clbench import quant
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.data.samples import Samples
 from clbench.data.tasks import TaskStream
-from clbench.options import build
 from clbench.outside.mistakes import explained
-from clbench.quant import Quantiser
 from clbench.quant.files import from_bytes
 from clbench.quant.quantised import Quantised
 from clbench.records.spec import Part, RunSpec
-from clbench.runs.calibration import drawn_of
+from clbench.runs.calibration import drawn_of, quantiser_of
 from clbench.seeds import Seeds
 
 FILE = "quant.safetensors"  # of a record
@@ -47,8 +44,3 @@ def quantised_as_before(part: Part, backbone: Backbone, data: bytes, source: str
     form = from_bytes(data, backbone, quantiser_of(part), source)
     form.settle()
     return form
-
-
-def quantiser_of(part: Part) -> Quantiser:
-    """Return the quantiser that a spec names."""
-    return build(quant.get(part.name), "quant", part.options)

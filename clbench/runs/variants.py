@@ -28,10 +28,10 @@ from clbench.records.forms import variant_record
 from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.spec import RunOptions, Variant
-from clbench.runs.calibration import calibration_images
+from clbench.runs.calibration import calibration_images, quantiser_of
 from clbench.runs.deployed import Deployed, copied, felt, quantise, quantise_like
 from clbench.runs.evaluator import Columns, Evaluator
-from clbench.runs.quantising import FILE, quantiser_of
+from clbench.runs.quantising import FILE
 from clbench.runs.refitting import keep, learn_anew, take_back
 from clbench.runs.run_log import held, is_landmark, matrix_of
 from clbench.runs.speed import speed

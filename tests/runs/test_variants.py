@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from clbench import load_runs
+from clbench.errors import UserError
 from clbench.options import SpecError
 from clbench.records.forms import variant_record, with_variants
 from clbench.records.progress import Progress
@@ -199,6 +200,36 @@ def test_what_is_no_variant_is_refused_in_one_line(
     with pytest.raises(SpecError, match=line) as told:
         spec("simplecil", variants)
     assert "\n" not in str(told.value)
+
+
+def test_images_to_calibrate_on_are_counted_before_anything_is_learnt(
+    spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"asked for, and a task has 28 .* images=28"):
+        run(spec("naive", ["minmax:bits=4"]), tmp_path)
+    with pytest.raises(UserError, match="keeps no images; use current or first"):
+        run(spec("naive", ["minmax:bits=4,images=4"], run={"calibration": "memory"}), tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("whose", ["current", "first", "memory"])
+def test_a_variant_is_calibrated_on_images_that_may_be_looked_at(
+    whose: str, spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    record = run(spec("er", ["minmax:bits=8,images=8"], run={"calibration": whose}), tmp_path)
+    (variant,) = variants_of(record)
+    assert variant.read_json("metrics.json")["accuracy"] is not None
+    assert variant.read_json("costs.json")["calibration"]["seconds"] > 0
+
+
+def test_a_calibration_of_the_same_images_on_the_same_weights_is_done_once(
+    spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    asked = ["minmax:bits=8,images=8"]
+    (once,) = variants_of(run(spec("simplecil", asked, run={"calibration": "first"}), tmp_path))
+    seconds = [each["calibration"]["seconds"] for each in once.read_json("costs.json")["by_task"]]
+    assert seconds[0] > 0
+    assert seconds[1] == 0
 
 
 def test_a_spec_without_variants_keeps_its_id_and_one_with_them_its_group() -> None:
