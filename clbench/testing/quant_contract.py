@@ -122,7 +122,9 @@ def _check_codes(backbone: Backbone, form: Quantised) -> None:
         values = _values_for(rounding.state_dict().values())
         codes, once = rounding.codes(values), rounding(values)
         assert codes.min() >= 0, f"{name}: a code is below 0"
-        assert codes.max() < rounding.num_levels, f"{name}: a code is {rounding.num_levels} or more"
+        assert codes.max() < rounding.num_codes, f"{name}: a code is {rounding.num_codes} or more"
+        if rounding.is_fixed:
+            assert torch.equal(rounding.decoded(codes), once), f"{name}: codes stand for something else"
         is_same = torch.equal(rounding(once), once) or not rounding.is_fixed
         assert is_same, f"{name}: what is rounded changes when it is rounded again"
 

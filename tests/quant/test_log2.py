@@ -35,10 +35,9 @@ def test_a_value_goes_to_the_nearest_power_as_seen_in_logarithms() -> None:
     assert powers(3)(values).tolist() == [1.0, 1.0, 0.5, 0.25, 2.0**-7]
 
 
-def test_what_lies_beyond_the_last_level_is_zero_although_its_code_is_the_last() -> None:
+def test_what_lies_beyond_the_last_level_is_zero_which_has_a_code_of_its_own() -> None:
     values = torch.tensor([2.0**-7, 2.0**-7.4, 2.0**-7.6, 2.0**-20, 0.0])
-    assert powers(3).codes(values).tolist() == [7, 7, 7, 7, 7]
-    assert powers(3).kept(values).tolist() == [True, True, False, False, False]
+    assert powers(3).codes(values).tolist() == [7, 7, 8, 8, 8]
     assert powers(3)(values).tolist() == [2.0**-7, 2.0**-7, 0.0, 0.0, 0.0]
 
 
@@ -48,11 +47,11 @@ def test_what_was_rounded_stays_what_it_is(bits: int) -> None:
     assert torch.equal(powers(bits)(once), once)
 
 
-def test_what_is_kept_is_what_its_code_stands_for() -> None:
+def test_a_value_becomes_what_its_code_stands_for() -> None:
     values, rounding = probabilities(50, 197), powers(3)
-    kept = rounding.kept(values)
-    assert 0 < kept.float().mean() < 1
-    assert torch.equal(rounding(values), rounding.decoded(rounding.codes(values)) * kept)
+    codes = rounding.codes(values)
+    assert 0 < (codes == rounding.num_levels).float().mean() < 1
+    assert torch.equal(rounding(values), rounding.decoded(codes))
 
 
 def test_the_gradient_ends_above_the_scale_and_beyond_the_last_level() -> None:

@@ -20,8 +20,8 @@ from clbench.quant.parts.rounding import Rounding
 class Logarithmic(Rounding):
     """A scale s > 0 and the steps k an octave, of shapes that broadcast to the values', which are >= 0.
 
-    What lies beyond the last level is 0, although no code says so: its code is the last one, L - 1, and
-    ``kept`` tells it apart.
+    What lies beyond the last level is 0, as in the published codes: so there are L + 1 values, and zero has a
+    code of its own, L.
     """
 
     scale: Tensor
@@ -31,28 +31,28 @@ class Logarithmic(Rounding):
         """Hold scale and steps."""
         super().__init__(bits, scale=scale, steps=steps)
 
+    @property
+    def num_codes(self) -> int:
+        """Number of codes, L + 1."""
+        return self.num_levels + 1
+
     def codes(self, values: Tensor) -> Tensor:
-        """Return the codes, int64; L - 1 also for what is beyond."""
-        return self._places(values).clamp_(0, self.num_levels - 1).to(torch.int64)
+        """Return the codes, int64."""
+        return self._places(values).to(torch.int64)
 
     def decoded(self, codes: Tensor) -> Tensor:
-        """Return s 2^(-c / k)."""
-        return self.scale * torch.exp2(-codes / self.steps)
-
-    def kept(self, values: Tensor) -> Tensor:
-        """Tell which values are not beyond the last level."""
-        return self._places(values) < self.num_levels
+        """Return s 2^(-c / k), and 0 for the last code."""
+        return (self.scale * torch.exp2(-codes / self.steps)).mul_(codes < self.num_levels)
 
     def rounded(self, values: Tensor) -> Tensor:
-        """Return what the codes stand for, and 0 for what is beyond the last level."""
-        places = self._places(values)
-        kept = places < self.num_levels
-        return self.decoded(places.clamp_(0, self.num_levels - 1)).mul_(kept)
+        """Return the same without integers in between."""
+        return self.decoded(self._places(values))
 
     def reaches(self, values: Tensor) -> Tensor:
         """Tell which values lie on the stretch of the levels: neither above s, nor beyond the last one."""
-        return (values <= self.scale) & self.kept(values)
+        return (values <= self.scale) & (self._places(values) < self.num_levels)
 
     def _places(self, values: Tensor) -> Tensor:
-        """Return the codes as if there were one for each power: infinite for 0."""
-        return torch.round(-self.steps * torch.log2(values.clamp_min(0) / self.scale))
+        """Return the codes."""
+        places = torch.round(-self.steps * torch.log2(values.clamp_min(0) / self.scale))
+        return places.clamp_(0, self.num_levels)  # infinite for 0

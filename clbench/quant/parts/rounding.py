@@ -34,9 +34,14 @@ class Rounding(nn.Module, ABC):
         """Number of codes, L."""
         return int(2**self.bits)
 
+    @property
+    def num_codes(self) -> int:
+        """Number of codes: L, or one more where zero has a code of its own beside the levels."""
+        return self.num_levels
+
     @abstractmethod
     def codes(self, values: Tensor) -> Tensor:
-        """Return the code of each value, int64 in 0..L - 1."""
+        """Return the code of each value, int64 below ``num_codes``."""
 
     @abstractmethod
     def decoded(self, codes: Tensor) -> Tensor:
