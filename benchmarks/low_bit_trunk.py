@@ -2,9 +2,9 @@
 
     python benchmarks/low_bit_trunk.py --data-dir DIR --weights vit_tiny_patch16_224.safetensors --out trunk
 
-DIR holds CIFAR-100. Each learner learns its classes in ten tasks on the backbone in float, and on what ``rtn``
-and ``least-error`` make of it at 8, 4, 3, 2 and 1 bits, groups of 64 weights sharing a scale; modules and heads
-learn in float on top. Runs that are in ``--out`` are not made again.
+DIR holds CIFAR-100. Each learner learns its classes in ten tasks on the backbone in float, and on what
+``rtn`` and ``least-error`` make of it at 8, 4, 3, 2 and 1 bits, groups of 64 weights sharing a scale; modules
+and heads learn in float on top. Runs that are in ``--out`` are not made again.
 """
 
 from __future__ import annotations

@@ -27,6 +27,9 @@ class VariantError(UserError, ValueError):
 
 
 Predict = Callable[[Strategy], object]  # asks a strategy about an image or two
+Anew = Callable[
+    [Backbone], Strategy
+]  # makes the strategy again that has begun its tasks, on another backbone
 
 
 @dataclass
@@ -41,10 +44,15 @@ class Deployed:
 
 
 @torch.no_grad()
-def copied(backbone: Backbone, strategy: Strategy, own: str, predict: Predict) -> Deployed:
-    """Return a copy, as one of the strategy's ``own`` variants if one is named, with modules merged."""
-    # The backbone comes first: what is copied after it refers to the copy.
-    backbone, strategy = copy.deepcopy((backbone, strategy))
+def copied(
+    backbone: Backbone, strategy: Strategy, own: str, predict: Predict, anew: Anew | None = None
+) -> Deployed:
+    """Return a copy, as one of the strategy's ``own`` variants if one is named, with modules merged.
+
+    A strategy that holds what cannot be copied, as some of Avalanche's do, is made ``anew``, and takes back
+    what it has learnt.
+    """
+    backbone, strategy = _twin(backbone, strategy, anew)
     for part in (backbone, *strategy.parts().values()):
         part.requires_grad_(False)
     if own:
@@ -59,6 +67,22 @@ def copied(backbone: Backbone, strategy: Strategy, own: str, predict: Predict) -
     merged = fold(backbone, lambda: predict(strategy))
     places = [place for place, module in enumerate(backbone.attached) if module in merged]
     return Deployed(backbone, strategy, places)
+
+
+def _twin(backbone: Backbone, strategy: Strategy, anew: Anew | None) -> tuple[Backbone, Strategy]:
+    try:
+        # The backbone comes first: what is copied after it refers to the copy.
+        return copy.deepcopy((backbone, strategy))
+    except (TypeError, RuntimeError):  # a generator, or a tensor inside a graph
+        if anew is None:
+            raise
+    state = {kind: part.state_dict() for kind, part in strategy.parts().items()}
+    twin = copy.deepcopy(backbone)
+    for module in list(twin.attached):
+        cast("Attached", module).detach()
+    made = anew(twin)
+    made.take_back(state)
+    return twin, made
 
 
 def quantise(made: Deployed, quantiser: Quantiser, images: Tensor, generator: torch.Generator) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from clbench import petl
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
@@ -22,12 +23,13 @@ from clbench.data.tasks import Task, TaskStream
 from clbench.evaluate.bit_operations import bit_operations
 from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
+from clbench.options import build
 from clbench.quant.files import to_bytes
 from clbench.quant.quantised import Quantised
 from clbench.records.forms import variant_record
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import RunOptions, Variant
+from clbench.records.spec import RunOptions, RunSpec, Variant
 from clbench.runs.calibration import calibration_images, quantiser_of
 from clbench.runs.deployed import Deployed, copied, felt, quantise, quantise_like
 from clbench.runs.evaluator import Columns, Evaluator
@@ -125,6 +127,7 @@ class Variants:
             self.strategy,
             variant.own,
             lambda strategy: strategy.predict(inputs.uncached()),
+            lambda backbone: self._anew(backbone, log.record.spec, seen),
         )
         if variant.quant is None:
             return made
@@ -145,6 +148,14 @@ class Variants:
         assert made.form is not None
         log.known = key, made.form
         return made
+
+    def _anew(self, backbone: Backbone, spec: RunSpec, seen: Sequence[Task]) -> Strategy:
+        """Return a strategy like the learner's on another backbone, which has begun the same tasks."""
+        strategy = build(type(self.strategy), "strategy", spec.strategy.options)
+        strategy.setup(backbone, build(petl.get(spec.petl.name), "petl", spec.petl.options), self.seeds)
+        for task in seen:
+            strategy.begin_task(task)
+        return strategy
 
     def _refitted(self, log: VariantLog, variant: Variant, seen: Sequence[Task]) -> Deployed:
         """Return a twin in the form of a variant that has learnt anew, in this form, all that was seen."""

@@ -72,7 +72,8 @@ def test_the_learner_predicts_the_same_with_and_without_variants(
     for name in ("task", "row", "label", "after_task"):
         assert_array_equal(fine.predictions()[name], with_them.predictions()[name])
     confidence = with_them.predictions()["confidence"]
-    assert not np.array_equal(coarse.predictions()["confidence"], confidence), "two bits change nothing"
+    if confidence.min() < 1:  # nothing moves one that is sure of everything
+        assert not np.array_equal(coarse.predictions()["confidence"], confidence), "two bits change nothing"
 
 
 def test_a_variant_is_a_row_of_every_table(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
