@@ -13,7 +13,8 @@ Transformers with Adaptive Logarithm Quantizer", ECCV 2024, arXiv 2407.12951.
 
 Everything else (norms, softmax, GELU, biases, sums) stays in float. Each product is searched by itself, in
 float otherwise, for the least squared error of its output: its two operands by turns, with FPCS
-(parts/fpcs.py). Then, with ``retrain``, each block learns which way its weights are rounded.
+(parts/fpcs.py). Then, with ``retrain``, each block learns which way its weights are rounded
+(block_training.py).
 
 The 0.17 is taken off again behind the product: b' = b - 0.17 W^ 1, with the sums of the rounded weights.
 
@@ -23,7 +24,8 @@ Differs from the paper:
 - the classifier stays in float: it belongs to the strategy here, and changes with each task;
 - calibration images come in as for prediction, without the augmentation that the published code leaves on;
 - quantiles are those of all values, not means over chunks of them;
-- zero points lie around that of the extremes, not around L / 2, with which eight bits cut much off;
+- zero points lie around that of the extremes, not around L / 2, with which eight bits cut much off, and the
+  largest scales reach from the extremes to 0;
 - attention's operands start where their own error is least, as those of layers do (our choice);
 - six bits and more also try q below 10, without which they would be no finer than five;
 - a search keeps the best of all its steps (parts/fpcs.py);
@@ -32,6 +34,7 @@ Differs from the paper:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -39,18 +42,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from clbench.backbones.backbone import Backbone
 from clbench.quant import register
+from clbench.quant.block_training import BlockTraining
 from clbench.quant.calibrated import Calibrated, Fitted
+from clbench.quant.low_bit_layers import LowBitLayer
 from clbench.quant.parts.adaptive_log import AdaptiveLog
 from clbench.quant.parts.adaptive_log_operand import AdaptiveLogOperand
 from clbench.quant.parts.channels import one_grid
 from clbench.quant.parts.low_bit_weight import LowBitWeight
 from clbench.quant.parts.observed import matrix_of
 from clbench.quant.parts.output_error import values_in
-from clbench.quant.parts.places import Place
+from clbench.quant.parts.places import Place, Stage
 from clbench.quant.parts.rounding import Rounding
 from clbench.quant.parts.sampled import drawn, rows_for
-from clbench.quant.parts.searched import Effort, by_turns
+from clbench.quant.parts.searched import Effort, Searched, by_turns
 from clbench.quant.parts.uniform import Uniform
 from clbench.quant.parts.uniform_operand import UniformOperand
 
@@ -71,12 +77,20 @@ class AdaLog(Calibrated):
     tokens: Annotated[int, Field(ge=0)] = 0  # rows of a layer's input whose output is looked at; 0: all
     budget: Annotated[float, Field(gt=0)] = 4  # MB that candidates take while they are tried
 
+    retrain: Annotated[int, Field(ge=0)] = 0  # iterations of training for each block; 20000 in the paper
+    retrain_images: Annotated[int, Field(ge=1)] = 1024  # that are trained with, if any are
+
+    @property
+    def num_images(self) -> int:
+        """Number of images: for the search, or for training if that needs more."""
+        return max(self.images, self.retrain_images) if self.retrain else self.images
+
     def fit_layer(self, place: Place, inputs: Tensor, generator: torch.Generator) -> Fitted:
         """Search weight and input, as the place asks for."""
         layer = place.layer
         rows = rows_for(layer, inputs, generator)
         some = drawn(rows.shape[1], self.tokens, generator)
-        weight = matrix_of(layer).unflatten(0, (len(rows), -1))
+        weight = matrix_of(layer).view(len(rows), -1, rows.shape[-1])
         if place.source == "pixels":
             return self._with_float_input(weight, rows[:, some])
         if place.source == "norm" and isinstance(layer, nn.Linear):
@@ -91,7 +105,7 @@ class AdaLog(Calibrated):
         queries, keys = self._by_head(operands["queries"]), self._by_head(operands["keys"])
         values = self._by_head(operands["values"].mT)
         probs = AdaptiveLogOperand(operands["probs"], bits, effort)
-        found = {"queries": queries, "keys": keys, "probs": probs, "values": values}
+        found: dict[str, Searched] = {"queries": queries, "keys": keys, "probs": probs, "values": values}
         batch, _, tokens, _ = operands["queries"].shape
         some = drawn(batch, -(-self.tokens // tokens), generator)
         for operand in found.values():
@@ -99,6 +113,19 @@ class AdaLog(Calibrated):
         by_turns(queries, keys, self.rounds)
         by_turns(probs, values, self.rounds)
         return {name: operand.rounding() for name, operand in found.items()}
+
+    def refine(
+        self,
+        backbone: Backbone,
+        stage: Stage,
+        images: Tensor,
+        layers: Mapping[str, LowBitLayer],
+        roundings: Mapping[str, Rounding],
+        generator: torch.Generator,
+    ) -> None:
+        """Train a block, if asked for."""
+        if self.retrain:
+            BlockTraining(self.retrain).train(backbone, stage, images, layers, roundings, generator)
 
     def _with_float_input(self, weight: Tensor, rows: Tensor) -> Fitted:
         outputs = self._by_output(weight)

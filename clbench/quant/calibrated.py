@@ -7,6 +7,7 @@ quantiser is made of is said by two methods, one for a layer and one for an atte
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -71,16 +72,34 @@ class Calibrated(Quantiser):
     def fit_attention(self, operands: dict[str, Tensor], generator: torch.Generator) -> dict[str, Rounding]:
         """Choose for the operands of an attention, (B, H, N, E) and probs (B, H, N, M), by their names."""
 
+    def refine(
+        self,
+        backbone: Backbone,
+        stage: Stage,
+        images: Tensor,
+        layers: Mapping[str, LowBitLayer],
+        roundings: Mapping[str, Rounding],
+        generator: torch.Generator,
+    ) -> None:
+        """Improve on what was chosen for a stage, in place; the backbone computes in float meanwhile.
+
+        ``images`` are all that were asked for, of which the first were looked at.
+        """
+
     def quantise(self, backbone: Backbone, images: Tensor, generator: torch.Generator) -> Quantised:
         """Calibrate every stage, and put the low-bit layers and roundings in their places."""
         layers: dict[str, LowBitLayer] = {}
         roundings: dict[str, Rounding] = {}
         for stage in stages(backbone):
-            seen = observed(backbone, stage, images)
+            seen = observed(backbone, stage, images[: self.images])
+            own: dict[str, LowBitLayer] = {}
             for place in stage.places:
                 fitted = self.fit_layer(place, seen.inputs.pop(place.path), generator)
-                layers[place.path] = low_bit(place.layer, fitted.weight, fitted.rounding, **fitted.around)
-            roundings |= self._of_attention(stage, seen, generator)
+                own[place.path] = low_bit(place.layer, fitted.weight, fitted.rounding, **fitted.around)
+            of_attention = self._of_attention(stage, seen, generator)
+            self.refine(backbone, stage, images, own, of_attention, generator)
+            layers |= own
+            roundings |= of_attention
         return Quantised(backbone, self, layers, roundings)
 
     def _of_attention(self, stage: Stage, seen: Observed, generator: torch.Generator) -> dict[str, Rounding]:

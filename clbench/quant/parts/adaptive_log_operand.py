@@ -55,8 +55,8 @@ class AdaptiveLogOperand(Searched):
         seen = logs(self.values + self.shift)
 
         def error(scale: Tensor, q: Tensor) -> Tensor:
-            shaped = [each.view(-1, *[1] * (self.values.ndim - 1)) for each in (scale, q)]
-            return output.of(seen, self._round, *shaped, num_values=self.effort.num_values).view(-1)
+            scales, qs = (each.view(-1, *[1] * (self.values.ndim - 1)) for each in (scale, q))
+            return output.of(seen, self._round, scales, qs, self.effort.num_values).view(-1)
 
         qs = _first_q(self.bits) + torch.arange(NUM_TRIED, dtype=torch.float32, device=self.q.device)
         errors = error(self.scale.expand_as(qs), qs)

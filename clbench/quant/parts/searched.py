@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from clbench.quant.parts.rounding import Rounding
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -42,6 +44,10 @@ class Searched(ABC):
     @abstractmethod
     def search(self, other: Tensor, other_rounded: Tensor) -> None:
         """Choose anew, by the error of the product with another operand that is rounded."""
+
+    @abstractmethod
+    def rounding(self) -> Rounding:
+        """Return what was found."""
 
 
 def by_turns(first: Searched, second: Searched, rounds: int) -> None:

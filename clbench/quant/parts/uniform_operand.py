@@ -65,8 +65,8 @@ class UniformOperand(Searched):
         output = OutputError(self.values, other, other_rounded)
 
         def error(scale: Tensor, zero: Tensor) -> Tensor:
-            shaped = [each.reshape(-1, *self.granules) for each in (scale, zero)]
-            errors = output.of(self.values, self._round, *shaped, num_values=self.effort.num_values)
+            scales, zeros = (each.reshape(-1, *self.granules) for each in (scale, zero))
+            errors = output.of(self.values, self._round, scales, zeros, self.effort.num_values)
             return errors.view(scale.shape)
 
         self.scale, self.zero = best(self.candidates, error, steps=self.effort.steps, around=AROUND)
@@ -91,7 +91,7 @@ class UniformOperand(Searched):
 
 def _candidates(own: OwnError, bits: int, effort: Effort, *, is_input: bool) -> Candidates:
     num_levels = 2**bits
-    low, high = own.quantile(0.0), own.quantile(1.0)
+    low, high = own.quantile(0.0).clamp(max=0), own.quantile(1.0).clamp(min=0)  # zero has a code
     middle = torch.round(-low / (high - low).clamp(min=SMALLEST) * (num_levels - 1))
     return uniform_candidates(
         own.quantile(0.9) - own.quantile(0.1),
