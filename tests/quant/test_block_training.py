@@ -1,6 +1,8 @@
-"""Show that rounding is learnt as AdaRound and BRECQ do, and that a trained block is nearer to the float one."""
+"""Show that rounding is learnt as AdaRound and BRECQ do, and brings a block nearer to the float one."""
 
 from __future__ import annotations
+
+from dataclasses import asdict, replace
 
 import pytest
 import timm
@@ -134,8 +136,7 @@ def test_trained_blocks_are_nearer_to_the_float_ones() -> None:
     images, others = pictures(48, seed=0), pictures(32, seed=1)
     plain_on, trained_on = backbone(), backbone()
     plain = OPTIONS.quantise(plain_on, images, generator)
-    own = {name: getattr(OPTIONS, name) for name in ("bits", "images", "candidates", "rounds", "search")}
-    trained = Trained(**own).quantise(trained_on, images, generator)
+    trained = Trained(**asdict(OPTIONS)).quantise(trained_on, images, generator)
     before, after = block_errors(plain, plain_on, others), block_errors(trained, trained_on, others)
     assert all(later < 0.9 * earlier for earlier, later in zip(before, after, strict=True))
     for path, layer in trained.layers.items():
@@ -148,9 +149,7 @@ def test_training_leaves_the_backbone_as_it_was() -> None:
     modules = dict(on.named_modules())
     with torch.no_grad():
         before = on(images)
-        options = AdaLog(
-            bits=3, images=2, candidates=32, rounds=1, search="plain", retrain=2, retrain_images=8
-        )
+        options = replace(OPTIONS, retrain=2, retrain_images=8)
         made = options.quantise(on, images, torch.Generator().manual_seed(0))
         assert not torch.equal(on(images), before)
         made.enabled = False
@@ -161,9 +160,7 @@ def test_training_leaves_the_backbone_as_it_was() -> None:
 
 def test_bias_follows_the_weight_where_a_shift_is_taken_off() -> None:
     on, images = backbone(), pictures(8, seed=0)
-    made = Trained(bits=3, images=2, candidates=32, rounds=1, search="plain").quantise(
-        on, images, torch.Generator().manual_seed(0)
-    )
+    made = Trained(**asdict(OPTIONS)).quantise(on, images, torch.Generator().manual_seed(0))
     shifted: list[LowBitLayer] = [
         layer for layer in made.layers.values() if isinstance(layer.rounding, AdaptiveLog)
     ]
