@@ -87,7 +87,7 @@ class BlockTraining:
             done = iteration / self.iterations
             optimizer.param_groups[1]["lr"] = self.scale_rate * (1 + math.cos(math.pi * done)) / 2
             some = torch.randint(len(inputs), (self.batch,), generator=generator).to(inputs.device)
-            squares = (block(inputs[some]) - targets[some]).square().sum() / (self.batch * channels)
+            squares = (block(inputs[some]) - targets[some]).float().square().sum() / (self.batch * channels)
             loss = self.share * squares + self._indecision(weights, done)
             gradients = torch.autograd.grad(loss, [*alphas, *learning])
             for parameter, gradient in zip([*alphas, *learning], gradients, strict=True):
@@ -119,15 +119,19 @@ class LearntLayer(nn.Module):
         """Do what the low-bit layer does, with gradients for what learns."""
         low = self.low_bit
         weight: Tensor = self.weight()
+        bias = None if low.bias is None else low.bias.float()
+        wide = inputs.float()
         if not isinstance(low, LowBitLinear):
-            convolved: Tensor = low._conv_forward(self._rounded(inputs), weight.view(low.shape), low.bias)
-            return convolved
-        inputs = inputs if low.ratio is None else inputs / low.ratio
-        inputs = inputs if low.offset is None else inputs - low.offset
-        output = F.linear(self._rounded(inputs), weight, low.bias)
+            convolved: Tensor = low._conv_forward(self._rounded(wide), weight.view(low.shape), bias)
+            return convolved.to(inputs.dtype)
+        wide = wide if low.ratio is None else wide / low.ratio
+        wide = wide if low.offset is None else wide - low.offset
+        output = F.linear(self._rounded(wide), weight, bias)
         if self.takes_off and low.offset is not None:
-            return output + low.offset * weight.sum(dim=1)
-        return output if low.correction is None else output + low.correction
+            output = output + low.offset * weight.sum(dim=1)
+        elif low.correction is not None:
+            output = output + low.correction
+        return output.to(inputs.dtype)
 
     def store(self) -> None:
         """Give the low-bit layer what was learnt."""

@@ -158,6 +158,14 @@ def test_training_leaves_the_backbone_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in on.parameters())
 
 
+def test_blocks_in_half_precision_are_trained_too() -> None:
+    on = backbone().to(torch.bfloat16)
+    made = Trained(**asdict(OPTIONS)).quantise(on, pictures(4, seed=0), torch.Generator().manual_seed(0))
+    assert all(layer.stored.scale.dtype == torch.float32 for layer in made.layers.values())
+    with torch.no_grad():
+        assert on(pictures(2, seed=1)).isfinite().all()
+
+
 def test_bias_follows_the_weight_where_a_shift_is_taken_off() -> None:
     on, images = backbone(), pictures(8, seed=0)
     made = Trained(**asdict(OPTIONS)).quantise(on, images, torch.Generator().manual_seed(0))

@@ -71,7 +71,7 @@ class LearntScale(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Round the values."""
-        return relaxed(self.rounding, values, self.scale)
+        return relaxed(self.rounding, values.float(), self.scale).to(values.dtype)
 
     def store(self) -> None:
         """Give the rounding the scale that was learnt."""
