@@ -7,8 +7,10 @@ a scale and a zero point (or q) the best k are kept, and around each of them m =
 
 with the same zero point; p - 1 times. Many granules (channels, heads) are searched at once, each by itself.
 
-Differs from the paper: the best pair of all steps is taken, not of the last one: with an even m no pair is
-tried again, so that the last step may have lost what an earlier one had found.
+Differs from the paper:
+- the best pair of all steps is taken, not of the last one: with an even m no pair is tried again, so that the
+  last step may have lost what an earlier one had found;
+- it ends with the first step that lessens the error, summed over all granules, by less than a thousandth.
 
 All tensors are (C, ...), C candidates by granules, but for the spacing (...) of each granule.
 """
@@ -20,6 +22,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+LEAST_GAIN = 1e-3  # of the error, for which it is worth to go on
 
 # Tells of scales and what goes with them, (C, ...) each, the errors (C, ...).
 Error = Callable[[Tensor, Tensor], Tensor]
@@ -33,6 +37,10 @@ class Candidates:
     partner: Tensor  # (C, ...): zero points, or q
     spacing: Tensor  # (...), between neighbouring scales
     smallest: float = 0.0  # that a scale may be
+
+    def at(self, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scale and the partner (...) of one candidate for each granule, by its index."""
+        return self.scale.gather(0, where[None])[0], self.partner.gather(0, where[None])[0]
 
     def around(self, kept: Tensor, num: int) -> Candidates:
         """Return ``num`` scales around each of the candidates kept (k, ...), by their indices."""
@@ -81,18 +89,21 @@ def best(candidates: Candidates, error: Error, *, steps: int, around: int) -> tu
 
     One step tries the candidates as they are.
     """
-    num = len(candidates.scale)
-    scale, partner, least = candidates.scale[0], candidates.partner[0], None
-    for step in range(steps):
+    errors = error(candidates.scale, candidates.partner)
+    least, where = errors.min(dim=0)
+    scale, partner = candidates.at(where)
+    for _ in range(steps - 1):
+        kept = errors.topk(len(errors) // around, dim=0, largest=False).indices
+        candidates = candidates.around(kept, around)
         errors = error(candidates.scale, candidates.partner)
         lowest, where = errors.min(dim=0)
-        is_better = torch.ones_like(lowest, dtype=torch.bool) if least is None else lowest < least
-        scale = torch.where(is_better, candidates.scale.gather(0, where[None])[0], scale)
-        partner = torch.where(is_better, candidates.partner.gather(0, where[None])[0], partner)
-        least = lowest if least is None else torch.minimum(lowest, least)
-        if step < steps - 1:
-            kept = errors.topk(num // around, dim=0, largest=False).indices
-            candidates = candidates.around(kept, around)
+        gain = (least - lowest).clamp(min=0)
+        new_scale, new_partner = candidates.at(where)
+        scale = torch.where(gain > 0, new_scale, scale)
+        partner = torch.where(gain > 0, new_partner, partner)
+        least = least - gain
+        if gain.sum() <= LEAST_GAIN * least.sum():
+            break
     return scale, partner
 
 
