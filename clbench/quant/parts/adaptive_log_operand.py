@@ -3,8 +3,8 @@
 AdaLog, Z. Wu et al., ECCV 2024, arXiv 2407.12951: probabilities, whose scale is 1, are searched for q alone;
 what leaves a GELU is shifted by the GELU's least value first and searched for pairs of q and a scale.
 
-Shape letters: ... batches (groups, images, heads), R rows and I columns of an operand, C
-candidates, L levels.
+Shape letters: ... batches (groups, images, heads), R rows and I columns of an operand, C candidates,
+L levels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class AdaptiveLogOperand(Searched):
         self.shift, self.has_scale = shift, has_scale
         self.q, self.scale = values.new_tensor(float(R)), values.new_ones(())
         if has_scale:
-            own = OwnError(values[values > 0])
+            positive = values[values > 0]
+            own = OwnError(positive if len(positive) else values.abs().flatten())
             self.least, self.largest = (own.quantile(share) + shift for share in (0.9, 1.0))
             self.scale = spread(self.least, self.largest, effort.candidates)[-2]
 
