@@ -178,6 +178,7 @@ def _in_place(
 ) -> Iterator[None]:
     """Let a backbone compute with other layers and roundings."""
     own = {path: backbone.get_submodule(path) for path in layers}
+    before = {name: backbone.site(name).rounding for name in roundings}
     try:
         for path, layer in layers.items():
             _put(backbone, path, layer)
@@ -187,8 +188,8 @@ def _in_place(
     finally:
         for path, layer in own.items():
             _put(backbone, path, layer)
-        for name in roundings:
-            backbone.site(name).rounding = None
+        for name, own_rounding in before.items():
+            backbone.site(name).rounding = own_rounding
 
 
 def _put(backbone: Backbone, path: str, layer: nn.Module) -> None:

@@ -192,6 +192,20 @@ def test_operand_starts_where_its_own_error_is_least() -> None:
         assert (of_start <= of_candidate + 1e-6).all()
 
 
+def test_values_that_are_all_positive_are_not_cut_off() -> None:
+    values = 1 + torch.rand(1, 5, 40, generator=torch.Generator().manual_seed(0))
+    for granules in ((1, 5), (1, 1)):
+        operand = UniformOperand(values, 8, EFFORT, granules, is_input=granules == (1, 1))
+        torch.testing.assert_close(operand.rounded, values, atol=2 / 255, rtol=0)
+
+
+def test_what_leaves_a_gelu_may_be_all_negative() -> None:
+    values = -0.16 * torch.rand(1, 30, 4, generator=torch.Generator().manual_seed(0))
+    operand = AdaptiveLogOperand(values, 4, EFFORT, shift=0.17, has_scale=True)
+    operand.search(*[normal(1, 6, 4)] * 2)
+    assert (operand.rounded - values).abs().max() < 0.1
+
+
 def test_what_is_found_rounds_as_the_search_did() -> None:
     for kind in ("rows", "whole", "gelu", "probs"):
         operand, other = operands(EFFORT, kind)
