@@ -8,6 +8,7 @@ has to see more of the backbone than what comes in looks at a stage itself: it d
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -78,16 +79,34 @@ class ByStage(Quantiser):
     ) -> FittedStage:
         """Choose for all layers of a stage, and for the operands of its attention."""
 
+    def refine(
+        self,
+        backbone: Backbone,
+        stage: Stage,
+        images: Tensor,
+        layers: Mapping[str, LowBitLayer],
+        roundings: Mapping[str, Rounding],
+        generator: torch.Generator,
+    ) -> None:
+        """Improve on what was chosen for a stage, in place; the backbone computes in float meanwhile.
+
+        ``images`` are all that were asked for, of which the first were looked at.
+        """
+
     def quantise(self, backbone: Backbone, images: Tensor, generator: torch.Generator) -> Quantised:
         """Calibrate every stage, and put the low-bit layers and roundings in their places."""
         layers: dict[str, LowBitLayer] = {}
         roundings: dict[str, Rounding] = {}
         for stage in stages(backbone):
-            chosen = self.fit_stage(backbone, stage, images, generator)
+            chosen = self.fit_stage(backbone, stage, images[: self.images], generator)
+            own: dict[str, LowBitLayer] = {}
             for place in stage.places:
                 fitted = chosen.layers[place.path]
-                layers[place.path] = low_bit(place.layer, fitted.weight, fitted.rounding, **fitted.around)
-            roundings |= {stage.attention[name].name: made for name, made in chosen.operands.items()}
+                own[place.path] = low_bit(place.layer, fitted.weight, fitted.rounding, **fitted.around)
+            of_attention = {stage.attention[name].name: made for name, made in chosen.operands.items()}
+            self.refine(backbone, stage, images, own, of_attention, generator)
+            layers |= own
+            roundings |= of_attention
         return Quantised(backbone, self, layers, roundings)
 
 

@@ -15,7 +15,7 @@ from clbench.errors import UserError
 from clbench.quant import Quantiser
 from clbench.quant.low_bit_layers import LowBitConv2d, LowBitLayer, LowBitLinear
 from clbench.quant.parts.low_bit_weight import LowBitWeight
-from clbench.quant.parts.places import OPERANDS
+from clbench.quant.parts.places import OPERANDS, put
 from clbench.quant.parts.rounding import Rounding
 
 OF_ROUNDING = "rounding."  # in the names of a layer's tensors
@@ -66,7 +66,7 @@ class Quantised:
         if not self._replaced:
             raise QuantisedError("the backbone's own weights were dropped: it stays quantised")
         for path, layer in (self.layers if on else self._replaced).items():
-            _put(self._backbone, path, layer)
+            put(self._backbone, path, layer)
         for name, rounding in self.roundings.items():
             self._backbone.site(name).rounding = rounding if on else None
         self._is_on = on
@@ -194,8 +194,3 @@ def _layer(layer: nn.Module, own: Mapping[str, Tensor], rounding: Rounding | Non
 
 def _rounds(name: str) -> bool:
     return name.startswith(OF_ROUNDING)
-
-
-def _put(backbone: Backbone, path: str, layer: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(backbone.get_submodule(parent), name, layer)

@@ -61,6 +61,12 @@ def stages(backbone: Backbone) -> list[Stage]:
     return [Stage(name, tuple(places), attention.get(name, {})) for name, places in found.items()]
 
 
+def put(backbone: Backbone, path: str, layer: nn.Module) -> None:
+    """Put a layer in the place of another."""
+    parent, _, name = path.rpartition(".")
+    setattr(backbone.get_submodule(parent), name, layer)
+
+
 def _sites(block: BlockSites) -> Iterator[tuple[str, Site]]:
     return ((short, site) for short, site in block.sites.items() if site.layer is not None)
 

@@ -31,7 +31,7 @@ class Uniform(Rounding):
 
     def rounded(self, values: Tensor) -> Tensor:
         """Return the same without integers in between."""
-        return (self._places(values) - self.zero) * self.scale
+        return self._places(values).sub_(self.zero).mul_(self.scale)
 
     def reaches(self, values: Tensor) -> Tensor:
         """Tell which values lie on the grid's stretch."""
