@@ -15,7 +15,10 @@ from clbench.records.forms import variant_record
 from clbench.runs.earlier import build_stream
 from clbench.seeds import Seeds
 
-MODULES = ("lora", "ssf", "bitfit", "adapter", "prefix", "full")
+MODULES = [
+    *("lora", "bitfit"),
+    *(pytest.param(name, marks=[pytest.mark.slow]) for name in ("ssf", "adapter", "prefix", "full")),
+]
 
 
 def said(learner: Learner, record: Record) -> tuple[np.ndarray, np.ndarray]:
@@ -68,6 +71,20 @@ def test_modules_are_merged_where_they_merge_and_stay_beside_the_bits_where_they
     check(run("naive", variant=["rtn:bits=4"], petl={"name": module}), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "quantiser",
+    [
+        pytest.param("adalog:bits=4,images=8,tokens=32,rounds=1", marks=[pytest.mark.slow]),
+        pytest.param("twin:bits=6,images=4", marks=[pytest.mark.slow]),
+        "log-sqrt2:bits=6,images=4",
+    ],
+)
+def test_so_it_is_where_activations_are_rounded_too(
+    quantiser: str, run: Callable[..., Record], tmp_path: Path
+) -> None:
+    check(run("naive", variant=[quantiser], petl={"name": "lora"}), tmp_path)
+
+
 def test_several_states_of_the_weights_themselves_have_no_one_form(run: Callable[..., Record]) -> None:
     with pytest.raises(UserError, match="several states of the backbone's own weights"):
         run("lae", variant=["rtn:bits=4"], petl={"name": "full"})
@@ -85,7 +102,9 @@ def test_a_variant_that_the_run_did_not_have_is_made_later(
         clbench.load(record.path).variant("rtm")
 
 
-@pytest.mark.parametrize("name", ["simplecil", "lae", "icarl"])
+@pytest.mark.parametrize(
+    "name", ["simplecil", *(pytest.param(each, marks=[pytest.mark.slow]) for each in ("lae", "icarl"))]
+)
 def test_a_learner_on_few_bits_is_loaded_shipped_and_taught_more(
     name: str, run: Callable[..., Record], squares: Callable[..., Path], tmp_path: Path
 ) -> None:

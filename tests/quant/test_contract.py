@@ -17,6 +17,7 @@ from clbench.seeds import forked
 from clbench.testing import check_quant
 
 IMAGES = 4  # to calibrate on: as many as it takes to compute something
+SEARCHING = ("adalog", "twin")  # for seconds
 FAMILIES = ("swin", "convnext", "resnet")
 
 
@@ -26,7 +27,10 @@ def few_images(name: str) -> quant.Quantiser:
     return kind(images=IMAGES) if kind().num_images else kind()
 
 
-@pytest.mark.parametrize("name", quant.names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SEARCHING else []) for name in quant.names()],
+)
 def test_it_keeps_the_contract(name: str) -> None:
     check_quant(few_images(name), small("vit"))
 

@@ -167,7 +167,8 @@ def test_features_of_a_backbone_are_nearer_to_their_own(bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["vit-micro", "convnext_atto", pytest.param("resnet18", marks=pytest.mark.slow)]
+    "model",
+    ["vit-micro", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_atto", "resnet18"))],
 )
 def test_the_same_images_give_the_same_form_and_it_can_be_restored(model: str) -> None:
     first, second, third = opened(model), opened(model), opened(model)

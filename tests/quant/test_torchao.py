@@ -101,6 +101,7 @@ def test_every_configuration_of_torchao_is_offered_or_refused_with_a_reason(torc
     assert known == offered | set(REFUSED)
 
 
+@pytest.mark.slow
 def test_torchao_is_imported_only_to_quantise() -> None:
     code = "import sys, clbench.quant as q; q.get('torchao.int8'); sys.exit('torchao' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -26,6 +26,7 @@ from clbench.streams import Places
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
+QUICK = ("lora", "ssf", "bitfit", "prefix", "full", "peft.lora-ga", "peft.glora")  # a module of each kind
 FOUR_BITS = {"name": "rtn", "bits": 4}
 
 
@@ -73,7 +74,10 @@ def test_the_record_says_how_many_bytes_the_backbone_takes(tmp_path: Path) -> No
     assert parameters[0] == parameters[1]  # as many numbers, in fewer bits
 
 
-@pytest.mark.parametrize("module", petl.names())
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in petl.names()],
+)
 def test_every_module_learns_on_few_bits_or_refuses_in_one_line(module: str) -> None:
     backbone = backbones.create("vit-micro", BackboneOptions(weights="none"))
     size = backbone.preprocessing.image_size

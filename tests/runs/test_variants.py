@@ -60,9 +60,19 @@ def variants_of(record: Record) -> list[Record]:
     return [variant_record(record, variant) for variant in record.spec.variants]
 
 
+@pytest.mark.slow
 def test_the_learner_predicts_the_same_with_and_without_variants(
     strategy_name: str, spec: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
+    check_untouched(strategy_name, spec, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lae", "icarl"])
+def test_so_do_the_commonest(name: str, spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+    check_untouched(name, spec, tmp_path)
+
+
+def check_untouched(strategy_name: str, spec: Callable[..., RunSpec], tmp_path: Path) -> None:
     with_them = run(spec(strategy_name, VARIANTS), tmp_path)
     without = run(spec(strategy_name, []), tmp_path)
     for name, values in without.predictions().items():
@@ -108,7 +118,10 @@ def test_only_the_last_task_where_that_is_asked_for(spec: Callable[..., RunSpec]
         assert_array_equal(each.predictions()[name][chosen], values)
 
 
-@pytest.mark.parametrize("name", ["simplecil", "slda", "fecam", "ranpac"])
+@pytest.mark.parametrize(
+    "name",
+    [*("simplecil", "ranpac"), *(pytest.param(each, marks=[pytest.mark.slow]) for each in ("slda", "fecam"))],
+)
 def test_what_is_refitted_is_what_learning_on_the_bits_would_have_made(
     name: str, spec: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
