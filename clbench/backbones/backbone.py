@@ -152,6 +152,12 @@ class Backbone(nn.Module):
         others = tuple(f"{name}." for name, module in self.named_modules() if id(module) in layers)
         return [name for name in self.state_dict() if not name.startswith(others)]
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its own tensors as they are held: those of low-bit layers packed."""
+        state = self.state_dict()
+        return sum(state[name].nbytes for name in self.tensor_names())
+
     def own_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield the names and parts of the network, without the modules that the model may carry."""
         yield from self.named_modules(memo=set() if self.carried is None else set(self.carried.modules()))

@@ -66,7 +66,7 @@ def opened(
     given = Given(weights, about.digest, source, frozenset(about.absent))
     backbone = opened_backbone(spec, device, given=given)
     if spec.quant is not None:
-        put_back(low_bit, about.roundings, backbone, quantiser_of(spec.quant)).settle()
+        put_back(low_bit, about.roundings, backbone, quantiser_of(spec.quant), source).settle()
     return backbone
 
 
@@ -81,7 +81,8 @@ def take_form(
     for place in about.folded:  # merged: the weights have it in them
         cast("Attached", learnt.backbone.attached[place]).enabled = False
     if variant.quant is not None:
-        put_back(low_bit, about.roundings, learnt.backbone, quantiser_of(variant.quant)).settle()
+        quantiser, backbone = quantiser_of(variant.quant), learnt.backbone
+        put_back(low_bit, about.roundings, backbone, quantiser, backbone.weights_source).settle()
     spec = learnt.spec.model_copy(update={"deployed": variant})
     return replace(learnt, spec=spec, folded=tuple(about.folded))
 

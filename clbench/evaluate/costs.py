@@ -15,8 +15,6 @@ from clbench.quant.parts.low_bit_weight import LowBitWeight
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from clbench.backbones.backbone import Backbone
-
 
 def count_parameters(backbone: nn.Module, parts: Mapping[str, nn.Module]) -> dict[str, int]:
     """Count the scalars in parameters of a backbone and of a strategy's parts, each parameter once.
@@ -36,12 +34,6 @@ def count_parameters(backbone: nn.Module, parts: Mapping[str, nn.Module]) -> dic
         "added": added,
         "backbone": size,
     }
-
-
-def backbone_bytes(backbone: Backbone) -> dict[str, int]:
-    """Return the bytes of the backbone's own tensors as they are held: of low-bit layers packed."""
-    state = backbone.state_dict()
-    return {"total": sum(state[name].nbytes for name in backbone.tensor_names())}
 
 
 def stored_bytes(parts: Mapping[str, nn.Module]) -> dict[str, int]:

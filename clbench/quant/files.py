@@ -26,16 +26,24 @@ def from_bytes(data: bytes, backbone: Backbone, quantiser: Quantiser, source: st
     """Quantise a backbone as it was; QuantisedError in one line where ``source`` holds something else."""
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return put_back(load(data), header["__metadata__"][ABOUT], backbone, quantiser)
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise QuantisedError(
-            f"cannot quantise {backbone.name} as it was: {source} does not fit it, or is damaged"
-        ) from error
+        tensors, described = load(data), str(header["__metadata__"][ABOUT])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _unfit(backbone, source) from error
+    return put_back(tensors, described, backbone, quantiser, source)
 
 
 def put_back(
-    tensors: Mapping[str, Tensor], described: str, backbone: Backbone, quantiser: Quantiser
+    tensors: Mapping[str, Tensor], described: str, backbone: Backbone, quantiser: Quantiser, source: str
 ) -> Quantised:
     """Do so with tensors, and the text that says what rounds which activation."""
-    about = {place: (str(kind), int(bits)) for place, (kind, bits) in json.loads(described).items()}
-    return restored(backbone, quantiser, about, tensors)
+    try:
+        about = {place: (str(kind), int(bits)) for place, (kind, bits) in json.loads(described).items()}
+        return restored(backbone, quantiser, about, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unfit(backbone, source) from error
+
+
+def _unfit(backbone: Backbone, source: str) -> QuantisedError:
+    return QuantisedError(
+        f"cannot quantise {backbone.name} as it was: {source} does not fit it, or is damaged"
+    )

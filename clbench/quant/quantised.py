@@ -93,12 +93,10 @@ class Quantised:
 
     def packed_bytes(self) -> int:
         """Return the bytes of the whole backbone: low-bit weights packed, everything else as it is held."""
-        was_on = self.enabled
-        self.enabled = True
-        state = self._backbone.state_dict()
+        was_on, self.enabled = self.enabled, True
+        num_bytes = self._backbone.num_bytes
         self.enabled = was_on
-        names = self._backbone_names(state)
-        return sum(state[name].numel() * state[name].element_size() for name in names)
+        return num_bytes
 
     def state_key(self) -> str:
         """Return a digest of the quantiser's options and of all that it chose."""
@@ -129,14 +127,6 @@ class Quantised:
             if name != "bias" or f"{place}.bias" not in own  # merging may have added one
         }
 
-    def _backbone_names(self, state: Mapping[str, Tensor]) -> list[str]:
-        outside = tuple(
-            f"{name}."
-            for name, module in self._backbone.named_modules()
-            if any(module is layer for layer in self._backbone.classifier)
-        )
-        return [name for name in state if not (outside and name.startswith(outside))]
-
 
 def form_of(backbone: Backbone) -> Quantised | None:
     """Return the form of few bits that a backbone computes in now, if it does."""
@@ -151,7 +141,7 @@ def restored(
 ) -> Quantised:
     """Return what ``described`` and ``state`` were taken of, on a backbone of the same weights.
 
-    KeyError or AttributeError where they do not belong together.
+    KeyError, TypeError, ValueError or AttributeError where they do not belong together.
     """
     kinds: dict[str, type[Rounding]] = {kind.__name__: kind for kind in type(quantiser).roundings}
     tensors: dict[str, dict[str, Tensor]] = {}
@@ -162,9 +152,9 @@ def restored(
     roundings: dict[str, Rounding] = {}
     for place, own in tensors.items():
         rounding = None
-        if place in described:
+        parts = {name.removeprefix(OF_ROUNDING): value for name, value in own.items() if _rounds(name)}
+        if parts or "stored.planes" not in own:
             kind, bits = described[place]
-            parts = {name.removeprefix(OF_ROUNDING): value for name, value in own.items() if _rounds(name)}
             rounding = kinds[kind](bits, **(parts or own))
         if "stored.planes" in own:
             layers[place] = _layer(backbone.get_submodule(place), own, rounding)
@@ -183,9 +173,11 @@ def low_bit(
 
 
 def _layer(layer: nn.Module, own: Mapping[str, Tensor], rounding: Rounding | None) -> LowBitLayer:
-    assert isinstance(layer, (nn.Linear, nn.Conv2d))
+    if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+        raise TypeError(f"a {type(layer).__name__} has no low-bit form")
     planes, scale, zero = (own[f"stored.{name}"] for name in ("planes", "scale", "zero"))
     stored = LowBitWeight(planes, scale, zero, layer.weight[0].numel(), own.get("stored.levels"))
+    stored.check(rows=len(layer.weight))
     made = low_bit(layer, stored, rounding, **{name: own[name] for name in AROUND if name in own})
     if "bias" in own:
         made.register_parameter("bias", nn.Parameter(own["bias"], requires_grad=False))

@@ -13,7 +13,6 @@ from clbench.backbones.backbone import Backbone
 from clbench.data.continued import continued
 from clbench.data.history import History, chapter_of, history_of
 from clbench.data.tasks import Places, TaskStream
-from clbench.evaluate.costs import backbone_bytes
 from clbench.options import build
 from clbench.outside.mistakes import explained
 from clbench.quant.quantised import Quantised
@@ -98,4 +97,4 @@ def _said_of(form: Quantised, backbone: Backbone) -> str:
     """Say what of a backbone is held in few bits, and how many bytes it takes."""
     bits = Counter(layer.stored.bits for layer in form.layers.values())
     layers = " and ".join(f"{number} layers in {each} bits" for each, number in sorted(bits.items()))
-    return f"quantised: {layers}, {quantity(backbone_bytes(backbone)['total'], unit='B')} in all"
+    return f"quantised: {layers}, {quantity(backbone.num_bytes, unit='B')} in all"

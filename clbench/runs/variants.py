@@ -95,9 +95,14 @@ class Variants:
         meter = Meter(self.batcher.device)
         cache = None
         if features is not None:
-            size, precision = self.options.eval_batch_size, self.options.precision
+            looks = variant.quant is not None and quantiser_of(variant.quant).num_images > 0
+            is_kept = not looks or self.options.calibration == "first"  # others are of one task alone
             cache = FeatureCache(
-                self.batcher, batch_size=size, folder=features, precision=precision, account=meter
+                self.batcher,
+                batch_size=self.options.eval_batch_size,
+                folder=features if is_kept else None,
+                precision=self.options.precision,
+                account=meter,
             )
             cache.expect_parts([part.rows for task in self.stream.tasks for part in (task.train, task.test)])
         return VariantLog(variant_record(record, variant), MatrixRows(len(self.stream.tasks)), meter, cache)

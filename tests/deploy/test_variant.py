@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save
 
 import clbench
 from clbench import Learner, Places, Record, UserError
@@ -138,3 +140,31 @@ def test_a_bundle_runs_no_quantiser_that_it_names(run: Callable[..., Record], tm
     (folder / "learner.json").write_text(json.dumps(about))
     with pytest.raises(UserError, match=r"in a file that a bundle does not carry.*--quant FILE\.py:NAME"):
         clbench.load(folder)
+
+
+@pytest.mark.parametrize("damage", ["fewer rows", "no rounding", "another kind", "no JSON"])
+def test_a_bundle_whose_tensors_do_not_fit_is_refused_in_one_line(
+    damage: str, run: Callable[..., Record], tmp_path: Path
+) -> None:
+    form = clbench.load(run("simplecil", variant=["minmax:bits=4,images=4"]).path).variant(
+        "minmax:bits=4,images=4"
+    )
+    folder = form.save(tmp_path / "bundle")
+    about = json.loads((folder / "learner.json").read_text())
+    tensors = load_file(folder / "learner.safetensors")
+    planes = next(name for name in tensors if name.endswith("planes"))
+    if damage == "fewer rows":
+        tensors[planes] = tensors[planes][:, 1:].contiguous()
+    elif damage == "no rounding":
+        about["backbone"]["roundings"] = "{}"
+    elif damage == "another kind":
+        about["backbone"]["roundings"] = about["backbone"]["roundings"].replace("Uniform", "Fractal")
+    else:
+        about["backbone"]["roundings"] = "nothing"
+    data = save(tensors)
+    (folder / "learner.safetensors").write_bytes(data)
+    about["tensors"] = hashlib.sha256(data).hexdigest()
+    (folder / "learner.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="cannot quantise vit-micro as it was") as told:
+        clbench.load(folder)
+    assert "\n" not in str(told.value)

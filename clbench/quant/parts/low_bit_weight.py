@@ -48,6 +48,21 @@ class LowBitWeight(nn.Module):
         """Pack codes (M, K), integers in 0..2^bits - 1."""
         return cls(to_planes(codes, bits), scale, zero, codes.shape[1], levels)
 
+    def check(self, *, rows: int) -> None:
+        """Raise ValueError unless the tensors are those of a matrix of so many rows."""
+        planes, groups = self.planes, self.scale.shape[-1] if self.scale.ndim else 0
+        fits = (
+            planes.dtype == torch.uint8
+            and planes.ndim == 3
+            and 1 <= len(planes) <= IN_A_BYTE
+            and planes.shape[1:] == (rows, -(-self.columns // IN_A_BYTE))
+            and self.scale.shape == self.zero.shape == (rows, groups)
+            and 0 < groups <= self.columns
+            and (self.levels is None or self.levels.shape == (2 ** len(planes),))
+        )
+        if not fits:
+            raise ValueError(f"these are no weights of {rows} x {self.columns}")
+
     @property
     def bits(self) -> int:
         """Bits of a code."""
