@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import clbench
-from clbench import Strategy, Stream, backbones, evaluate, petl, strategies, streams
+from clbench import Strategy, Stream, backbones, evaluate, petl, quant, strategies, streams
 from clbench.backbones import BackboneOptions
 from clbench.cli import app
 from clbench.evaluate import catalogue
@@ -54,7 +54,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         for name, module in sys.modules.items()
         if str(getattr(module, "__file__", "")).startswith(str(tmp_path))
     }
-    for registry in (streams.registry, strategies.registry, petl.registry):
+    for registry in (streams.registry, strategies.registry, petl.registry, quant.registry):
         for name in [n for n, component in registry._classes.items() if component.__module__ in typed]:
             del registry._classes[name], registry._cards[name], registry._modules[name]
     for name in typed:
@@ -185,6 +185,35 @@ def test_what_a_page_shows_for_testing_runs(page: str, checkout: Path, reader: P
     assert others
     for code in others:
         exec(compile(code, page, "exec"), {})
+
+
+def test_the_shown_quantiser_keeps_the_contract(checkout: Path, reader: Path) -> None:
+    *_, check = written_down(checkout / "docs/how-to/quantise.md", reader)
+    exec(compile(check, "quantise", "exec"), {})
+
+
+@pytest.mark.slow
+def test_what_is_shown_of_few_bits_runs(
+    checkout: Path, reader: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = checkout / "docs/how-to/quantise.md"
+    reading, shipping, _ = written_down(page, reader)
+    small = ["--set", "stream.train_per_class=20", "--set", "stream.test_per_class=2", "--device", "cpu"]
+    (reader / "runs.toml").write_text(blocks(page, "toml")[0])
+    assert app.main(["run", "--config", "runs.toml", "--strategy", "slda", "--out", "named", *small]) == 0
+    assert app.main(["run", "--strategy", "slda", "--variant", "rtn:bits=4", *small]) == 0
+    (run,) = (reader / "runs").iterdir()
+    assert sorted(each.name for each in (run / "variants").iterdir()) == ["rtn-bits4"]
+    names: dict[str, Any] = {}
+    exec(compile(reading, "quantise", "exec"), names)
+    assert set(names["runs"].metrics.variant) == {"", "rtn:bits=4"}
+    exec(compile(shipping.replace("RUN", str(run)), "quantise", "exec"), names)
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(reader / "photo.png")
+    for line in [line for code in blocks(page, "sh") for line in code.splitlines()]:
+        words = shlex.split(line.partition("  #")[0])[1:]
+        if words[0] in ("export", "predict", "new", "check"):
+            words = [str(run) if word == "RUN" else word for word in words]
+            assert app.main(words) == 0, f"{line}: {capsys.readouterr().err}"
 
 
 def test_what_is_shown_for_many_runs_runs(

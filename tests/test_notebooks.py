@@ -35,7 +35,7 @@ def image(cell: Any) -> np.ndarray[Any, Any]:
 
 
 def test_a_folder_listing_is_the_reading_order() -> None:
-    assert [int(path.stem.split("-")[0]) for path in NOTEBOOKS] == list(range(1, 9))
+    assert [int(path.stem.split("-")[0]) for path in NOTEBOOKS] == list(range(1, 10))
     listed = re.findall(r"\]\((.+?\.ipynb)\)", (FOLDER / "README.md").read_text("utf-8"))
     assert listed == [path.name for path in NOTEBOOKS]
     assert not [

@@ -30,6 +30,11 @@ FAMILIES = {
         "All or nothing": "linear full",
         "Methods of Hugging Face peft": "peft.*",
     },
+    "quant": {
+        "Weights alone": "rtn least-error gauss-median ternary",
+        "Weights and activations": "adalog minmax base-ptq twin log2 log-sqrt2",
+        "Methods of torchao": "torchao.*",
+    },
     "streams": {
         "Classes of one data set": "split-*",
         "Data sets one after another": "5-datasets vtab-1k",

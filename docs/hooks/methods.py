@@ -11,7 +11,13 @@ from clbench.cli.describing import Description, Note, describe
 from clbench.cli.listing import HINTS, REGISTRIES
 from clbench.evaluate import METRICS, Metric
 
-TITLES = {"strategies": "Strategies", "petl": "Modules", "streams": "Streams", "backbones": "Backbones"}
+TITLES = {
+    "strategies": "Strategies",
+    "petl": "Modules",
+    "streams": "Streams",
+    "backbones": "Backbones",
+    "quant": "Quantisers",
+}
 MANY = 8  # names of a note, from which on they are folded away
 
 
