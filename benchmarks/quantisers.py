@@ -25,6 +25,7 @@ from clbench.records.spec import RunSpec
 from clbench.report.columns import values_of
 
 QUANTISERS = ("minmax", "base-ptq", "twin", "log2", "log-sqrt2", "adalog")
+SETTINGS = {"adalog": ",tokens=256,rounds=1,candidates=64"}  # its quick search
 LEARNERS = {"simplecil": ("first", "each"), "lae": ("current", "end")}  # calibration, and when it predicts
 BITS = (8, 6, 4, 3)
 COUNTS = {
@@ -62,7 +63,7 @@ def spec_of(name: str, options: argparse.Namespace) -> RunSpec:
     """Return the run of a learner with all its variants."""
     calibration, when = LEARNERS[name]
     variants = [
-        f"{quantiser}:bits={bits},images={options.images}"
+        f"{quantiser}:bits={bits},images={options.images}{SETTINGS.get(quantiser, '')}"
         for bits in options.bits
         for quantiser in options.quantisers
     ]

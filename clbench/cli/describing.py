@@ -205,6 +205,10 @@ def _of_strategy(name: str) -> Iterator[Note]:
             f"reads the images of a task again ({strategy.rereads}): where stream.online shows each once, it"
             " keeps them until the task ends, which the run says and a strict online learner may not do"
         )
+    if strategy.own_variants:
+        yield Note("predicts in forms of its own, too, as in --variant NAME", strategy.own_variants)
+    if strategy.refits:
+        yield Note("a variant learns anew from its own features what is learnt: --variant QUANTISER+refit")
     yield from _of_recipes(name, strategy)
     default = strategies.registry.card(name).preset.get("petl", "linear")
     yield Note(

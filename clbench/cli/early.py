@@ -88,7 +88,8 @@ def check(sections: Mapping[str, Mapping[str, Any]]) -> Named:
     if quantiser != NONE:
         quant.registry.check(quantiser)
         check_options(quant.registry, quantiser, "quant", tables["quant"])
-        names["backbone"] += f" in {quantiser}"
+        bits = tables["quant"].get("bits")
+        names["backbone"] += f" in {quantiser}" + (f" ({bits} bits)" if bits else "")
     return Named(stream, strategy, names["backbone"], chosen, run_options(tables["run"]).seed)
 
 

@@ -85,7 +85,7 @@ def _tensors(learner: Learner, about: About) -> str:
 
 def _left_out(learner: Learner, about: About, *, is_to_predict: bool) -> Iterator[str]:
     """Yield a line for what is not in it, and what that means."""
-    if about.left_out:
+    if about.left_out and not about.variant:
         num = _num_exemplars(learner)
         what = _counted(num) if num else "exemplars (training pictures)"
         advice = "; --exemplars takes them along" if num else ""

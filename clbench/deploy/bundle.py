@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -39,6 +39,7 @@ from clbench.errors import UserError
 from clbench.files import make_folder, rename_to, temporary_folder, write_bytes
 from clbench.kinds import filled, kinds_of, only_to_learn
 from clbench.outside.reading import read_bytes, read_json, told_in_one_line
+from clbench.petl.attached import Attached
 from clbench.quant.packed import packed_state
 from clbench.quant.quantised import form_of
 from clbench.records.histories import history_from, history_to
@@ -104,6 +105,9 @@ def write_bundle(
     form = form_of(learnt.backbone)
     if form and without_backbone:
         raise BundleError("a quantised backbone is found nowhere else: it cannot be left out")
+    folded = [cast("Attached", learnt.backbone.attached[place]) for place in learnt.folded]
+    merged = {kind for kind, part in learnt.strategy.parts().items() if part in folded}
+    left_out |= {name for name in state if name.partition("/")[0] in merged}
     if with_exemplars and (left_out or predict_only):
         what = f"{learnt.path} has no exemplars" if left_out else "who only predicts needs no exemplars"
         raise BundleError(f"{what} that could be taken along")

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from clbench.data.batches import Batcher
+from clbench.data.continued import without_images
 from clbench.data.inputs import Inputs
 from clbench.data.tasks import Places, TaskStream
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.patterns import patterns
 from clbench.errors import UserError
+from clbench.outside.mistakes import explained
 from clbench.outside.reading import read_bytes
 from clbench.quant import Quantiser
 from clbench.quant.files import from_bytes
@@ -24,6 +26,7 @@ from clbench.runs.calibration import calibration_images, quantiser_of
 from clbench.runs.deployed import Deployed, copied, quantise
 from clbench.runs.earlier import earlier_stream
 from clbench.runs.quantising import FILE
+from clbench.runs.refitting import take_back
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
 
@@ -50,6 +53,10 @@ def as_variant(learnt: Learnt, text: str, places: Places) -> Learnt:
             data = read_bytes(record.path / FILE)
             made.form = from_bytes(data, made.backbone, quantiser, str(record.path / FILE))
             made.form.settle()
+            if variant.refit:
+                _refit(learnt, made, record)
+        elif variant.refit:
+            raise FormError(f"{text!r}: the run has not come to the end of what it would refit")
         else:
             _calibrate(learnt, made, quantiser, places)
     spec = learnt.spec.model_copy(update={"deployed": variant})
@@ -59,12 +66,25 @@ def as_variant(learnt: Learnt, text: str, places: Places) -> Learnt:
 
 
 def _named(learnt: Learnt, text: str) -> Variant:
-    """Return the variant of that name, one of the run's if it has one like it."""
+    """Return the variant of that name, or one of the run's that is like it."""
+    known = learnt.spec.variants
+    for each in known:
+        if each.name == text:
+            return each
     (asked,) = variants_of([text], type(learnt.strategy))
+    for each in known:
+        if each.model_copy(update={"name": asked.name}) == asked:
+            return each
     if asked.refit:
         raise FormError(f"{text!r}: what is refitted is known while a run goes on, and not behind it")
-    alike = (each for each in learnt.spec.variants if each.quant == asked.quant and each.own == asked.own)
-    return next((each for each in alike if not each.refit), asked)
+    return asked
+
+
+def _refit(learnt: Learnt, made: Deployed, record: Record) -> None:
+    """Let a copy hold what was learnt anew in its form."""
+    with explained(made.strategy):
+        made.strategy.forget()
+        take_back(made, record.path, without_images(learnt.history))
 
 
 def _recorded(learnt: Learnt, variant: Variant) -> Record | None:

@@ -27,6 +27,8 @@ def split_text(text: str, known: Collection[str] = ()) -> dict[str, str]:
         raise SpecError(f"{text!r}: write {name}:option=value, as in rtn:bits=4")
     if not colon or "=" not in rest:
         name, rest = text.strip(), ""
+    if "=" in name:
+        raise SpecError(f"{text!r}: options stand there twice; of several variants, give each a --variant")
     table = {"name": name}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")

@@ -12,6 +12,7 @@ from clbench.report.columns import DEPLOYED, QUALITY
 from clbench.report.groups import single
 from clbench.report.wide_table import WideTable
 
+ONE = "1.00"  # of what the others are compared with
 LEARNT = QUALITY[:3]  # what is shown of what was learnt
 
 
@@ -25,6 +26,9 @@ def variant_table(record: Record) -> RenderableType | None:
     for each in records:
         name = each.spec.deployed.name if each.spec.deployed else "the learner itself"
         group = single(each)
-        rows.append((name, [Text(column.show(*group.statistic(column.key))) for column in columns]))
+        shown = {column.key: column.show(*group.statistic(column.key)) for column in columns}
+        if each is records[0]:
+            shown |= {key: ONE for key in shown if key.startswith("speed.")}
+        rows.append((name, list(map(Text, shown.values()))))
     heading = Text("As deployed: the same learner in other forms, accuracies in %", style="bold")
     return Stacked(heading, WideTable("variant", [column.title for column in columns], rows))

@@ -40,8 +40,9 @@ def _unlike_joint(group: Group) -> Iterator[str]:
 
 
 def _differences(groups: Sequence[Group]) -> Iterator[str]:
+    learners = [group for group in groups if not group.spec.deployed] or groups  # variants are as they are
     for name, noun in SAME.items():
-        classes = partition(groups, name)
+        classes = partition(learners, name)
         if len(classes) > 1:
             yield f"Not the same {noun}: {_sides(classes)}"
     by_version: dict[str, list[Group]] = {}

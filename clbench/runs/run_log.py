@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +92,14 @@ def is_landmark(number: int) -> bool:
     return number % (1 << max(0, number.bit_length() - 3)) == 0
 
 
-def held(strategy: Strategy, backbone: Backbone, meter: Meter) -> dict[str, Any]:
-    """Return what a strategy holds now: parameters, and bytes by part and by kind."""
-    kinds = strategy.parts()
+def held(
+    strategy: Strategy, backbone: Backbone, meter: Meter, folded: Collection[object] = ()
+) -> dict[str, Any]:
+    """Return what a strategy holds now: parameters, and bytes by part and by kind.
+
+    Modules that were ``folded`` into the backbone's weights are not held any more.
+    """
+    kinds = {kind: part for kind, part in strategy.parts().items() if part not in folded}
     parameters = count_parameters(backbone, kinds)
     # a module that happens to be frozen when a task ends was trainable all the same
     parameters["trainable"] = meter.num_trainable or parameters["trainable"]

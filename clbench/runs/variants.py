@@ -29,13 +29,14 @@ from clbench.quant.quantised import Quantised
 from clbench.records.forms import variant_record
 from clbench.records.progress import Progress
 from clbench.records.record import Record
-from clbench.records.spec import RunOptions, RunSpec, Variant
+from clbench.records.spec import RunSpec, Variant
 from clbench.runs.calibration import calibration_images, quantiser_of
 from clbench.runs.deployed import Deployed, copied, felt, quantise, quantise_like
 from clbench.runs.evaluator import Columns, Evaluator
 from clbench.runs.quantising import FILE
 from clbench.runs.refitting import keep, learn_anew, take_back
 from clbench.runs.run_log import held, is_landmark, matrix_of
+from clbench.runs.soundness import ScoresError
 from clbench.runs.speed import speed
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
@@ -69,7 +70,7 @@ class Variants:
         progress: Progress,
     ) -> None:
         """Know nothing yet; ``features`` is a folder of cached ones, None for a run that keeps none."""
-        self.options: RunOptions = record.spec.run
+        self.run, self.options = record, record.spec.run
         self.backbone, self.strategy = learner
         self.stream, self.batcher, self.seeds, self.progress = stream, batcher, seeds, progress
         self.logs = [self._log(record, variant, features) for variant in record.spec.variants]
@@ -111,18 +112,29 @@ class Variants:
         variant, task = _variant_of(log.record), seen[-1].index
         made = self._refitted(log, variant, seen) if variant.refit else self._made(log, variant, seen)
         evaluator = self._evaluator(made.strategy, log)
-        columns = evaluator.after_task(seen)
+        try:
+            columns = evaluator.after_task(seen)
+        except ScoresError as error:  # too few bits: that ends no run, and gives no number either
+            told = f"variant {variant.name} predicts nothing: {error}"
+            self.progress.noted(told)
+            self.run.event("noted", line=told)
+            self._keep(log, made, evaluator, seen, is_last=is_last)
+            self._write_matrix(log, task, is_last=is_last)
+            return
         after = np.full(len(columns["row"]), task, np.int16)
         log.record.write_predictions(task, {"after_task": after, **columns})
         log.record.write_reliability(evaluator.reliability)
         log.rows.add(task, columns)
-        if is_last or is_landmark(task + 1):
-            log.record.write_json("matrix.json", matrix_of(self.stream, log.rows))
+        self._write_matrix(log, task, is_last=is_last)
         self._keep(log, made, evaluator, seen, is_last=is_last)
         if log.cache:
             log.cache.save()
             log.cache.forget_unused()
         self.progress.variant_predicted(variant.name, log.rows.accuracy[task, : task + 1].tolist())
+
+    def _write_matrix(self, log: VariantLog, task: int, *, is_last: bool) -> None:
+        if is_last or is_landmark(task + 1):
+            log.record.write_json("matrix.json", matrix_of(self.stream, log.rows))
 
     def _made(self, log: VariantLog, variant: Variant, seen: Sequence[Task]) -> Deployed:
         """Return the learner in the form of a variant."""
@@ -193,10 +205,11 @@ class Variants:
         """Write what the variant takes, and at the end the form itself and how quick it is."""
         task = seen[-1]
         inputs = evaluator.inputs(task.test.rows[:1], task.index).uncached()
+        folded = [made.backbone.attached[place] for place in made.folded]
         with torch.no_grad():
             bits = bit_operations(made.backbone, lambda: evaluator.predict(inputs))
         costs: dict[str, Any] = {
-            **held(made.strategy, made.backbone, log.meter),
+            **held(made.strategy, made.backbone, log.meter, folded),
             "bit_operations": {"evaluate_per_image": bits},
             "calibration": {"seconds": made.seconds},
         }

@@ -61,7 +61,7 @@ def test_a_variant_says_what_the_run_logged_of_it_and_so_does_its_bundle(
     check(run(strategy_name, variant=["rtn:bits=4"]), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["lae", "icarl"])
+@pytest.mark.parametrize("name", ["lae"])
 def test_so_do_the_commonest(name: str, run: Callable[..., Record], tmp_path: Path) -> None:
     check(run(name, variant=["rtn:bits=4"]), tmp_path)
 

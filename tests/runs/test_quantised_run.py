@@ -16,7 +16,7 @@ from clbench.backbones import BackboneOptions
 from clbench.errors import UserError
 from clbench.options import SpecError
 from clbench.quant.low_bit_layers import LowBitLayer
-from clbench.quant.rtn import RTN
+from clbench.quant.rtn import RoundToNearest
 from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.resolving import resolve
@@ -85,7 +85,9 @@ def test_every_module_learns_on_few_bits_or_refuses_in_one_line(module: str) -> 
         for name, parameter in backbone.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(5))
-    form = RTN(4).quantise(backbone, torch.zeros(0, 3, size, size), torch.Generator().manual_seed(0))
+    form = RoundToNearest(bits=4).quantise(
+        backbone, torch.zeros(0, 3, size, size), torch.Generator().manual_seed(0)
+    )
     form.settle()
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     base = backbone(images)
