@@ -168,3 +168,28 @@ def test_a_bundle_whose_tensors_do_not_fit_is_refused_in_one_line(
     with pytest.raises(UserError, match="cannot quantise vit-micro as it was") as told:
         clbench.load(folder)
     assert "\n" not in str(told.value)
+
+
+def test_what_was_refitted_is_shipped_as_it_was_learnt(run: Callable[..., Record], tmp_path: Path) -> None:
+    check(run("simplecil", variant=["rtn:bits=2+refit"]), tmp_path)
+
+
+def test_a_name_of_ones_own_names_a_variant(run: Callable[..., Record]) -> None:
+    record = run("simplecil", variant=[{"name": "small", "quant": {"name": "rtn", "bits": 2}}])
+    learner = clbench.load(record.path)
+    assert "as small" in repr(learner.variant("small"))
+    assert "as small" in repr(learner.variant("rtn:bits=2"))
+
+
+def test_a_module_that_is_merged_is_neither_shipped_nor_counted(
+    run: Callable[..., Record], tmp_path: Path
+) -> None:
+    record = run("naive", variant=["rtn:bits=4"], petl={"name": "lora"})
+    (variant,) = record.spec.variants
+    bytes_of = [
+        each.read_json("costs.json")["packed_bytes"] for each in (record, variant_record(record, variant))
+    ]
+    assert bytes_of[0]["petl"] > 0
+    assert "petl" not in bytes_of[1]
+    folder = clbench.load(record.path).variant("rtn:bits=4").save(tmp_path / "bundle")
+    assert not [name for name in load_file(folder / "learner.safetensors") if name.startswith("state/petl")]

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
+from torch import Tensor
 
 from clbench import load_runs
 from clbench.errors import UserError
 from clbench.options import SpecError
+from clbench.quant.parts.low_bit_weight import LowBitWeight
 from clbench.records.forms import variant_record, with_variants
 from clbench.records.progress import Progress
 from clbench.records.record import Record
@@ -151,6 +154,23 @@ def test_a_strategy_has_variants_of_its_own(spec: Callable[..., RunSpec], tmp_pa
     flops = [each.read_json("costs.json")["flops"]["evaluate_per_image"] for each in (offline, record)]
     assert flops[0] < 0.6 * flops[1]
     assert low.read_json("costs.json")["backbone_bytes"] != offline.read_json("costs.json")["backbone_bytes"]
+
+
+def test_a_form_that_tells_no_image_from_another_ends_no_run(
+    spec: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(self: object, matrix: Tensor) -> LowBitWeight:
+        scale = torch.zeros(len(matrix), 1)
+        return LowBitWeight.of(torch.zeros_like(matrix), scale, scale.clone(), 4)
+
+    monkeypatch.setattr("clbench.quant.rtn.RoundToNearest.stored", nothing)
+    record = run(spec("simplecil", ["rtn:bits=4"]), tmp_path)
+    (variant,) = variants_of(record)
+    assert record.is_finished
+    assert variant.is_finished
+    assert variant.read_json("metrics.json")["accuracy"] is None
+    assert "variant rtn:bits=4 predicts nothing" in (record.path / "events.jsonl").read_text()
+    assert load_runs(record.path).runs["variant"].tolist() == ["", "rtn:bits=4"]
 
 
 class Stopped(Progress):
