@@ -38,6 +38,25 @@ def cifar100(data_dir: Path, seeds: Seeds, **options: object) -> TaskStream:
     return loader.build("split-cifar100", Places(data_dir, user_cache_path("clbench")), seeds)
 
 
+def ten_tasks(options: argparse.Namespace) -> dict[str, dict[str, object]]:
+    """Return the sections of a run on CIFAR-100 in ten tasks, and on ViT-Ti, as the options have them."""
+    stream = {
+        "name": "split-cifar100",
+        "tasks": "10",
+        "order": "1993",
+        "validation_rate": 0.0,
+        "augment": "none",
+        "train_per_class": options.train_per_class,
+        "test_per_class": options.test_per_class,
+    }
+    backbone = {
+        "name": "vit_tiny_patch16_224",
+        "weights": options.weights,
+        "image_size": options.image_size,
+    }
+    return {"stream": stream, "backbone": backbone}
+
+
 def predictions(
     strategy: Strategy,
     stream: TaskStream,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cifar100 import questions
+from cifar100 import questions, ten_tasks
 from scatter import scatter
 from tables import Row, as_csv, best_first, finished
 
@@ -76,21 +76,8 @@ def spec_of(learner: str, quantiser: str, bits: int, options: argparse.Namespace
     low = {"name": quantiser, "bits": bits, "group": options.group} if bits < 32 else {}
     return resolve(
         {
-            "stream": {
-                "name": "split-cifar100",
-                "tasks": "10",
-                "order": "1993",
-                "validation_rate": 0.0,
-                "augment": "none",
-                "train_per_class": options.train_per_class,
-                "test_per_class": options.test_per_class,
-            },
+            **ten_tasks(options),
             "strategy": {"name": learner, **chosen},
-            "backbone": {
-                "name": "vit_tiny_patch16_224",
-                "weights": options.weights,
-                "image_size": options.image_size,
-            },
             "quant": low,
         }
     )

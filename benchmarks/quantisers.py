@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cifar100 import questions
+from cifar100 import questions, ten_tasks
 from tables import Row, as_csv, finished
 
 from clbench.errors import UserError
@@ -70,21 +70,8 @@ def spec_of(name: str, options: argparse.Namespace) -> RunSpec:
     training = {"epochs": options.epochs, "batch_size": options.batch_size} if name == "lae" else {}
     return resolve(
         {
-            "stream": {
-                "name": "split-cifar100",
-                "tasks": "10",
-                "order": "1993",
-                "validation_rate": 0.0,
-                "augment": "none",
-                "train_per_class": options.train_per_class,
-                "test_per_class": options.test_per_class,
-            },
+            **ten_tasks(options),
             "strategy": {"name": name, **training},
-            "backbone": {
-                "name": "vit_tiny_patch16_224",
-                "weights": options.weights,
-                "image_size": options.image_size,
-            },
             "variant": variants,
             "run": {"calibration": calibration, "variants": when},
         }

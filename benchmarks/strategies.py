@@ -15,9 +15,8 @@ import argparse
 import math
 import statistics
 from pathlib import Path
-from typing import Any
 
-from cifar100 import questions
+from cifar100 import questions, ten_tasks
 from scatter import scatter
 from tables import as_csv, best_first, finished, known_rows
 
@@ -101,28 +100,10 @@ def spec_of(row: str, seed: int, options: argparse.Namespace) -> RunSpec:
     }
     chosen = {key: value for key, value in common.items() if key in allowed}
     chosen |= dict(item.split("=") for item in settings.split(",") if item)
-    backbone = {
-        "name": "vit_tiny_patch16_224",
-        "weights": options.weights,
-        "image_size": options.image_size,
-    }
-    stream = {
-        "name": "split-cifar100",
-        "tasks": "10",
-        "order": "1993",
-        "validation_rate": 0.0,
-        "augment": "none",
-        "train_per_class": options.train_per_class,
-        "test_per_class": options.test_per_class,
-        **({"scenario": "task"} if "task-identity" in strategies.get(name).needs else {}),
-    }
-    sections: dict[str, dict[str, Any]] = {
-        "stream": stream,
-        "strategy": {"name": name, **chosen},
-        "backbone": backbone,
-        "run": {"seed": seed},
-    }
-    return resolve(sections)
+    sections = ten_tasks(options)
+    if "task-identity" in strategies.get(name).needs:
+        sections["stream"]["scenario"] = "task"
+    return resolve({**sections, "strategy": {"name": name, **chosen}, "run": {"seed": seed}})
 
 
 def run(row: str, seed: int, options: argparse.Namespace) -> Record:

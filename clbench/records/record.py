@@ -255,11 +255,11 @@ def short_name(spec: RunSpec) -> str:
     return f"{stream}_{strategy}-{module}_{backbone}{in_form}"
 
 
-def safe_name(name: str) -> str:
+def safe_name(name: str, longest: int = LONGEST_NAME) -> str:
     """Reduce a component's name to a short stem: ``dir/er.py:ER`` becomes ``er-ER``."""
     stems = [re.split(r"[/\\]", piece.rstrip("/\\"))[-1].removesuffix(".py") for piece in name.split(":")]
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(stems)).strip("-.")
-    return safe[:LONGEST_NAME].rstrip("-.") or "unnamed"
+    return safe[:longest].rstrip("-.") or "unnamed"
 
 
 def _as_parquet(columns: Mapping[str, NDArray[np.generic]]) -> bytes:

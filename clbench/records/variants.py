@@ -13,6 +13,7 @@ from clbench.registry import Registry, did_you_mean
 if TYPE_CHECKING:
     from clbench.strategies import Strategy
 
+LONGEST_FOLDER = 100  # characters of a variant's name, with its options
 NONE = "none"
 REFIT = "refit"  # the word that asks for what was learnt in closed form to be learnt anew
 
@@ -105,7 +106,7 @@ def variants_of(asked: Sequence[str | Mapping[str, Any]], strategy: type[Strateg
 
 def folder_of(variant: Variant) -> str:
     """Return the name of the folder that a variant is kept in."""
-    return safe_name(variant.name.replace("+", "--").replace("=", ""))
+    return safe_name(variant.name.replace("+", "--").replace("=", ""), LONGEST_FOLDER)
 
 
 def _variant(asked: str | Mapping[str, Any], strategy: type[Strategy]) -> Variant:
