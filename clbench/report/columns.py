@@ -117,12 +117,18 @@ def values_of(record: Record) -> dict[str, float]:
     if BITS not in costs and record.spec.quant is None:  # of float: 32 bits times 32
         costs[BITS] = costs.get("flops.evaluate_per_image", math.nan) / 2 * 32**2
     by_task = [flat(each)["stored_bytes.total"] for each in account.get("by_task", [])]
+    of_learner = {}
+    if record.within is not None:  # it was not trained itself; what it took beside that says little
+        learner = values_of(record.within)
+        of_learner = {name: learner[name] for name in ("flops.training", "parameters.trainable")}
+        of_learner |= {"seconds": math.nan, "memory.process.peak": math.nan}
     return {
         **metrics,
         **costs,
         **{name: sum(parts) if parts else math.nan for name, parts in derived.items()},
         "deployed_bytes": sum(shipped),  # backbone, and what has to be added to it to predict, packed
         "mean_stored_bytes": sum(by_task) / len(by_task) if by_task else math.nan,  # over the tasks
+        **of_learner,
     }
 
 

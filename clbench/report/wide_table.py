@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 SHORTEST_LINE = 11  # letters of a name, where it has to be broken
+LONGEST_UNBROKEN = 24  # letters of a word in a name that room is made for
 LONGEST_WORD = 11  # letters of a heading in a line, but for longer words
 WIDE_GAP, NARROW_GAP = 2, 1  # between two columns: where there is room, and where that saves a table
 EDGES = 2  # blanks at the two sides
@@ -41,7 +42,9 @@ class WideTable:
 
     def _split(self, width: int, gap: int) -> Iterator[list[int]]:
         """Yield the columns of each table: as many as fit beside names of a shortest line."""
-        room = width - EDGES - min(self._name_width(), max(SHORTEST_LINE, width // 6))
+        words = (cell_len(word) for name, _ in self.rows for word in name.split())
+        unbroken = min(LONGEST_UNBROKEN, max(words, default=0))
+        room = width - EDGES - min(self._name_width(), max(SHORTEST_LINE, width // 6, unbroken))
         first = list(range(self.always))
         chosen = list(first)
         for column in range(self.always, len(self.headings)):
