@@ -19,6 +19,7 @@ from clbench import petl
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
+from clbench.data.inputs import Inputs
 from clbench.data.tasks import Task, TaskStream
 from clbench.evaluate.bit_operations import bit_operations
 from clbench.evaluate.matrix_rows import MatrixRows
@@ -32,7 +33,7 @@ from clbench.records.record import Record
 from clbench.records.spec import RunSpec, Variant
 from clbench.runs.calibration import calibration_images, quantiser_of
 from clbench.runs.deployed import Deployed, copied, felt, quantise, quantise_like
-from clbench.runs.evaluator import Columns, Evaluator
+from clbench.runs.evaluator import Evaluator
 from clbench.runs.quantising import FILE
 from clbench.runs.refitting import keep, learn_anew, take_back
 from clbench.runs.run_log import held, is_landmark, matrix_of
@@ -138,12 +139,12 @@ class Variants:
 
     def _made(self, log: VariantLog, variant: Variant, seen: Sequence[Task]) -> Deployed:
         """Return the learner in the form of a variant."""
-        inputs = self._evaluator(self.strategy, log).inputs(seen[-1].test.rows[:1], seen[-1].index)
+        inputs = _one_image(self._evaluator(self.strategy, log), seen)
         made = copied(
             self.backbone,
             self.strategy,
             variant.own,
-            lambda strategy: strategy.predict(inputs.uncached()),
+            lambda strategy: strategy.predict(inputs),
             lambda backbone: self._anew(backbone, log.record.spec, seen),
         )
         if variant.quant is None:
@@ -203,8 +204,7 @@ class Variants:
         self, log: VariantLog, made: Deployed, evaluator: Evaluator, seen: Sequence[Task], *, is_last: bool
     ) -> None:
         """Write what the variant takes, and at the end the form itself and how quick it is."""
-        task = seen[-1]
-        inputs = evaluator.inputs(task.test.rows[:1], task.index).uncached()
+        task, inputs = seen[-1], _one_image(evaluator, seen)
         folded = [made.backbone.attached[place] for place in made.folded]
         with torch.no_grad():
             bits = bit_operations(made.backbone, lambda: evaluator.predict(inputs))
@@ -226,10 +226,13 @@ class Variants:
             log.record.write_bytes(FILE, to_bytes(made.form))
 
 
+def _one_image(evaluator: Evaluator, seen: Sequence[Task]) -> Inputs:
+    """Return a test image of the newest task that has some, of which nothing is known beforehand."""
+    filled = next(task for task in reversed(seen) if len(task.test))
+    return evaluator.inputs(filled.test.rows[:1], filled.index).uncached()
+
+
 def _variant_of(record: Record) -> Variant:
     variant = record.spec.deployed
     assert variant is not None
     return variant
-
-
-__all__ = ["Columns", "Variants"]
