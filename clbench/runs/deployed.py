@@ -40,7 +40,7 @@ class Deployed:
     strategy: Strategy
     folded: list[int]  # places among the backbone's attached modules of those that were merged
     form: Quantised | None = None  # of few bits
-    seconds: float = 0.0  # that the calibration took
+    seconds: float = 0.0  # that it took to calibrate the form
 
 
 @torch.no_grad()
@@ -94,10 +94,11 @@ def quantise(made: Deployed, quantiser: Quantiser, images: Tensor, generator: to
     made.seconds = time.perf_counter() - start
 
 
-def quantise_like(made: Deployed, other: Quantised) -> None:
-    """Let it compute with the bits of another form of the same learner."""
+def quantise_like(made: Deployed, other: Quantised, seconds: float) -> None:
+    """Let it compute with the bits of another form of the same learner, which took so long to calibrate."""
     made.form = restored(made.backbone, other.quantiser, other.described(), other.state())
     made.form.settle()
+    made.seconds = seconds
 
 
 def felt(backbone: Backbone) -> str:

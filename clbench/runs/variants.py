@@ -51,7 +51,10 @@ class VariantLog:
     rows: MatrixRows
     meter: Meter
     cache: FeatureCache | None
-    known: tuple[str, Quantised] | None = field(default=None, init=False)  # what was calibrated last, on what
+    known: tuple[str, Quantised, float] | None = field(
+        default=None, init=False
+    )  # on what, the form, the seconds
+    num_calibrated: int = field(default=0, init=False)  # how often
     twin: Deployed | None = field(default=None, init=False)  # that learns anew what is refitted
     by_task: list[dict[str, Any]] = field(default_factory=list, init=False)
 
@@ -160,11 +163,12 @@ class Variants:
         )
         key = f"{felt(made.backbone)} {images.digest}"
         if log.known and log.known[0] == key:
-            quantise_like(made, log.known[1])
+            quantise_like(made, *log.known[1:])
         else:
             quantise(made, quantiser, images.images, self.seeds.generator("quant", images.task))
+            log.num_calibrated += 1
         assert made.form is not None
-        log.known = key, made.form
+        log.known = key, made.form, made.seconds
         return made
 
     def _anew(self, backbone: Backbone, spec: RunSpec, seen: Sequence[Task]) -> Strategy:
@@ -211,7 +215,7 @@ class Variants:
         costs: dict[str, Any] = {
             **held(made.strategy, made.backbone, log.meter, folded),
             "bit_operations": {"evaluate_per_image": bits},
-            "calibration": {"seconds": made.seconds},
+            "calibration": {"seconds": made.seconds, "times": log.num_calibrated},
         }
         log.meter.task_ended(task.index, costs)
         behind = [each for each in log.by_task if each["task"] < task.index]  # not what is done once more
