@@ -85,6 +85,7 @@ class Variants:
             log.rows.read(log.record.predictions())
             if (log.record.path / "costs.json").is_file():
                 log.by_task = log.record.read_json("costs.json")["by_task"]
+                log.num_calibrated = int(log.by_task[-1]["calibration"]["times"])
 
     def task_ended(self, seen: Sequence[Task]) -> None:
         """Predict as each variant, now that the last of ``seen`` was learnt."""
