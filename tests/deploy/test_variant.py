@@ -142,7 +142,13 @@ def test_a_bundle_runs_no_quantiser_that_it_names(run: Callable[..., Record], tm
         clbench.load(folder)
 
 
-@pytest.mark.parametrize("damage", ["fewer rows", "no rounding", "another kind", "no JSON"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "no rounding",
+        *(pytest.param(each, marks=[pytest.mark.slow]) for each in ("fewer rows", "another kind", "no JSON")),
+    ],
+)
 def test_a_bundle_whose_tensors_do_not_fit_is_refused_in_one_line(
     damage: str, run: Callable[..., Record], tmp_path: Path
 ) -> None:

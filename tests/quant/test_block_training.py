@@ -158,6 +158,7 @@ def test_training_leaves_the_backbone_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in on.parameters())
 
 
+@pytest.mark.slow
 def test_blocks_in_half_precision_are_trained_too() -> None:
     on = backbone().to(torch.bfloat16)
     made = Trained(**asdict(OPTIONS)).quantise(on, pictures(4, seed=0), torch.Generator().manual_seed(0))
@@ -166,6 +167,7 @@ def test_blocks_in_half_precision_are_trained_too() -> None:
         assert on(pictures(2, seed=1)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_bias_follows_the_weight_where_a_shift_is_taken_off() -> None:
     on, images = backbone(), pictures(8, seed=0)
     made = Trained(**asdict(OPTIONS)).quantise(on, images, torch.Generator().manual_seed(0))

@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from timm.layers.activations import GELU
 from torch import nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import BlockSites, Site
 
 OPERANDS = ("queries", "keys", "probs", "values")  # of an attention's two products
-
-GELUS = (nn.GELU, GELU)  # torch's and timm's own
 
 # Where a layer's input comes from: pixels; a LayerNorm; a GELU; anything else.
 Source = Literal["pixels", "norm", "gelu", "other"]
@@ -81,9 +78,15 @@ def _source(block: BlockSites, short: str) -> Source:
     norms = {"attn.qkv": "norm1", "mlp.fc1": "norm2" if block.has("norm2") else "norm"}
     if short in norms and block.has(norms[short]) and isinstance(block[norms[short]].layer, nn.LayerNorm):
         return "norm"
-    if short == "mlp.fc2" and isinstance(block["mlp.act"].layer, GELUS) and _nothing_between(block):
+    if short == "mlp.fc2" and _is_gelu(block["mlp.act"].layer) and _nothing_between(block):
         return "gelu"
     return "other"
+
+
+def _is_gelu(layer: nn.Module | None) -> bool:
+    from timm.layers.activations import GELU  # takes seconds, and whoever has a block has it
+
+    return isinstance(layer, (nn.GELU, GELU))  # torch's, and timm's own
 
 
 def _nothing_between(block: BlockSites) -> bool:
