@@ -17,10 +17,8 @@ from clbench.records.forms import variant_record
 from clbench.runs.earlier import build_stream
 from clbench.seeds import Seeds
 
-MODULES = [
-    *("lora", "bitfit"),
-    *(pytest.param(name, marks=[pytest.mark.slow]) for name in ("ssf", "adapter", "prefix", "full")),
-]
+SLOW = ("bitfit", "ssf", "adapter", "prefix", "full")
+MODULES = ["lora", *(pytest.param(name, marks=[pytest.mark.slow]) for name in SLOW)]
 
 
 def said(learner: Learner, record: Record) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +76,8 @@ def test_modules_are_merged_where_they_merge_and_stay_beside_the_bits_where_they
     [
         pytest.param("adalog:bits=4,images=8,tokens=32,rounds=1", marks=[pytest.mark.slow]),
         pytest.param("twin:bits=6,images=4", marks=[pytest.mark.slow]),
-        "log-sqrt2:bits=6,images=4",
+        pytest.param("log-sqrt2:bits=6,images=4", marks=[pytest.mark.slow]),
+        "minmax:bits=6,images=4",
     ],
 )
 def test_so_it_is_where_activations_are_rounded_too(

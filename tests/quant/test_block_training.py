@@ -131,6 +131,7 @@ def block_errors(made: Quantised, on: Backbone, images: Tensor) -> list[float]:
     return errors
 
 
+@pytest.mark.slow
 def test_trained_blocks_are_nearer_to_the_float_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     images, others = pictures(48, seed=0), pictures(32, seed=1)

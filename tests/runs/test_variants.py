@@ -111,6 +111,7 @@ def test_a_variant_is_a_row_of_every_table(spec: Callable[..., RunSpec], tmp_pat
     assert set(runs.tests()["first"]) | set(runs.tests()["second"]) == {group.label for group in runs.groups}
 
 
+@pytest.mark.slow
 def test_only_the_last_task_where_that_is_asked_for(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
     (each,) = variants_of(run(spec("simplecil", ["rtn:bits=4"]), tmp_path))
     (last,) = variants_of(run(spec("simplecil", ["rtn:bits=4"], run={"variants": "end"}), tmp_path))
