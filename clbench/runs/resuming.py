@@ -97,7 +97,7 @@ def _noted(record: Record) -> dict[str, None]:
 def _is_behind(name: str, position: Position) -> bool:
     """Tell whether a file was written for good before a checkpoint."""
     folder, _, file = name.rpartition("/")
-    if folder not in ("predictions", "probe"):
+    if folder.rpartition("/")[2] not in ("predictions", "probe"):  # also those of a variant
         return False
     if file == "before.parquet":
         return position != Position()

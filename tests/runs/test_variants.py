@@ -211,6 +211,17 @@ def test_stopped_between_variants_a_run_goes_on_the_same(
     assert not gone_on.changes()
 
 
+def test_a_run_does_not_go_on_without_what_a_variant_predicted(
+    spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(spec("simplecil", VARIANTS), tmp_path, progress=Stopped(3))
+    (folder,) = (tmp_path / "runs").iterdir()
+    (folder / "variants/rtn-bits2/predictions/after-task-00.parquet").unlink()
+    with pytest.raises(UserError, match=r"variants/rtn-bits2/predictions/after-task-00\.parquet is missing"):
+        resume(folder, places=Places(None, tmp_path / "cache"))
+
+
 def test_a_folder_that_was_changed_is_told_of(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
     record = run(spec("simplecil", ["rtn:bits=4"]), tmp_path)
     (variant,) = variants_of(record)
