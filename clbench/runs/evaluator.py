@@ -124,13 +124,14 @@ class Evaluator:
         self._account(phase, seen, len(whole), first)
         return columns
 
-    def _account(self, phase: str, seen: Sequence[Task], num_images: int, first: First) -> None:
-        def one() -> Inputs:
-            filled = next(task for task in reversed(seen) if len(task.test))
-            return self.inputs(filled.test.rows[:1], filled.index)
+    def one_image(self, seen: Sequence[Task]) -> Inputs:
+        """Return a test image of the newest of the tasks that has some."""
+        filled = next(task for task in reversed(seen) if len(task.test))
+        return self.inputs(filled.test.rows[:1], filled.index)
 
+    def _account(self, phase: str, seen: Sequence[Task], num_images: int, first: First) -> None:
         with self.meter.phase("accounting"):
-            self.flops.account(phase, len(seen), num_images, first, one)
+            self.flops.account(phase, len(seen), num_images, first, lambda: self.one_image(seen))
 
     def _log(
         self,

@@ -19,7 +19,6 @@ from clbench import petl
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
 from clbench.data.feature_cache import FeatureCache
-from clbench.data.inputs import Inputs
 from clbench.data.tasks import Task, TaskStream
 from clbench.evaluate.bit_operations import bit_operations
 from clbench.evaluate.matrix_rows import MatrixRows
@@ -143,7 +142,7 @@ class Variants:
 
     def _made(self, log: VariantLog, variant: Variant, seen: Sequence[Task]) -> Deployed:
         """Return the learner in the form of a variant."""
-        inputs = _one_image(self._evaluator(self.strategy, log), seen)
+        inputs = self._evaluator(self.strategy, log).one_image(seen).uncached()
         made = copied(
             self.backbone,
             self.strategy,
@@ -209,7 +208,7 @@ class Variants:
         self, log: VariantLog, made: Deployed, evaluator: Evaluator, seen: Sequence[Task], *, is_last: bool
     ) -> None:
         """Write what the variant takes, and at the end the form itself and how quick it is."""
-        task, inputs = seen[-1], _one_image(evaluator, seen)
+        task, inputs = seen[-1], evaluator.one_image(seen).uncached()
         folded = [made.backbone.attached[place] for place in made.folded]
         with torch.no_grad():
             bits = bit_operations(made.backbone, lambda: evaluator.predict(inputs))
@@ -229,12 +228,6 @@ class Variants:
         log.record.write_json("costs.json", whole)
         if made.form is not None:
             log.record.write_bytes(FILE, to_bytes(made.form))
-
-
-def _one_image(evaluator: Evaluator, seen: Sequence[Task]) -> Inputs:
-    """Return a test image of the newest task that has some, of which nothing is known beforehand."""
-    filled = next(task for task in reversed(seen) if len(task.test))
-    return evaluator.inputs(filled.test.rows[:1], filled.index).uncached()
 
 
 def _variant_of(record: Record) -> Variant:
