@@ -12,8 +12,9 @@ from clbench.quant.log_sqrt2 import LogSqrt2
 from clbench.quant.low_bit_layers import LowBitLinear
 from clbench.quant.parts.even_grids import asymmetric
 from clbench.quant.parts.logarithmic import Logarithmic
-from clbench.quant.parts.percentiles import PERCENTILES, even_grids, log_sqrt2, quantile
+from clbench.quant.parts.percentiles import PERCENTILES, even_grids, log_sqrt2
 from clbench.quant.parts.places import Place
+from clbench.quant.parts.quantiles import quantile
 from clbench.quant.parts.uniform import Uniform
 
 GENERATOR = torch.Generator()

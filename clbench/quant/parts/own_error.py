@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clbench.quant.parts.quantiles import quantile
 from clbench.quant.parts.uniform import Uniform
 
 VALUES_OF_A_LOOK_UP = 32
@@ -33,10 +34,7 @@ class OwnError:
 
     def quantile(self, share: float) -> Tensor:
         """Return the quantile (...) of each granule, between two values where it lies between them."""
-        place = share * (self.ordered.shape[-1] - 1)
-        below = int(place)
-        above = min(below + 1, self.ordered.shape[-1] - 1)
-        return torch.lerp(self.ordered[..., below], self.ordered[..., above], place - below)
+        return quantile(self.ordered, share)[..., 0]
 
     def uniform(self, scale: Tensor, zero: Tensor, *, bits: int) -> Tensor:
         """Return the mean squared errors (C, ...) of scales and zero points (C, ...)."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clbench.quant.parts.even_grids import asymmetric
 from clbench.quant.parts.logarithmic import Logarithmic
+from clbench.quant.parts.quantiles import quantile
 from clbench.quant.parts.rounding import Rounding
 from clbench.quant.parts.uniform import Uniform
 
@@ -35,17 +36,6 @@ def log_sqrt2(values: Tensor, bits: int) -> Logarithmic:
     tops = [quantile(ordered, p)[0, 0] for p in PERCENTILES]
     tried = [Logarithmic(bits, scale=top, steps=two) for top in tops if top > 0]
     return tried[int(_best(tried, ordered))] if tried else Logarithmic(bits, scale=two / 2, steps=two)
-
-
-def quantile(ordered: Tensor, share: float) -> Tensor:
-    """Return the quantile (K, 1) of each row of ascending values (K, n), between neighbours as they lie.
-
-    Unlike torch's, for any number of values.
-    """
-    place = share * (ordered.shape[1] - 1)
-    below = int(place)
-    above = min(below + 1, ordered.shape[1] - 1)
-    return torch.lerp(ordered[:, below : below + 1], ordered[:, above : above + 1], place - below)
 
 
 def _best(tried: list[Uniform] | list[Logarithmic], values: Tensor) -> Tensor:
