@@ -5,7 +5,8 @@
 DIR holds CIFAR-100. ``simplecil`` and ``lae-adapter`` each learn its classes once, in ten tasks, and predict
 with every quantiser at W8A8, W6A6, W4A4 and W3A3, too. What simplecil looks at does not change, so it is
 calibrated on images of the first task and predicts after each task; the module of lae changes with each task,
-so its variants predict after the last one, calibrated on images of that.
+so its variants predict after the last one, calibrated on images of that; ``--when each`` has them calibrated
+and predict after each task, which takes ten times as long.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from clbench.records.spec import RunSpec
 from clbench.report.columns import values_of
 
 QUANTISERS = ("minmax", "base-ptq", "twin", "log2", "log-sqrt2", "adalog")
-SETTINGS = {"adalog": ",tokens=256,rounds=1,candidates=64"}  # its quick search
 LEARNERS = {"simplecil": ("first", "each"), "lae": ("current", "end")}  # calibration, and when it predicts
 BITS = (8, 6, 4, 3)
 COUNTS = {
@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--quantisers", nargs="*", default=QUANTISERS)
     parser.add_argument("--learners", nargs="*", default=list(LEARNERS))
     parser.add_argument("--bits", nargs="*", type=int, default=BITS)
+    parser.add_argument("--when", choices=("each", "end"), help="instead of each learner's own")
+    parser.add_argument("--adalog", default="", help="options of adalog, such as rounds=1,tokens=256")
     options = parser.parse_args()
     rows: list[Row] = []
     for name in options.learners:
@@ -62,8 +64,9 @@ def main() -> None:
 def spec_of(name: str, options: argparse.Namespace) -> RunSpec:
     """Return the run of a learner with all its variants."""
     calibration, when = LEARNERS[name]
+    others = {"adalog": f",{options.adalog}"} if options.adalog else {}
     variants = [
-        f"{quantiser}:bits={bits},images={options.images}{SETTINGS.get(quantiser, '')}"
+        f"{quantiser}:bits={bits},images={options.images}{others.get(quantiser, '')}"
         for bits in options.bits
         for quantiser in options.quantisers
     ]
@@ -73,7 +76,7 @@ def spec_of(name: str, options: argparse.Namespace) -> RunSpec:
             **ten_tasks(options),
             "strategy": {"name": name, **training},
             "variant": variants,
-            "run": {"calibration": calibration, "variants": when},
+            "run": {"calibration": calibration, "variants": options.when or when},
         }
     )
 
