@@ -71,6 +71,12 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clbench.runs.line.write_figures", lambda record: None)
 
 
+@pytest.fixture
+def timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time a variant once, not seven times: a quarter of the time of a run as short as those of tests."""
+    monkeypatch.setattr("clbench.runs.speed.ROUNDS", 1)
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data and weights; tests that ask for it carry ``@pytest.mark.data``."""

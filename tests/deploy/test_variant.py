@@ -17,6 +17,8 @@ from clbench.records.forms import variant_record
 from clbench.runs.earlier import build_stream
 from clbench.seeds import Seeds
 
+pytestmark = pytest.mark.usefixtures("no_figures", "timed_once")
+
 SLOW = ("bitfit", "ssf", "adapter", "prefix", "full")
 MODULES = ["lora", *(pytest.param(name, marks=[pytest.mark.slow]) for name in SLOW)]
 

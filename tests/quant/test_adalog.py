@@ -92,7 +92,9 @@ def test_each_tensor_is_rounded_as_the_paper_says() -> None:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["vit", *(pytest.param(each, marks=[pytest.mark.slow]) for each in FAMILIES if each != "vit")]
+)
 def test_eight_bits_change_little_and_four_more(family: str) -> None:
     eight, four = (
         change(AdaLog(bits=bits, images=6, candidates=32, rounds=1, tokens=40), family) for bits in (8, 4)
@@ -157,6 +159,7 @@ def test_same_generator_gives_the_same_and_the_search_looks_at_what_it_is_told_t
     assert keys[0] == keys[1] != keys[2]
 
 
+@pytest.mark.slow
 def test_memory_for_candidates_changes_next_to_nothing() -> None:
     wide, narrow = (
         quantised(small("vit"), AdaLog(images=4, candidates=32, rounds=1, search="plain", budget=budget))

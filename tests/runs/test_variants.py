@@ -25,7 +25,7 @@ from clbench.report import variant_table
 from clbench.runs.line import execute, resume
 from clbench.streams import Places
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = pytest.mark.usefixtures("no_figures", "timed_once")
 
 TASK_WISE = ("confit",)  # has to be told the task
 VARIANTS = ["rtn:bits=8", "rtn:bits=2"]
