@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clbench import backbones, petl, strategies, streams
 from clbench.cards import RegistryError, read_cards
+from clbench.cli.listing import REGISTRIES
 from clbench.outside.mistakes import PluginError
 from clbench.registry import Registry, UnknownNameError, did_you_mean
 
@@ -247,9 +247,7 @@ def test_near_names_are_near() -> None:
     assert did_you_mean("xyz", ["lae", "naive"]) == ""
 
 
-@pytest.mark.parametrize(
-    "registry", [streams.registry, strategies.registry, backbones.registry, petl.registry]
-)
+@pytest.mark.parametrize("registry", REGISTRIES.values(), ids=REGISTRIES)
 def test_every_built_in_keeps_its_name_and_says_what_it_is(registry: Registry[object]) -> None:
     for name in registry.names():
         before = registry.card(name)
@@ -261,9 +259,8 @@ def test_every_built_in_keeps_its_name_and_says_what_it_is(registry: Registry[ob
 def test_naming_everything_imports_no_component() -> None:
     code = """
 import sys
-from clbench import backbones, petl, strategies, streams
-kinds = (streams, strategies, backbones, petl)
-cards = [kind.registry.card(name) for kind in kinds for name in kind.registry.names()]
+from clbench.cli.listing import REGISTRIES
+cards = [registry.card(name) for registry in REGISTRIES.values() for name in registry.names()]
 print(*(card.origin for card in cards if card.origin in sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -14,7 +14,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clbench import backbones, devices, petl, strategies, streams
+from clbench import backbones, devices, streams
+from clbench.cli.listing import REGISTRIES
 from clbench.data.tasks import Places
 from clbench.records.environment import PACKAGES, package_version
 from clbench.registry import entry_points_of
@@ -148,7 +149,7 @@ def _weights(places: Places) -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
-    for registry in (streams.registry, strategies.registry, backbones.registry, petl.registry):
+    for registry in REGISTRIES.values():
         for name, origin in registry.plugins().items():
             yield Finding("plug-ins", name, f"{registry.kind}: {origin}")
     for name, point in sorted(entry_points_of("metrics").items()):

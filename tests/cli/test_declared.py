@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from clbench import petl, strategies, streams
 from clbench.backbones.known import timm_names
 from clbench.cli.arguments import typed
 from clbench.cli.declared import declared_options
+from clbench.cli.listing import REGISTRIES
 from clbench.cli.options import type_in_words
 from clbench.options import option_types
 from clbench.registry import Registry
@@ -17,7 +17,7 @@ from clbench.registry import Registry
 READ_LATER = {"bi-adapter", "bi-lora", "repadapter"}  # each has a type that only its code tells
 
 
-@pytest.mark.parametrize("registry", [streams.registry, strategies.registry, petl.registry])
+@pytest.mark.parametrize("registry", [REGISTRIES[kind] for kind in REGISTRIES if kind != "backbones"])
 def test_the_options_of_every_name_are_known_without_its_code(registry: Registry[Any]) -> None:
     for name in registry.names():
         declared, real = declared_options(registry, name), option_types(registry.get(name))

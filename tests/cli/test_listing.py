@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from clbench import backbones, petl, strategies, streams
+from clbench import backbones
 from clbench.cli.app import main
 from clbench.cli.describing import describe
+from clbench.cli.listing import REGISTRIES
 from clbench.cli.options import comments, options, type_in_words
 
 
@@ -27,12 +28,12 @@ def test_everything_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert main(["list"]) == 0
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
-    for kind in (streams.names(), strategies.names(), backbones.names(), petl.names(), METRICS):
-        assert set(kind) <= listed
+    for names in (*(registry.names() for registry in REGISTRIES.values()), METRICS):
+        assert set(names) <= listed
 
 
 @pytest.mark.parametrize(
-    "name", [*streams.names(), *strategies.names(), *backbones.names(), *petl.names(), "bwt"]
+    "name", [*(name for registry in REGISTRIES.values() for name in registry.names()), "bwt"]
 )
 def test_every_name_can_be_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", name]) == 0
@@ -86,12 +87,9 @@ def test_types_are_put_in_words(hint: object, words: str) -> None:
 
 def test_every_option_that_is_not_plain_has_a_comment() -> None:
     plain = {"optimizer", "learning_rate", "weight_decay", "rank"}
-    components = [
-        *(strategies.get(name) for name in strategies.names()),
-        *(streams.get(name) for name in streams.names()),
-        *(petl.get(name) for name in petl.names()),
-        backbones.BackboneOptions,
-    ]
+    plug_in_kinds = [registry for kind, registry in REGISTRIES.items() if kind != "backbones"]
+    components = [registry.get(name) for registry in plug_in_kinds for name in registry.names()]
+    components.append(backbones.BackboneOptions)
     silent = {each.name for component in components for each in options(component) if not each.comment}
     assert silent <= plain
 
