@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from clbench.cli.describing import Description, describe
@@ -27,7 +29,7 @@ def showing(name: str, kind: str | None = None) -> RenderableType:
 
 def _shown(what: Description) -> Iterator[RenderableType]:
     yield Text.assemble((what.name, "bold"), f"  ({what.kind})")
-    yield indented(Text("\n\n".join(map(_reflowed, what.paragraphs))))
+    yield indented(Group(*_spaced(map(_laid_out, what.paragraphs))))
     if what.facts:
         yield indented(rows(what.facts))
     if what.options:
@@ -35,6 +37,27 @@ def _shown(what: Description) -> Iterator[RenderableType]:
         yield Text(f"options  (--set {what.kind}.NAME=VALUE, or [{what.kind}] in a --config file)")
         yield indented(rows([("name", "values", "default", ""), *lines]))
     yield from map(Text, map(str, what.notes))
+
+
+def _spaced(parts: Iterable[RenderableType]) -> Iterator[RenderableType]:
+    """Put a line between parts."""
+    for number, part in enumerate(parts):
+        if number:
+            yield Text()
+        yield part
+
+
+def _laid_out(paragraph: str) -> RenderableType:
+    """Keep the lines of formulas and tables, which stand to the right; join those of anything else."""
+    if not paragraph.startswith(" "):
+        return Text(_reflowed(paragraph))
+    lines = [line.strip() for line in paragraph.split("\n")]
+    cells = [re.split(r" {2,}", line) for line in lines]
+    is_table = len(lines) > 1 and {len(row) for row in cells} == {2}
+    table = Table.grid(padding=(0, 2))  # of which every column may be broken, as a line may
+    for row in cells if is_table else [[line] for line in lines]:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    return Padding(table, (0, 0, 0, 4))
 
 
 def _reflowed(paragraph: str) -> str:

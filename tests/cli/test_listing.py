@@ -40,6 +40,21 @@ def test_every_name_can_be_shown(name: str, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.startswith(f"{name}  (")
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("adalog", "weights an even grid for each output"),
+        ("adalog", "its probabilities AdaLog with scale 1"),
+        ("taer", "lambda = number of old classes / number of new classes"),
+    ],
+)
+def test_tables_and_formulas_keep_their_lines(
+    name: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", name]) == 0
+    assert line in [" ".join(shown.split()) for shown in capsys.readouterr().out.splitlines()]
+
+
 def test_a_network_of_timms_is_shown_with_its_sites(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "vit_tiny_patch16_224"]) == 0
     printed = capsys.readouterr().out
