@@ -104,7 +104,7 @@ def _addressed(address: str) -> Description:
     """Describe the class or metric at ``file.py:Class`` or ``module:Class``."""
     kinds = kinds_at(address)
     if not kinds:
-        raise UnknownNameError(f"{address} is no stream, strategy, backbone, module or metric")
+        raise UnknownNameError(f"{address} is no stream, strategy, backbone, module, quantiser or metric")
     kind = kinds[0]
     if kind == "metrics":
         return _metric(address)

@@ -38,7 +38,7 @@ CAUSES = (  # what an error's type and words look like, and what has probably ca
 
 
 class PluginError(UserError, RuntimeError):
-    """A mistake in a strategy, stream, module or metric that is not one of clbench's own."""
+    """A mistake in a strategy, stream, module, quantiser or metric that is not one of clbench's own."""
 
 
 @contextmanager

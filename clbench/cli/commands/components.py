@@ -49,12 +49,13 @@ def show(words: Annotated[list[str], typer.Argument(metavar="[KIND] NAME")]) -> 
 def check(
     address: Annotated[str, typer.Argument(metavar="FILE.py:NAME")],
     kind: Annotated[
-        str | None, Option(metavar="KIND", help="strategy, stream, petl or metric, where it may be several.")
+        str | None,
+        Option(metavar="KIND", help="strategy, stream, petl, quant or metric, if it may be several."),
     ] = None,
     settings: Settings = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Check that a strategy, stream, module or metric keeps its contract, promise by promise."""
+    """Check that a strategy, stream, module, quantiser or metric keeps its contract, promise by promise."""
     places = places_in(data_dir)
     from rich.text import Text
 
