@@ -5,13 +5,16 @@
 DIR holds CIFAR-100, of whose training images the quantisers see some. Each row, NAME:option=value,..., is
 measured in a process of its own. ``error`` is the features' distance from those in float, relative to their
 size, on 64 test images; ``agreement`` the share of 500 test images whose nearest class mean, of means of 50
-training images in float for each of ten classes, stays the same.
+training images in float for each of ten classes, stays the same. ``first`` and ``later`` are the shares of
+test images that class means of the low-bit network itself tell apart: of the first task, on which it is
+calibrated, and of later ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -26,6 +29,7 @@ from clbench import backbones, quant
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
 from clbench.data.batches import Batcher
+from clbench.data.tasks import Task
 from clbench.evaluate.memory import PeakMemory
 from clbench.files import write_text
 from clbench.options import build
@@ -35,6 +39,7 @@ from clbench.seeds import Seeds
 COUNTS = {"image_size": 224}
 CHUNK = 50  # images at a time
 CLASSES, MEANS_OF, TESTED = 10, 50, 50  # classes, and of each training and test images
+LATER = (3, 6, 9)  # tasks, counted from 0
 
 
 def main() -> None:
@@ -71,15 +76,14 @@ def measured(row: str, options: argparse.Namespace) -> Row:
     order = torch.randperm(len(task.train), generator=seeds.generator("calibration"))
     images = batcher.test_batch(task.train.rows[order[: quantiser.num_images].numpy()])
     test = task.test.draw(CLASSES * TESTED, seeds.numpy("test"))
-    labels = torch.from_numpy(task.train.labels)
-    known = [task.train.rows[(labels == each).nonzero()[:MEANS_OF, 0].numpy()] for each in range(CLASSES)]
-    means = torch.stack([features(backbone, batcher, rows).mean(dim=0) for rows in known])
+    means = class_means(backbone, batcher, task)
     before = features(backbone, batcher, test.rows)
     memory, start = PeakMemory(torch.device("cpu")), time.perf_counter()
     quantiser.quantise(backbone, images, seeds.generator("quant"))
     seconds, peak = time.perf_counter() - start, memory.process or 0
     after = features(backbone, batcher, test.rows)
     same = nearest(after, means) == nearest(before, means)
+    later = [told_apart(backbone, batcher, stream.tasks[each], seeds) for each in LATER]
     return {
         "row": row,
         "image_size": options.image_size,
@@ -89,7 +93,25 @@ def measured(row: str, options: argparse.Namespace) -> Row:
         "peak_bytes": peak,
         "error": round(float((after - before)[:64].norm() / before[:64].norm()), 3),
         "agreement": round(float(same.float().mean()), 3),
+        "first": round(told_apart(backbone, batcher, task, seeds), 3),
+        "later": round(statistics.mean(later), 3),
     }
+
+
+def told_apart(backbone: Backbone, batcher: Batcher, task: Task, seeds: Seeds) -> float:
+    """Return the share of a task's test images that are nearest to the mean of their own class."""
+    means = class_means(backbone, batcher, task)
+    test = task.test.draw(CLASSES * TESTED, seeds.numpy("test"))
+    classes = torch.from_numpy(task.train.labels).unique()
+    found = classes[nearest(features(backbone, batcher, test.rows), means)]
+    return float((found == torch.from_numpy(test.labels)).float().mean())
+
+
+def class_means(backbone: Backbone, batcher: Batcher, task: Task) -> Tensor:
+    """Return the mean of some training images' features for each of a task's classes, in order."""
+    labels = torch.from_numpy(task.train.labels)
+    known = [task.train.rows[(labels == each).nonzero()[:MEANS_OF, 0].numpy()] for each in labels.unique()]
+    return torch.stack([features(backbone, batcher, rows).mean(dim=0) for rows in known])
 
 
 @torch.no_grad()

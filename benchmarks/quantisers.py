@@ -64,9 +64,9 @@ def main() -> None:
 def spec_of(name: str, options: argparse.Namespace) -> RunSpec:
     """Return the run of a learner with all its variants."""
     calibration, when = LEARNERS[name]
-    others = {"adalog": f",{options.adalog}"} if options.adalog else {}
+    of_adalog = f",{options.adalog}" if options.adalog else ""
     variants = [
-        f"{quantiser}:bits={bits},images={options.images}{others.get(quantiser, '')}"
+        f"{quantiser}:bits={bits},images={options.images}{of_adalog if quantiser == 'adalog' else ''}"
         for bits in options.bits
         for quantiser in options.quantisers
     ]
