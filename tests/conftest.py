@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Before torch is imported: threads would mostly wait for each other on tensors so small (242 s, not 78 s).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The same numbers on every machine; tests of kernels ask for those that are there.
+os.environ.setdefault("CLBENCH_KERNELS", "portable")
 
 
 # What makes two epochs on a few images enough, of any strategy and of single ones.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -16,9 +17,11 @@ from pathlib import Path
 import pytest
 
 import clbench
+from clbench.quant.kernels.compiling import Compiler
 from clbench.registry import Registry, plugin_path
 
 FOLDERS = ("clbench", "strategies", "streams")
+KERNELS = "clbench/quant/kernels/low_bit.so"
 
 
 def tracked(checkout: Path, *folders: str) -> set[str]:
@@ -31,7 +34,7 @@ def tracked(checkout: Path, *folders: str) -> set[str]:
     return {name for name in listed.split("\0") if name and (checkout / name).is_file()}
 
 
-def build(source: Path, target: Path, kind: str) -> Path:
+def build(source: Path, target: Path, kind: str, **variables: str) -> Path:
     """Build a wheel or an sdist from a folder, without network."""
     command = [
         sys.executable,
@@ -43,7 +46,9 @@ def build(source: Path, target: Path, kind: str) -> Path:
         str(target),
         str(source),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=source)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=source, env={**os.environ, **variables}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = target.glob("*.whl" if kind == "wheel" else "*.tar.gz")
     return built
@@ -86,7 +91,19 @@ def installed_name(name: str) -> str:
 
 
 def test_wheel_holds_every_file_in_git_and_no_other(wheel: Path, checkout: Path) -> None:
-    assert set(wheel_files(wheel)) == {installed_name(name) for name in tracked(checkout, *FOLDERS)}
+    made = {KERNELS} if Compiler.here() else set()
+    files = {installed_name(name) for name in tracked(checkout, *FOLDERS)}
+    assert set(wheel_files(wheel)) == files | made
+    assert wheel.name.endswith("-py3-none-any.whl") == (not made)
+
+
+@pytest.mark.parametrize("compiler", ["none", "false"])  # one is not there, the other cannot do it
+def test_wheel_without_a_compiler_is_for_every_machine_and_lacks_the_kernels_alone(
+    compiler: str, source: Path, wheel: Path, tmp_path: Path
+) -> None:
+    pure = build(source, tmp_path, "wheel", CC=compiler)
+    assert pure.name.endswith("-py3-none-any.whl")
+    assert wheel_files(pure) == {name: data for name, data in wheel_files(wheel).items() if name != KERNELS}
 
 
 def test_wheel_says_that_it_is_typed_and_names_its_command(wheel: Path) -> None:

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from clbench.backbones.sites import OtherLinear
+from clbench.quant.kernels.ways import product
 from clbench.quant.parts.low_bit_weight import LowBitWeight
 from clbench.quant.parts.rounding import Rounding
 
@@ -117,13 +118,18 @@ LowBitLayer = LowBitLinear | LowBitConv2d
 def multiplied(layer: LowBitLayer, inputs: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a layer's low-bit weight to an input; only the packed weight is kept for the backward pass."""
     kind = inputs.device.type
-    if torch.is_autocast_enabled(kind):
-        inputs = inputs.to(torch.get_autocast_dtype(kind))
-    bias = None if bias is None else bias.to(inputs.dtype)
+    if not torch.is_autocast_enabled(kind):
+        return _multiplied(layer, inputs, bias)
     with torch.autocast(kind, enabled=False):
-        if not torch.is_grad_enabled():
-            return _applied(layer, inputs, _expanded(layer, inputs), bias)
-        return cast("Tensor", _Multiplied.apply(inputs, bias, layer))
+        return _multiplied(layer, inputs.to(torch.get_autocast_dtype(kind)), bias)
+
+
+def _multiplied(layer: LowBitLayer, inputs: Tensor, bias: Tensor | None) -> Tensor:
+    bias = None if bias is None else bias.to(inputs.dtype)
+    learns = inputs.requires_grad or (bias is not None and bias.requires_grad)
+    if not (learns and torch.is_grad_enabled()):
+        return _forward(layer, inputs, bias)
+    return cast("Tensor", _Multiplied.apply(inputs, bias, layer))
 
 
 class _Multiplied(torch.autograd.Function):
@@ -132,7 +138,7 @@ class _Multiplied(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, bias: Tensor | None, layer: LowBitLayer) -> Tensor:
         ctx.layer, ctx.shape = layer, inputs.shape
-        return _applied(layer, inputs, _expanded(layer, inputs), bias)
+        return _forward(layer, inputs, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -145,6 +151,16 @@ class _Multiplied(torch.autograd.Function):
                 others = [axis for axis in range(gradient.ndim) if axis != _channel_axis(layer, gradient)]
                 of_bias = gradient.sum(dim=others)
         return of_input, of_bias, None
+
+
+def _forward(layer: LowBitLayer, inputs: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply, by kernels where there are some for this weight, and its input is as it comes in."""
+    if isinstance(layer, LowBitLinear) and layer.rounding is None and inputs.device.type == "cpu":
+        in_order = layer.stored.in_order()
+        if in_order is not None:
+            wide = None if bias is None else bias.float()
+            return product(in_order, inputs.float(), wide).to(inputs.dtype)
+    return _applied(layer, inputs, _expanded(layer, inputs), bias)
 
 
 def _expanded(layer: LowBitLayer, like: Tensor) -> Tensor:

@@ -13,11 +13,16 @@ Shape letters: P planes, M rows, K columns, G groups a row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from clbench.quant.kernels.kernel_layer import KernelLayer
+from clbench.quant.kernels.library import kernels_for
 
 IN_A_BYTE = 8
 
@@ -35,7 +40,8 @@ class LowBitWeight(nn.Module):
     ) -> None:
         """Take planes (P, M, ceil(K / 8)), scales and zero points (M, G), and levels (2^P,) if any."""
         super().__init__()
-        self.columns = columns
+        self.columns, self.bits, self.rows = columns, *planes.shape[:2]
+        self._in_order: KernelLayer | None = None
         self.register_buffer("planes", planes)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", zero)
@@ -64,27 +70,63 @@ class LowBitWeight(nn.Module):
             raise ValueError(f"these are no weights of {rows} x {self.columns}")
 
     @property
-    def bits(self) -> int:
-        """Bits of a code."""
-        return len(self.planes)
-
-    @property
     def num_values(self) -> int:
         """Number of values: M K."""
-        return self.planes.shape[1] * self.columns
+        return self.rows * self.columns
 
     @property
     def num_bytes(self) -> int:
         """Bytes that planes, scales, zero points and levels take."""
-        held = [self.planes, self.scale, self.zero, *([] if self.levels is None else [self.levels])]
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        held = [self.scale, self.zero, *([] if self.levels is None else [self.levels])]
+        of_planes = self.bits * self.rows * -(-self.columns // IN_A_BYTE)
+        return of_planes + sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     def codes(self) -> Tensor:
         """Return the codes (M, K), uint8."""
         return self._joined().to(torch.uint8)
 
+    def in_order(self) -> KernelLayer | None:
+        """Return the matrix in the order in which kernels read it, if there are any for it here.
+
+        From then on it is held so, and its planes are made when they are asked for.
+        """
+        if self._in_order is None:
+            planes, dtype = self._buffers["planes"], self.scale.dtype
+            assert planes is not None
+            is_plain = self.levels is None and self.zero.dtype == dtype in (torch.float16, torch.float32)
+            kernels = kernels_for(self.bits) if is_plain and planes.device.type == "cpu" else None
+            if kernels is not None:
+                self._in_order = KernelLayer(kernels, planes, self.scale, self.zero, self.columns)
+                del self._buffers["planes"]
+        return self._in_order
+
+    def __getattr__(self, name: str) -> Any:
+        """Make the planes where they are not held."""
+        in_order = self.__dict__.get("_in_order")
+        return in_order.planes() if name == "planes" and in_order is not None else super().__getattr__(name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LowBitWeight:
+        """Hold planes again, before all tensors go to another device or type."""
+        self._as_planes()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._as_planes()
+        super()._load_from_state_dict(*arguments)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}planes"] = self.planes
+
+    def _as_planes(self) -> None:
+        if self._in_order is not None:
+            self._buffers["planes"], self._in_order = self._in_order.planes(), None
+
     def expanded(self) -> Tensor:
         """Return the matrix (M, K) in float32."""
+        if self._in_order is not None:
+            return self._in_order.expanded()
         values = self._joined() if self.levels is None else self.levels.float()[self._joined().long()]
         rows, groups = self.scale.shape
         width = -(-self.columns // groups)

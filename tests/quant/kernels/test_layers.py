@@ -1,0 +1,97 @@
+"""Layers multiply by kernels without being told to, learn through them, and hold what they report."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clbench.quant.kernels import library
+from clbench.quant.low_bit_layers import LowBitLinear
+from clbench.quant.rtn import RoundToNearest
+
+HERE = [name for name in library.SETS if library.state_of(name) == library.RUNS]
+BITS = (1, 2, 3, 4, 8)
+
+pytestmark = pytest.mark.skipif(not HERE, reason="installed without kernels, or none runs on this processor")
+
+
+@pytest.fixture(params=[f"{name}:{way}" for name in HERE for way in library.WAYS])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A set and a way to multiply, pinned."""
+    monkeypatch.setenv(library.VARIABLE, request.param)
+    pinned: str = request.param
+    return pinned
+
+
+def layer(bits: int, *, seed: int = 0) -> LowBitLinear:
+    torch.manual_seed(seed)
+    plain = nn.Linear(128, 40)
+    return LowBitLinear(plain, RoundToNearest(bits=bits, group=64).stored(plain.weight.detach()))
+
+
+def gap(found: Tensor, wanted: Tensor) -> float:
+    return float((found.float() - wanted).detach().norm() / wanted.detach().norm())
+
+
+def portable(made: LowBitLinear, inputs: Tensor) -> Tensor:
+    return nn.functional.linear(inputs, made.weight, made.bias)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_layer_multiplies_by_kernels(bits: int, kernels: str) -> None:
+    made, inputs = layer(bits), torch.randn(2, 9, 128)
+    wanted = portable(layer(bits), inputs)
+    with torch.no_grad():
+        found = made(inputs)
+        assert found.shape == (2, 9, 40)
+        assert gap(found, wanted) < 0.02
+        assert gap(made(inputs.bfloat16()), wanted) < 0.03
+        assert made(inputs.bfloat16()).dtype == torch.bfloat16
+        assert gap(made(inputs.transpose(0, 1)), wanted.transpose(0, 1)) < 0.02  # with gaps
+    assert (made.stored.in_order() is not None) == (library.kernels_for(bits) is not None)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_gradients_reach_the_input_and_the_bias_and_are_those_of_the_weight(bits: int, kernels: str) -> None:
+    made, inputs = layer(bits), torch.randn(7, 128, requires_grad=True)
+    upstream = torch.randn(7, 40)
+    (made(inputs) * upstream).sum().backward()
+    assert inputs.grad is not None
+    assert made.bias.grad is not None
+    torch.testing.assert_close(inputs.grad, upstream @ layer(bits).weight)
+    torch.testing.assert_close(made.bias.grad, upstream.sum(dim=0))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_what_is_saved_copied_and_moved_is_the_same_before_and_after(bits: int, kernels: str) -> None:
+    made, inputs = layer(bits), torch.randn(3, 128)
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    num_bytes = made.stored.num_bytes
+    with torch.no_grad():
+        said = made(inputs)
+        other = copy.deepcopy(made)
+        assert torch.equal(other(inputs), said)
+        after = made.state_dict()
+        assert set(after) == set(before)
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        assert made.stored.num_bytes == num_bytes
+        other.load_state_dict(layer(bits, seed=1).state_dict())
+        assert not torch.equal(other(inputs), said)
+        assert torch.equal(made.to(torch.device("cpu"))(inputs), said)
+        assert torch.equal(made(inputs), said)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_planes_are_not_held_twice(bits: int, kernels: str) -> None:
+    made = layer(bits)
+    with torch.no_grad():
+        made(torch.randn(3, 128))
+    held = made.stored.in_order()
+    assert held is not None
+    assert "planes" not in dict(made.stored.named_buffers())
+    tile = {"avx512": 16, "avx2": 32, "neon": 16}[held.kernels]
+    rows = -(-40 // tile) * tile
+    assert held.num_bytes == rows * 128 * bits // 8 + rows * 2 * 4  # two groups, a pair of float16 each
