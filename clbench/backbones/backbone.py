@@ -55,6 +55,10 @@ class LowBitForm(Protocol):
     def is_settled(self) -> bool:
         """Whether it stays as it is."""
 
+    @property
+    def computed_by(self) -> str:
+        """What products with its weights are computed by, where that is more than torch."""
+
     def state_key(self) -> str:
         """Return a digest of the options and of all that was chosen."""
 
@@ -144,7 +148,8 @@ class Backbone(nn.Module):
         It also tells the forms of few bits apart.
         """
         modules = [module.state_key() for module in self.attached if module.is_felt and module.is_frozen]
-        return " ".join([*(form.state_key() for form in self.quantised if form.enabled), *modules])
+        forms = [form for form in self.quantised if form.enabled]
+        return " ".join([*(form.state_key() + form.computed_by for form in forms), *modules])
 
     def tensor_names(self) -> list[str]:
         """Return the names of all parameters and saved buffers but a classifier's and carried modules'."""

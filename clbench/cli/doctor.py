@@ -17,6 +17,7 @@ from rich.text import Text
 from clbench import backbones, devices, streams
 from clbench.cli.listing import REGISTRIES
 from clbench.data.tasks import Places
+from clbench.quant.kernels import library
 from clbench.records.environment import PACKAGES, package_version
 from clbench.registry import entry_points_of
 
@@ -67,6 +68,7 @@ def examine(places: Places) -> Findings:
             *_machine(),
             *_packages(),
             *_devices(),
+            *_kernels(),
             *_folders(places),
             *_data(places),
             *_weights(places),
@@ -102,6 +104,31 @@ def _devices() -> Iterator[Finding]:
             "computes in bf16" if devices.has_bf16(name) else "no bf16 of its own: --precision bf16 is slow"
         )
         yield Finding("devices", name, f"{devices.describe(name)}; {bf16}")
+
+
+def _kernels() -> Iterator[Finding]:
+    """Tell how weights of few bits are multiplied, and what of it is missing."""
+    if library.library() is None:
+        told = "not compiled: weights of few bits are expanded and multiplied by torch; where a C compiler is"
+        yield Finding("kernels", "portable", f"{told}, pip install --force-reinstall clbench", "optional")
+        return
+    try:
+        used = library.chosen()
+    except library.KernelError as error:
+        yield Finding("kernels", library.VARIABLE, str(error), "missing")
+        return
+    if used is None:
+        yield Finding(
+            "kernels", "portable", "weights of few bits are expanded and multiplied by torch", "optional"
+        )
+    for name in library.SETS:
+        state = library.state_of(name)
+        if state == library.RUNS:
+            yield Finding(
+                "kernels", name, "used for weights of 1 to 4 bits" if name == used else "runs here, too"
+            )
+        elif state == library.BUILT:
+            yield Finding("kernels", name, "compiled, but this processor lacks what it needs", "optional")
 
 
 def _folders(places: Places) -> Iterator[Finding]:

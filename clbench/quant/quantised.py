@@ -13,6 +13,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Site
 from clbench.errors import UserError
 from clbench.quant import Quantiser
+from clbench.quant.kernels import library
 from clbench.quant.low_bit_layers import LowBitConv2d, LowBitLayer, LowBitLinear
 from clbench.quant.parts.low_bit_weight import LowBitWeight
 from clbench.quant.parts.places import OPERANDS, put
@@ -107,6 +108,12 @@ class Quantised:
                 total.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
             self._key = total.hexdigest()
         return self._key
+
+    @property
+    def computed_by(self) -> str:
+        """The kernels that multiply by its weights; nothing where torch does."""
+        is_rounded = all(layer.rounding is not None for layer in self.layers.values())
+        return "" if is_rounded or library.chosen() is None else library.in_words()
 
     def described(self) -> dict[str, tuple[str, int]]:
         """Return the kind and the bits of each rounding, by its place."""

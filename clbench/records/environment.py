@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clbench.devices import processor_name
+from clbench.quant.kernels import library
 from clbench.version import __version__
 
 PACKAGES = (
@@ -45,7 +46,7 @@ def package_version(name: str) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """Return system, processor, cores, memory in bytes, torch's threads and the accelerators."""
+    """Return system, processor, cores, memory in bytes, torch's threads, accelerators and low-bit kernels."""
     import psutil
     import torch
 
@@ -57,6 +58,7 @@ def machine() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
+        "kernels": library.in_words(),
     }
 
 

@@ -128,6 +128,12 @@ class RunSpec(BaseModel):
         bits = self.quant.options.get("bits")
         return f"{self.backbone.name} in {self.quant.name}" + (f" ({bits} bits)" if bits else "")
 
+    @property
+    def is_low_bit(self) -> bool:
+        """Whether anything is computed with few bits: what is learnt on, or a form in which it predicts."""
+        forms = [*self.variants, *([self.deployed] if self.deployed else [])]
+        return self.quant is not None or any(form.quant is not None for form in forms)
+
     def without_seed(self) -> dict[str, dict[str, Value]]:
         """Return the sections without the seed, and without what does not change what is learnt.
 

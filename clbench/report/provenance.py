@@ -35,7 +35,11 @@ def provenance(record: Record) -> Provenance:
         folder=record.path.name,
         command=_command(record),
         hashes={noun: str(hashes[name]) for name, noun in HASHES.items() if hashes.get(name)},
-        facts={name: text for name, text in _facts(environment).items() if text},
+        facts={
+            name: text
+            for name, text in _facts(environment, is_low_bit=record.spec.is_low_bit).items()
+            if text
+        },
     )
 
 
@@ -44,13 +48,15 @@ def _command(record: Record) -> str:
     return record.command or f"clbench run --config {shell_word(str(record.path / 'spec.toml'))}"
 
 
-def _facts(environment: dict[str, Any]) -> dict[str, str]:
+def _facts(environment: dict[str, Any], *, is_low_bit: bool) -> dict[str, str]:
     packages, machine, commit = (
         _dictionary(environment.get(name)) for name in ("packages", "machine", "commit")
     )
     versions = {"Python": environment.get("python"), **packages}
     accelerators = machine.get("accelerators") or []
     parts = [machine.get("processor"), f"{machine.get('cores')} cores", *accelerators, machine.get("system")]
+    if is_low_bit and machine.get("kernels"):
+        parts.append(f"low-bit kernels: {machine['kernels']}")
     changed = " and uncommitted changes" if commit.get("is_changed") else ""
     return {
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),

@@ -8,9 +8,11 @@ from typing import Any
 
 from clbench.errors import UserError
 from clbench.files import sweep
+from clbench.quant.kernels import library
 from clbench.records import manifest
 from clbench.records.environment import environment
 from clbench.records.record import Record
+from clbench.records.spec import RunSpec
 from clbench.runs.checkpoint import Position
 from clbench.runs.quantising import FILE
 
@@ -66,7 +68,9 @@ def differences(record: Record) -> list[str]:
     """Return what, of all that may change a number's last digits, is not as where the run was begun."""
     if not (record.path / "environment.json").exists():
         return []
-    before, now = _facts(record.read_json("environment.json")), _facts(environment())
+    before, now = (
+        _facts(found, record.spec) for found in (record.read_json("environment.json"), environment())
+    )
     return [
         f"{noun} {_text(now[noun])}, not {_text(before[noun])}"
         for noun in now
@@ -105,14 +109,17 @@ def _is_behind(name: str, position: Position) -> bool:
     return number.isdecimal() and int(number) < position.task
 
 
-def _facts(found: dict[str, Any]) -> dict[str, Any]:
+def _facts(found: dict[str, Any], spec: RunSpec) -> dict[str, Any]:
     machine, packages = found.get("machine") or {}, found.get("packages") or {}
+    # before there were others, it was portable ones
+    kernels = {"kernels:": machine.get("kernels", library.PORTABLE)} if spec.is_low_bit else {}
     return {
         "the processor": machine.get("processor"),
         "the accelerators": machine.get("accelerators"),
         "threads:": machine.get("torch_threads"),
         "torch": packages.get("torch"),
         "clbench": packages.get("clbench"),
+        **kernels,
     }
 
 
