@@ -8,10 +8,12 @@
 #include "low_bit.h"
 
 #include <immintrin.h>
+#include <string.h>
 
 #define ROWS 32
 #define PARTS 4 /* vectors of eight rows */
-#define TOKENS 2 /* that are multiplied together: indices serve both */
+#define TOKENS 3 /* that are multiplied together: indices serve both */
+#define UNROLLED _Pragma("GCC unroll 4")
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE __m256 scale_of(const lb_layer *layer, int64_t tile, int64_t group, int which, int part) {
@@ -19,6 +21,12 @@ INLINE __m256 scale_of(const lb_layer *layer, int64_t tile, int64_t group, int w
     if (layer->half)
         return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)((const uint16_t *)layer->scales + at)));
     return _mm256_load_ps((const float *)layer->scales + at);
+}
+
+static void store_sums(const lb_layer *layer, const lb_tokens *tokens, int64_t tile, int64_t chunk, int64_t token,
+                       const __m256i *sums) {
+    const int64_t left = layer->rows - tile * ROWS, rows = left < ROWS ? left : ROWS;
+    memcpy(tokens->sums + (token * layer->chunks + chunk) * layer->rows + tile * ROWS, sums, (size_t)rows * 4);
 }
 
 /* Multiply a chunk of `count` tokens with a tile. A plane has `vectors` vectors. */
@@ -34,6 +42,7 @@ INLINE void block(const lb_layer *layer, const lb_tokens *tokens, int64_t tile, 
     for (int plane = 0; plane < bits; plane++) { /* from the highest one on */
         for (int one = 0; plane && one < count; one++)
             all[one] = _mm256_slli_epi16(all[one], 1), odd[one] = _mm256_slli_epi16(odd[one], 1);
+#pragma GCC unroll 1 /* more would not fit into 16 registers */
         for (int vector = 0; vector < vectors; vector++) {
             const __m256i both = _mm256_load_si256(codes + plane * vectors + vector);
             const __m256i index[2] = {_mm256_and_si256(both, nibble),
@@ -53,17 +62,17 @@ INLINE void block(const lb_layer *layer, const lb_tokens *tokens, int64_t tile, 
         const __m256i even = _mm256_sub_epi16(all[one], _mm256_slli_epi16(odd[one], 8));
         const __m128i halves[PARTS] = {_mm256_castsi256_si128(even), _mm256_extracti128_si256(even, 1),
                                        _mm256_castsi256_si128(odd[one]), _mm256_extracti128_si256(odd[one], 1)};
-        for (int part = 0; part < PARTS; part++) {
-            const __m256i sums = _mm256_sub_epi32(_mm256_cvtepu16_epi32(halves[part]), added);
-            if (tokens->sums)
-                for (int row = 0; row < 8 && tile * ROWS + part * 8 + row < layer->rows; row++)
-                    tokens->sums[((token + one) * layer->chunks + chunk) * layer->rows + tile * ROWS + part * 8 + row] =
-                        ((const int32_t *)&sums)[row];
-            float *result = work + (token + one) * ROWS + part * 8;
-            __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(factors[0]));
-            value = _mm256_fmadd_ps(zero[part], _mm256_set1_ps(factors[1]), value);
-            _mm256_store_ps(result, _mm256_fmadd_ps(scale[part], value, _mm256_load_ps(result)));
+        const __m256 factor = _mm256_set1_ps(factors[0]), total = _mm256_set1_ps(factors[1]);
+        float *result = work + (token + one) * ROWS;
+        __m256i sums[PARTS];
+        UNROLLED for (int part = 0; part < PARTS; part++) {
+            sums[part] = _mm256_sub_epi32(_mm256_cvtepu16_epi32(halves[part]), added);
+            __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[part]), factor);
+            value = _mm256_fmadd_ps(zero[part], total, value);
+            _mm256_store_ps(result + part * 8, _mm256_fmadd_ps(scale[part], value, _mm256_load_ps(result + part * 8)));
         }
+        if (tokens->sums)
+            store_sums(layer, tokens, tile, chunk, token + one, sums);
     }
 }
 
@@ -71,9 +80,11 @@ INLINE void all_tiles(const lb_layer *layer, const lb_tokens *tokens, int64_t fi
                       const int bits, const int vectors) {
     for (int64_t tile = first; tile < end; tile++) {
         const int64_t left = layer->rows - tile * ROWS, rows = left < ROWS ? left : ROWS;
+        float bias[ROWS] = {0};
+        if (tokens->bias)
+            memcpy(bias, tokens->bias + tile * ROWS, (size_t)rows * sizeof *bias);
         for (int64_t token = 0; token < tokens->count; token++)
-            for (int64_t row = 0; row < ROWS; row++)
-                work[token * ROWS + row] = tokens->bias && row < rows ? tokens->bias[tile * ROWS + row] : 0;
+            memcpy(work + token * ROWS, bias, sizeof bias);
         for (int64_t chunk = 0; chunk < layer->chunks; chunk++) {
             const int64_t group = chunk / layer->chunks_a_group;
             const __m256 middle = _mm256_set1_ps((float)((1 << bits) - 1) / 2);
@@ -89,8 +100,7 @@ INLINE void all_tiles(const lb_layer *layer, const lb_tokens *tokens, int64_t fi
                 block(layer, tokens, tile, chunk, token, scale, zero, work, bits, vectors, 1);
         }
         for (int64_t token = 0; token < tokens->count; token++)
-            for (int64_t row = 0; row < rows; row++)
-                tokens->out[token * layer->rows + tile * ROWS + row] = work[token * ROWS + row];
+            memcpy(tokens->out + token * layer->rows + tile * ROWS, work + token * ROWS, (size_t)rows * sizeof *work);
     }
 }
 

@@ -39,32 +39,47 @@ typedef struct {
 
 /* Multiply a chunk of `count` tokens with some tiles. */
 INLINE void block(const lb_layer *layer, const lb_tokens *tokens, int64_t tile, int64_t chunk, int64_t token,
-                  const expanded_tile *expanded, float *work, const int tiles, const int count) {
-    const uint8_t *values = tokens->values + (chunk * tokens->count + token) * layer->chunk;
+                  const expanded_tile *expanded, float *work, const int tiles, const int count, const int quads) {
+    const int64_t at = chunk * tokens->count + token, next = tokens->count * ROWS; /* tile of the results */
+    const uint8_t *values = tokens->values + at * quads * 4;
+    const float *factors = tokens->factors + at * 2;
     __m512i sums[PAIR][TOKENS];
     for (int each = 0; each < tiles; each++)
         for (int one = 0; one < count; one++)
             sums[each][one] = _mm512_setzero_si512();
-    for (int quad = 0; quad < layer->chunk / 4; quad++) {
+    for (int quad = 0; quad < quads; quad++) {
         __m512i codes[PAIR];
         for (int each = 0; each < tiles; each++)
             codes[each] = _mm512_load_si512(expanded[each].codes + quad);
         for (int one = 0; one < count; one++) {
-            const __m512i value = _mm512_set1_epi32(((const int32_t *)(values + one * layer->chunk))[quad]);
+            const __m512i value = _mm512_set1_epi32(((const int32_t *)(values + one * quads * 4))[quad]);
             for (int each = 0; each < tiles; each++)
                 sums[each][one] = _mm512_dpbusd_epi32(sums[each][one], codes[each], value);
         }
     }
-    for (int one = 0; one < count; one++) {
-        const float *factors = tokens->factors + (chunk * tokens->count + token + one) * 2;
-        for (int each = 0; each < tiles; each++) {
-            store_sums(layer, tokens, token + one, chunk, tile + each, sums[each][one]);
-            float *result = work + (each * tokens->count + token + one) * ROWS;
-            __m512 sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[each][one]), _mm512_set1_ps(factors[0]));
-            sum = _mm512_fnmadd_ps(expanded[each].zero, _mm512_set1_ps(factors[1]), sum);
+    if (tokens->sums)
+        for (int one = 0; one < count; one++)
+            for (int each = 0; each < tiles; each++)
+                store_sums(layer, tokens, token + one, chunk, tile + each, sums[each][one]);
+    float *results = work + token * ROWS;
+    for (int each = 0; each < tiles; each++)
+        for (int one = 0; one < count; one++) {
+            float *result = results + each * next + one * ROWS;
+            __m512 sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[each][one]), _mm512_set1_ps(factors[one * 2]));
+            sum = _mm512_fnmadd_ps(expanded[each].zero, _mm512_set1_ps(factors[one * 2 + 1]), sum);
             _mm512_store_ps(result, _mm512_fmadd_ps(expanded[each].scale, sum, _mm512_load_ps(result)));
         }
-    }
+}
+
+INLINE void blocks(const lb_layer *layer, const lb_tokens *tokens, int64_t tile, int64_t chunk,
+                   const expanded_tile *expanded, float *work, const int tiles, const int quads) {
+    int64_t token = 0;
+    for (; token + TOKENS <= tokens->count; token += TOKENS)
+        block(layer, tokens, tile, chunk, token, expanded, work, tiles, TOKENS, quads);
+    for (; token + 4 <= tokens->count; token += 4)
+        block(layer, tokens, tile, chunk, token, expanded, work, tiles, 4, quads);
+    for (; token < tokens->count; token++)
+        block(layer, tokens, tile, chunk, token, expanded, work, tiles, 1, quads);
 }
 
 INLINE void several(const lb_layer *layer, const lb_tokens *tokens, int64_t tile, float *work, const int tiles) {
@@ -80,13 +95,10 @@ INLINE void several(const lb_layer *layer, const lb_tokens *tokens, int64_t tile
             expanded[each].scale = scale_of(layer, tile + each, group, 0);
             expanded[each].zero = scale_of(layer, tile + each, group, 1);
         }
-        int64_t token = 0;
-        for (; token + TOKENS <= tokens->count; token += TOKENS)
-            block(layer, tokens, tile, chunk, token, expanded, work, tiles, TOKENS);
-        for (; token + 4 <= tokens->count; token += 4)
-            block(layer, tokens, tile, chunk, token, expanded, work, tiles, 4);
-        for (; token < tokens->count; token++)
-            block(layer, tokens, tile, chunk, token, expanded, work, tiles, 1);
+        if (layer->chunk == 64)
+            blocks(layer, tokens, tile, chunk, expanded, work, tiles, 16);
+        else
+            blocks(layer, tokens, tile, chunk, expanded, work, tiles, 8);
     }
     finish(layer, tokens, tile, tiles, work);
 }

@@ -6,6 +6,7 @@
 #include "low_bit.h"
 
 #include <arm_neon.h>
+#include <string.h>
 
 #define ROWS 16
 #define PARTS 4 /* vectors of four rows */
@@ -53,9 +54,11 @@ INLINE void all_tiles(const lb_layer *layer, const lb_tokens *tokens, int64_t fi
                       const int bits, const int vectors) {
     for (int64_t tile = first; tile < end; tile++) {
         const int64_t left = layer->rows - tile * ROWS, rows = left < ROWS ? left : ROWS;
+        float bias[ROWS] = {0};
+        if (tokens->bias)
+            memcpy(bias, tokens->bias + tile * ROWS, (size_t)rows * sizeof *bias);
         for (int64_t token = 0; token < tokens->count; token++)
-            for (int64_t row = 0; row < ROWS; row++)
-                work[token * ROWS + row] = tokens->bias && row < rows ? tokens->bias[tile * ROWS + row] : 0;
+            memcpy(work + token * ROWS, bias, sizeof bias);
         for (int64_t chunk = 0; chunk < layer->chunks; chunk++) {
             const int64_t group = chunk / layer->chunks_a_group;
             const float32x4_t middle = vdupq_n_f32((float)((1 << bits) - 1) / 2);
@@ -68,8 +71,7 @@ INLINE void all_tiles(const lb_layer *layer, const lb_tokens *tokens, int64_t fi
                 block(layer, tokens, tile, chunk, token, scale, zero, work, bits, vectors);
         }
         for (int64_t token = 0; token < tokens->count; token++)
-            for (int64_t row = 0; row < rows; row++)
-                tokens->out[token * layer->rows + tile * ROWS + row] = work[token * ROWS + row];
+            memcpy(tokens->out + token * layer->rows + tile * ROWS, work + token * ROWS, (size_t)rows * sizeof *work);
     }
 }
 

@@ -7,8 +7,8 @@
 #include <string.h>
 
 #define IN_CACHE (256 * 1024) /* bytes that prepared tokens are to take at most */
-#define MOST_TOKENS 64        /* that are prepared together */
-#define FEWEST_TOKENS 8
+#define MOST_TOKENS 104        /* that are prepared together */
+#define FEW_TOKENS 8
 #define SHARES 4              /* of the rows for each thread, so that a slow one takes fewer */
 #define SPINS 2000            /* before a waiting thread lets others run */
 
@@ -58,15 +58,22 @@ static void alone(product *all) {
 
 static int64_t aligned(int64_t bytes) { return (bytes + LB_ALIGNED - 1) / LB_ALIGNED * LB_ALIGNED; }
 
+/* Return how many tokens are prepared together: parts of about the same size, multiples of a few. */
+static int64_t block_of(int64_t bytes_of_token, int64_t count) {
+    int64_t most = IN_CACHE / bytes_of_token;
+    most = most < FEW_TOKENS ? FEW_TOKENS : most > MOST_TOKENS ? MOST_TOKENS : most;
+    const int64_t parts = (count + most - 1) / most, block = parts ? (count + parts - 1) / parts : 0;
+    return parts > 1 ? (block + FEW_TOKENS - 1) / FEW_TOKENS * FEW_TOKENS : block;
+}
+
 int lb_multiply(const lb_layer *layer, int way, const float *x, const float *bias, float *out, int64_t count,
                 int threads, uint8_t *values, int32_t *sums) {
     if (!lb_multiplies(layer->set, way, layer->bits))
         return 2;
     const lb_way *chosen = way == LB_LOOK_UP ? &layer->set->look_up : &layer->set->in_bytes;
     const int64_t bytes_of_token = layer->chunks * layer->chunk * chosen->bytes;
-    int64_t block = IN_CACHE / bytes_of_token;
-    block = block < FEWEST_TOKENS ? FEWEST_TOKENS : block > MOST_TOKENS ? MOST_TOKENS : block;
-    if (block > count || values || sums)
+    int64_t block = block_of(bytes_of_token, count);
+    if (values || sums)
         block = count;
     if (!in_parallel)
         threads = 1;
