@@ -23,6 +23,7 @@ from clbench.registry import entry_points_of
 
 GIGABYTE = 1e9
 STYLES = {"ok": "green", "optional": "yellow", "missing": "bold red"}
+EXPANDED = "weights of few bits are expanded, and multiplied by torch"
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,10 @@ def _devices() -> Iterator[Finding]:
 def _kernels() -> Iterator[Finding]:
     """Tell how weights of few bits are multiplied, and what of it is missing."""
     if library.library() is None:
-        told = "not compiled: weights of few bits are expanded and multiplied by torch; where a C compiler is"
-        yield Finding("kernels", "portable", f"{told}, pip install --force-reinstall clbench", "optional")
+        told = (
+            f"{EXPANDED}; where a C compiler is, python -m clbench.quant.kernels.compiling makes it quicker"
+        )
+        yield Finding("kernels", "portable", told, "optional")
         return
     try:
         used = library.chosen()
@@ -118,14 +121,13 @@ def _kernels() -> Iterator[Finding]:
         yield Finding("kernels", library.VARIABLE, str(error), "missing")
         return
     if used is None:
-        yield Finding(
-            "kernels", "portable", "weights of few bits are expanded and multiplied by torch", "optional"
-        )
+        yield Finding("kernels", "portable", EXPANDED, "optional")
     for name in library.SETS:
         state = library.state_of(name)
         if state == library.RUNS:
+            bits = ", ".join(str(bits) for bits in (1, 2, 3, 4, 8) if library.has_any_way(name, bits))
             yield Finding(
-                "kernels", name, "used for weights of 1 to 4 bits" if name == used else "runs here, too"
+                "kernels", name, f"{'used' if name == used else 'runs, too'}: weights of {bits} bits"
             )
         elif state == library.BUILT:
             yield Finding("kernels", name, "compiled, but this processor lacks what it needs", "optional")

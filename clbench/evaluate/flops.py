@@ -7,6 +7,7 @@ attention computes the logits again, which counts too.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -61,7 +62,8 @@ class Counter(TorchDispatchMode):
 
 @cache
 def formulas() -> dict[Any, Formula]:
-    """Return torch's formulas by operation, and those that older versions of it lack."""
+    """Return torch's formulas by operation, with that of low-bit products and what older versions lack."""
+    importlib.import_module("clbench.quant.kernels.operator")  # it registers its own
     lacking = {  # of the CPU's fused attention
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,

@@ -154,8 +154,12 @@ class _Multiplied(torch.autograd.Function):
 
 
 def _forward(layer: LowBitLayer, inputs: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply, by kernels where there are some for this weight, and its input is as it comes in."""
-    if isinstance(layer, LowBitLinear) and layer.rounding is None and inputs.device.type == "cpu":
+    """Multiply, by kernels where there are some for this weight, and its input is as it comes in.
+
+    A graph that is made of a learner, to be run elsewhere, is to have torch's own operators.
+    """
+    by_kernels = isinstance(layer, LowBitLinear) and layer.rounding is None and inputs.device.type == "cpu"
+    if by_kernels and not torch.compiler.is_compiling():
         in_order = layer.stored.in_order()
         if in_order is not None:
             wide = None if bias is None else bias.float()

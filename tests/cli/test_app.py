@@ -16,6 +16,7 @@ from clbench.cli import app as cli
 from clbench.cli.app import main
 from clbench.cli.live import Live
 from clbench.outside.reading import parse_toml
+from clbench.quant.kernels import library
 from clbench.records.resolving import resolve
 from clbench.records.spec import RunSpec
 
@@ -195,6 +196,22 @@ def test_the_data_folder_may_come_from_the_environment(
     monkeypatch.setenv("CLBENCH_DATA", "sets")
     main(["doctor"])
     assert "sets/cifar100.npz" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variable", ["", "portable", "sse"])
+def test_the_doctor_tells_by_what_few_bits_are_multiplied(
+    variable: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLBENCH_KERNELS", variable)
+    code = main(["doctor"])
+    printed = " ".join(capsys.readouterr().out.split())
+    if library.library() is None:
+        assert "python -m clbench.quant.kernels.compiling" in printed
+        return
+    best = next((name for name in library.SETS if library.state_of(name) == library.RUNS), "portable")
+    found = {"": f"{best} ", "portable": "weights of few bits are expanded", "sse": "'sse' does not run here"}
+    assert found[variable] in printed
+    assert (code == 0) == (variable != "sse")
 
 
 # a run

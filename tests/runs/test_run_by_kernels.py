@@ -104,6 +104,7 @@ def test_other_kernels_are_said_where_they_matter(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(library.VARIABLE, library.PORTABLE)
     with pytest.raises(KeyboardInterrupt):
         run(spec_of("naive", **quant), tmp_path, progress=interrupted(5))
     (folder,) = (tmp_path / "runs").iterdir()

@@ -2,7 +2,9 @@
 
 Each instruction set has files of its own and the flags for it; what may run where is found out at run time.
 A compiler that does not know an instruction set leaves its files out. Nothing but the standard library is
-needed, and nothing of clbench: the build backend runs this file by itself.
+needed, and nothing of clbench: the build backend runs this file by itself. To compile them later, or anew:
+
+    python -m clbench.quant.kernels.compiling
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+LIBRARY = "low_bit.so"
 SOURCES = Path(__file__).parent / "c"
 PLAIN = ("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
@@ -80,4 +83,22 @@ class Compiler:
     def _run(self, *arguments: str) -> None:
         done = subprocess.run([*self.command, *PLAIN, *arguments], capture_output=True, text=True)
         if done.returncode:
-            raise OSError(f"{self.command[0]}: {done.stderr.strip()}")
+            raise OSError(f"{self.command[0]} says: {done.stderr.strip() or done.returncode}")
+
+
+def main() -> None:
+    """Compile the kernels into the folder of this file."""
+    compiler = Compiler.here()
+    if compiler is None:
+        sys.exit(
+            f"there is no C compiler {os.environ.get('CC') or 'cc'}, or no kernel for {platform.machine()}"
+        )
+    try:
+        made = compiler.compile(Path(__file__).with_name(LIBRARY))
+    except OSError as error:
+        sys.exit(f"the kernels were not compiled: {error}")
+    print(f"compiled for {', '.join(made)}")
+
+
+if __name__ == "__main__":
+    main()

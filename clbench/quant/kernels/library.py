@@ -15,12 +15,13 @@ from functools import cache
 from pathlib import Path
 
 from clbench.errors import UserError
+from clbench.quant.kernels.compiling import LIBRARY
 from clbench.registry import did_you_mean
 
 VARIABLE, PORTABLE = "CLBENCH_KERNELS", "portable"
 SETS = ("avx512", "avx2", "neon")  # best first
 WAYS = ("look-up", "in-bytes", "expanded")
-FILE = Path(__file__).with_name("low_bit.so")
+FILE = Path(__file__).with_name(LIBRARY)
 MISSING, BUILT, RUNS = range(3)  # what lb_has says
 
 
@@ -94,7 +95,12 @@ def in_words() -> str:
 def kernels_for(bits: int) -> str | None:
     """Return the instruction set by which weights of so many bits are multiplied; None for none."""
     name = chosen()
-    return name if name and any(can(name, way, bits) for way in range(2)) else None
+    return name if name and has_any_way(name, bits) else None
+
+
+def has_any_way(name: str, bits: int) -> bool:
+    """Tell whether an instruction set that runs here multiplies weights of so many bits."""
+    return any(can(name, way, bits) for way in range(2))
 
 
 def can(name: str, way: int, bits: int) -> bool:

@@ -11,10 +11,10 @@ says differs a little between them.
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -25,17 +25,18 @@ from torch import Tensor
 
 from clbench.devices import processor_name
 from clbench.files import WriteError, make_folder, write_text
+from clbench.quant.kernels import operator
 from clbench.quant.kernels.kernel_layer import KernelLayer, Way
 from clbench.quant.kernels.library import FILE, pinned
 
 BUCKETS = (1, 8, 64)  # tokens at most, of each bucket but the last one
 TIMED_WITH = (1, 4, 32, 197)  # tokens
-ROUNDS = 5  # of which the median counts
+ROUNDS, LEAST = 7, 2e-4  # rounds, and seconds of each of them at least
 
 
 def product(layer: KernelLayer, inputs: Tensor, bias: Tensor | None) -> Tensor:
     """Return x w^T + bias, (..., M), of inputs x (..., K) and a bias (M,), both float32 on the CPU."""
-    return layer.product(inputs, bias, way_of(layer, inputs.numel() // layer.columns))
+    return operator.product(layer, inputs, bias, way_of(layer, inputs.numel() // layer.columns))
 
 
 def way_of(layer: KernelLayer, tokens: int) -> Way:
@@ -72,7 +73,9 @@ class Ways:
         """
         key = f"{layer.kernels}, {layer.described}, {TIMED_WITH[bucket]} tokens"
         if key not in self._known:
-            self._known[key] = quickest(layer, TIMED_WITH[bucket]).name
+            # in a thread of its own, where nobody counts operations
+            with ThreadPoolExecutor(1) as alone:
+                self._known[key] = alone.submit(quickest, layer, TIMED_WITH[bucket]).result().name
             with suppress(WriteError):  # then it is timed again by the next process
                 make_folder(self._file.parent)
                 write_text(self._file, json.dumps(self._known, indent=1, sort_keys=True))
@@ -80,20 +83,23 @@ class Ways:
 
 
 def quickest(layer: KernelLayer, tokens: int) -> Way:
-    """Time all ways to multiply so many tokens, in turns."""
+    """Time all ways to multiply so many tokens, in turns; of each the least counts: others only add to it."""
     inputs = torch.randn(tokens, layer.columns, generator=torch.Generator().manual_seed(0))
     ways = [*layer.ways(), Way.EXPANDED]
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
-    for _ in range(ROUNDS + 1):
+    for _ in range(ROUNDS):
         for way in ways:
             seconds[way].append(_timed(layer.product, inputs, way))
-    return min(ways, key=lambda way: statistics.median(seconds[way][1:]))  # the first warms up
+    return min(ways, key=lambda way: min(seconds[way]))
 
 
 def _timed(product: Callable[[Tensor, None, Way], Tensor], inputs: Tensor, way: Way) -> float:
-    start = time.perf_counter()
-    product(inputs, None, way)
-    return time.perf_counter() - start
+    """Return the seconds of a product, which is repeated until they can be told."""
+    number, start = 0, time.perf_counter()
+    while (taken := time.perf_counter() - start) < LEAST or not number:
+        product(inputs, None, way)
+        number += 1
+    return taken / number
 
 
 @cache

@@ -7,8 +7,11 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from clbench.quant.kernels import library
+from clbench.evaluate.flops import count_flops
+from clbench.quant.kernels import library, operator
 from clbench.quant.low_bit_layers import LowBitLinear
 from clbench.quant.rtn import RoundToNearest
 
@@ -95,3 +98,40 @@ def test_planes_are_not_held_twice(bits: int, kernels: str) -> None:
     tile = {"avx512": 16, "avx2": 32, "neon": 16}[held.kernels]
     rows = -(-40 // tile) * tile
     assert held.num_bytes == rows * 128 * bits // 8 + rows * 2 * 4  # two groups, a pair of float16 each
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_flops_are_those_of_torch(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, inputs = layer(bits), torch.randn(2, 9, 128, requires_grad=True)
+
+    def step() -> None:
+        made(inputs).sum().backward()
+
+    wanted = 2 * 2 * 18 * 128 * 40  # forward, and back to the input
+    for used in (library.PORTABLE, *HERE):
+        monkeypatch.setenv(library.VARIABLE, used)
+        made = layer(bits)
+        assert count_flops(step) == wanted
+        with FlopCounterMode(display=False) as theirs:
+            step()
+        assert theirs.get_total_flops() == wanted
+
+
+def test_a_graph_to_be_run_elsewhere_has_torchs_own_operators(kernels: str) -> None:
+    made, inputs = layer(4), torch.randn(3, 128)
+    graph = torch.export.export(made, (inputs,), strict=False)
+    assert not [node for node in graph.graph.nodes if "clbench" in str(node.target)]
+    with torch.no_grad():
+        torch.testing.assert_close(graph.module()(inputs), portable(made, inputs))
+
+
+def test_shapes_are_told_without_values(kernels: str) -> None:
+    made = layer(4)
+    with torch.no_grad():
+        made(torch.randn(3, 128))
+    held = made.stored.in_order()
+    assert held is not None
+    shape = operator.product(held, torch.empty(5, 7, 128), None, held.ways()[0]).shape
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        told = operator.product(held, fake.from_tensor(torch.empty(5, 7, 128)), None, held.ways()[0])
+    assert told.shape == shape == (5, 7, 40)
