@@ -63,7 +63,7 @@ class Counter(TorchDispatchMode):
 @cache
 def formulas() -> dict[Any, Formula]:
     """Return torch's formulas by operation, with that of low-bit products and what older versions lack."""
-    importlib.import_module("clbench.quant.kernels.operator")  # it registers its own
+    importlib.import_module("clbench.quant.kernels.torch_operator")  # it registers its own
     lacking = {  # of the CPU's fused attention
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,

@@ -33,7 +33,7 @@ class KernelLayer:
         width = -(-columns // scale.shape[1])
         self.chunk = 32 if width <= 32 else 64  # columns that are summed as integers, of one group
         self.num_chunks = scale.shape[1] * -(-width // self.chunk)
-        self.number = -1  # by which an operator knows it (operator.py)
+        self.number = -1  # by which an operator knows it (torch_operator.py)
         self.ways_known: dict[int, Way] = {}  # by bucket of tokens (ways.py)
         loaded = library()
         assert loaded is not None, "kernels were chosen, so they are there"

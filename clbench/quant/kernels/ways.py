@@ -25,7 +25,7 @@ from torch import Tensor
 
 from clbench.devices import processor_name
 from clbench.files import WriteError, make_folder, write_text
-from clbench.quant.kernels import operator
+from clbench.quant.kernels import torch_operator
 from clbench.quant.kernels.kernel_layer import KernelLayer, Way
 from clbench.quant.kernels.library import FILE, pinned
 
@@ -36,7 +36,7 @@ ROUNDS, LEAST = 7, 2e-4  # rounds, and seconds of each of them at least
 
 def product(layer: KernelLayer, inputs: Tensor, bias: Tensor | None) -> Tensor:
     """Return x w^T + bias, (..., M), of inputs x (..., K) and a bias (M,), both float32 on the CPU."""
-    return operator.product(layer, inputs, bias, way_of(layer, inputs.numel() // layer.columns))
+    return torch_operator.product(layer, inputs, bias, way_of(layer, inputs.numel() // layer.columns))
 
 
 def way_of(layer: KernelLayer, tokens: int) -> Way:

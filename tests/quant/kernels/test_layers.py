@@ -11,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from clbench.evaluate.flops import count_flops
-from clbench.quant.kernels import library, operator
+from clbench.quant.kernels import library, torch_operator
 from clbench.quant.low_bit_layers import LowBitLinear
 from clbench.quant.rtn import RoundToNearest
 
@@ -131,7 +131,7 @@ def test_shapes_are_told_without_values(kernels: str) -> None:
         made(torch.randn(3, 128))
     held = made.stored.in_order()
     assert held is not None
-    shape = operator.product(held, torch.empty(5, 7, 128), None, held.ways()[0]).shape
+    shape = torch_operator.product(held, torch.empty(5, 7, 128), None, held.ways()[0]).shape
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        told = operator.product(held, fake.from_tensor(torch.empty(5, 7, 128)), None, held.ways()[0])
+        told = torch_operator.product(held, fake.from_tensor(torch.empty(5, 7, 128)), None, held.ways()[0])
     assert told.shape == shape == (5, 7, 40)

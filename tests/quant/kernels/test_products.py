@@ -66,12 +66,17 @@ def kind(request: pytest.FixtureRequest) -> tuple[str, int, Way]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_integer_parts_are_exact(kind: tuple[str, int, Way], shape: tuple[int, int, int]) -> None:
-    name, bits, way = kind
+    check_integer_parts(*kind, shape, TOKENS)
+
+
+def check_integer_parts(
+    name: str, bits: int, way: Way, shape: tuple[int, int, int], counts: tuple[int, ...]
+) -> None:
     _, columns, groups = shape
     stored = drawn(*shape, bits)
     layer = in_order(name, stored)
     codes = padded(stored.codes().numpy().astype(np.int64), layer, groups)  # (M, C, columns)
-    for tokens in TOKENS:
+    for tokens in counts:
         values, sums = layer.integer_parts(inputs(tokens, columns), way)
         if way is Way.IN_BYTES:
             activations = values.view(torch.int8).numpy().astype(np.int64)
@@ -82,6 +87,13 @@ def test_integer_parts_are_exact(kind: tuple[str, int, Way], shape: tuple[int, i
             tables = entries.reshape(*entries.shape[:2], -1, 16)
             wanted = sum(2**plane * looked_up(tables, (codes >> plane) & 1) for plane in range(bits))
         assert np.array_equal(sums.numpy(), wanted), f"{tokens} tokens"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [16, 32, 48])
+@pytest.mark.parametrize("columns", [64, 128, 768, 3072])
+def test_integer_parts_are_exact_for_many_tokens(kind: tuple[str, int, Way], rows: int, columns: int) -> None:
+    check_integer_parts(*kind, (rows, columns, columns // 64), (*TOKENS, 197))
 
 
 def padded(codes: np.ndarray, layer: KernelLayer, groups: int) -> np.ndarray:
@@ -118,7 +130,7 @@ def test_results_are_those_of_the_definition(
         wanted = x.double() @ stored.expanded().double().T + bias
         if way is Way.LOOK_UP:  # rounded as the reference rounds, but for ties
             close = multiplied_by_lookup(x, stored) + bias
-            assert nmse(found, close) < 1e-8
+            assert nmse(found, close) < 1e-10  # 1e-5 of it
         assert nmse(found, wanted) < (
             2e-4 if x.numel() > 200 else 2e-3
         )  # few values have no mean to speak of

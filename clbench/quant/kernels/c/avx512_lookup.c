@@ -6,6 +6,8 @@
  */
 #include "avx512.h"
 
+#define AHEAD 512 /* bytes of codes, of which one token takes each but once */
+
 typedef struct {
     __m512i low, high; /* indices of 32 columns */
 } indices;
@@ -46,8 +48,10 @@ INLINE void one(const lb_layer *layer, const lb_tokens *tokens, int64_t tile, co
         __m512i sum = _mm512_setzero_si512();
         for (int plane = 0; plane < bits; plane++) { /* from the highest one on */
             sum = _mm512_slli_epi32(sum, 1);
-            for (int vector = 0; vector < vectors; vector++, codes += 64)
+            for (int vector = 0; vector < vectors; vector++, codes += 64) {
+                _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0); /* also of the next page */
                 sum = looked_up(sum, indices_of(codes), tables + vector * 2);
+            }
         }
         store_sums(layer, tokens, 0, chunk, tile, sum);
         result = added(result, sum, tokens->factors + chunk * 2, scale_of(layer, tile, group, 0),
@@ -151,5 +155,7 @@ static void prepare(const lb_layer *layer, const float *x, const lb_tokens *toke
 static int byte_of(int row) { return row * 4; }
 
 const lb_set lb_avx512 = {
-    "avx512", ROWS, PAIR, 4, byte_of, {4, prepare, multiply}, {1, lb_avx512_prepare_bytes, lb_avx512_multiply_bytes},
+    "avx512", ROWS, PAIR, 4, byte_of, 
+    {LB_FEW_BITS, 4, prepare, multiply},
+    {LB_FEW_BITS | LB_EIGHT_BITS, 1, lb_avx512_prepare_bytes, lb_avx512_multiply_bytes},
 };

@@ -14,8 +14,10 @@ const lb_set *lb_runnable(const char *name);
 /* Tell whether an instruction set is in this library (1), and runs on this processor, too (2), or is not (0). */
 LB_API int lb_has(const char *set);
 
-/* Tell whether an instruction set has a way to multiply with so many bits; of a name, if it runs here, too. */
-int lb_multiplies(const lb_set *, int way, int bits);
+/* Return a way to multiply with a layer, or NULL where there is none for its bits. */
+const lb_way *lb_way_of(const lb_layer *, int way);
+
+/* Tell whether an instruction set runs here and has a way to multiply with so many bits. */
 LB_API int lb_can(const char *set, int way, int bits);
 
 /* Return a layer of planes (b, M, bytes of a row), scales and zero points (M, groups), float16 (half) or float32;

@@ -20,15 +20,14 @@ static int64_t bytes_of_scales(const lb_layer *layer) {
 
 int64_t lb_bytes(const lb_layer *layer) { return bytes_of_codes(layer) + bytes_of_scales(layer); }
 
-int lb_multiplies(const lb_set *set, int way, int bits) {
-    if (way == LB_LOOK_UP)
-        return set->look_up.multiply && bits >= 1 && bits <= 4;
-    return way == LB_IN_BYTES && set->in_bytes.multiply && ((bits >= 1 && bits <= 4) || bits == 8);
+const lb_way *lb_way_of(const lb_layer *layer, int way) {
+    const lb_way *found = way == LB_LOOK_UP ? &layer->set->look_up : &layer->set->in_bytes;
+    return found->bits >> layer->bits & 1 ? found : 0;
 }
 
 int lb_can(const char *name, int way, int bits) {
     const lb_set *set = lb_runnable(name);
-    return set && lb_multiplies(set, way, bits);
+    return set && (way == LB_LOOK_UP ? set->look_up : set->in_bytes).bits >> bits & 1;
 }
 
 void lb_free(lb_layer *layer) {

@@ -40,7 +40,12 @@ typedef struct {
     int32_t *sums;     /* (N, C, M) or NULL: the integer parts, for tests */
 } lb_tokens;
 
+/* Numbers of bits that a way multiplies with: bit b is set for b of them. */
+#define LB_FEW_BITS (1u << 1 | 1u << 2 | 1u << 3 | 1u << 4)
+#define LB_EIGHT_BITS (1u << 8)
+
 typedef struct {
+    unsigned bits; /* with which it multiplies; none of them: there is no such way */
     int bytes; /* of a token's values, for each column */
     /* Prepare one token of K activations. */
     void (*prepare)(const lb_layer *, const float *x, const lb_tokens *, int64_t token);
@@ -55,7 +60,7 @@ typedef struct lb_set {
     int together; /* tiles that are multiplied together, at most */
     int beside;   /* bytes of a row that lie side by side in a vector: the low nibbles of all, then the high ones */
     int (*byte_of)(int row);  /* in a vector, the first one of a row */
-    lb_way look_up, in_bytes; /* multiply is NULL where there is none */
+    lb_way look_up, in_bytes;
 } lb_set;
 
 /* Return the bytes of a tile's codes in one chunk. */

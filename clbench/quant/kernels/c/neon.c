@@ -122,4 +122,4 @@ static void prepare(const lb_layer *layer, const float *x, const lb_tokens *toke
 
 static int byte_of(int row) { return row; }
 
-const lb_set lb_neon = {"neon", ROWS, 1, 1, byte_of, {4, prepare, multiply}, {0, 0, 0}};
+const lb_set lb_neon = {"neon", ROWS, 1, 1, byte_of, {LB_FEW_BITS, 4, prepare, multiply}, {0, 0, 0, 0}};

@@ -68,9 +68,9 @@ static int64_t block_of(int64_t bytes_of_token, int64_t count) {
 
 int lb_multiply(const lb_layer *layer, int way, const float *x, const float *bias, float *out, int64_t count,
                 int threads, uint8_t *values, int32_t *sums) {
-    if (!lb_multiplies(layer->set, way, layer->bits))
+    const lb_way *chosen = lb_way_of(layer, way);
+    if (!chosen)
         return 2;
-    const lb_way *chosen = way == LB_LOOK_UP ? &layer->set->look_up : &layer->set->in_bytes;
     const int64_t bytes_of_token = layer->chunks * layer->chunk * chosen->bytes;
     int64_t block = block_of(bytes_of_token, count);
     if (values || sums)

@@ -5,29 +5,9 @@
  * bytes without a sign, and are summed in 16 bits: all into one sum, the odd bytes into another, which is then
  * taken off the first. Of 16 quads and four planes they come to 16 * 255 * 15 = 61,200 at most.
  */
-#include "low_bit.h"
+#include "avx2.h"
 
-#include <immintrin.h>
-#include <string.h>
-
-#define ROWS 32
-#define PARTS 4 /* vectors of eight rows */
-#define TOKENS 3 /* that are multiplied together: indices serve both */
-#define UNROLLED _Pragma("GCC unroll 4")
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE __m256 scale_of(const lb_layer *layer, int64_t tile, int64_t group, int which, int part) {
-    const int64_t at = ((tile * layer->groups + group) * 2 + which) * ROWS + part * 8;
-    if (layer->half)
-        return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)((const uint16_t *)layer->scales + at)));
-    return _mm256_load_ps((const float *)layer->scales + at);
-}
-
-static void store_sums(const lb_layer *layer, const lb_tokens *tokens, int64_t tile, int64_t chunk, int64_t token,
-                       const __m256i *sums) {
-    const int64_t left = layer->rows - tile * ROWS, rows = left < ROWS ? left : ROWS;
-    memcpy(tokens->sums + (token * layer->chunks + chunk) * layer->rows + tile * ROWS, sums, (size_t)rows * 4);
-}
+#define TOKENS 3 /* that are multiplied together: indices serve all */
 
 /* Multiply a chunk of `count` tokens with a tile. A plane has `vectors` vectors. */
 INLINE void block(const lb_layer *layer, const lb_tokens *tokens, int64_t tile, int64_t chunk, int64_t token,
@@ -71,20 +51,14 @@ INLINE void block(const lb_layer *layer, const lb_tokens *tokens, int64_t tile, 
             value = _mm256_fmadd_ps(zero[part], total, value);
             _mm256_store_ps(result + part * 8, _mm256_fmadd_ps(scale[part], value, _mm256_load_ps(result + part * 8)));
         }
-        if (tokens->sums)
-            store_sums(layer, tokens, tile, chunk, token + one, sums);
+        store_sums(layer, tokens, tile, chunk, token + one, sums);
     }
 }
 
 INLINE void all_tiles(const lb_layer *layer, const lb_tokens *tokens, int64_t first, int64_t end, float *work,
                       const int bits, const int vectors) {
     for (int64_t tile = first; tile < end; tile++) {
-        const int64_t left = layer->rows - tile * ROWS, rows = left < ROWS ? left : ROWS;
-        float bias[ROWS] = {0};
-        if (tokens->bias)
-            memcpy(bias, tokens->bias + tile * ROWS, (size_t)rows * sizeof *bias);
-        for (int64_t token = 0; token < tokens->count; token++)
-            memcpy(work + token * ROWS, bias, sizeof bias);
+        start(layer, tokens, tile, work);
         for (int64_t chunk = 0; chunk < layer->chunks; chunk++) {
             const int64_t group = chunk / layer->chunks_a_group;
             const __m256 middle = _mm256_set1_ps((float)((1 << bits) - 1) / 2);
@@ -99,8 +73,7 @@ INLINE void all_tiles(const lb_layer *layer, const lb_tokens *tokens, int64_t fi
             for (; token < tokens->count; token++)
                 block(layer, tokens, tile, chunk, token, scale, zero, work, bits, vectors, 1);
         }
-        for (int64_t token = 0; token < tokens->count; token++)
-            memcpy(tokens->out + token * layer->rows + tile * ROWS, work + token * ROWS, (size_t)rows * sizeof *work);
+        finish(layer, tokens, tile, work);
     }
 }
 
@@ -112,20 +85,16 @@ static void prepare(const lb_layer *layer, const float *x, const lb_tokens *toke
     const __m256 one = _mm256_set_ps(1, -1, 1, -1, 1, -1, 1, -1), two = _mm256_set_ps(1, 1, -1, -1, 1, 1, -1, -1);
     const __m256 four = _mm256_set_ps(1, 1, 1, 1, -1, -1, -1, -1);
     const __m256 sign[4][2] = {{one, one}, {two, two}, {four, four}, {_mm256_set1_ps(-1), _mm256_set1_ps(1)}};
-    const __m256 size = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)); /* of a float: all but its sign */
     for (int64_t chunk = 0; chunk < layer->chunks; chunk++) {
         const int64_t at = chunk * tokens->count + token;
-        float values[64] __attribute__((aligned(LB_ALIGNED))) = {0};
+        float values[64] __attribute__((aligned(LB_ALIGNED)));
         float *factors = tokens->factors + at * 2;
-        int64_t from, length;
-        lb_columns(layer, chunk, &from, &length);
-        for (int64_t column = 0; column < length; column++)
-            values[column] = x[from + column];
+        activations(layer, x, chunk, values);
         __m256 largest = _mm256_setzero_ps(), total = _mm256_setzero_ps();
         for (int column = 0; column < layer->chunk; column += 8) {
             const __m256 some = _mm256_load_ps(values + column);
             total = _mm256_add_ps(total, some);
-            __m256 sizes = _mm256_mul_ps(_mm256_and_ps(some, size), _mm256_set1_ps(LB_QUARTER));
+            __m256 sizes = _mm256_mul_ps(sizes_of(some), _mm256_set1_ps(LB_QUARTER));
             sizes = _mm256_add_ps(sizes, _mm256_permute_ps(sizes, 0xB1)); /* its neighbour's */
             sizes = _mm256_add_ps(sizes, _mm256_permute_ps(sizes, 0x4E)); /* the other pair's */
             largest = _mm256_max_ps(sizes, largest);
@@ -159,4 +128,7 @@ static void prepare(const lb_layer *layer, const float *x, const lb_tokens *toke
 
 static int byte_of(int row) { return row % 16 * 2 + row / 16; }
 
-const lb_set lb_avx2 = {"avx2", ROWS, 1, 1, byte_of, {4, prepare, multiply}, {0, 0, 0}};
+const lb_set lb_avx2 = {
+    "avx2", ROWS, 1, 1, byte_of,
+    {LB_FEW_BITS, 4, prepare, multiply}, {LB_EIGHT_BITS, 1, lb_avx2_prepare_bytes, lb_avx2_multiply_bytes},
+};
