@@ -27,7 +27,10 @@ AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx51
 COMMON = ("layers", "order", "processor", "products")
 # Of a kind of machine, of an instruction set: its files, and their flags.
 SETS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
-    "x86_64": {"avx2": (("avx2_lookup", "avx2_bytes"), AVX2), "avx512": (("avx512_lookup", "avx512_bytes"), AVX512)},
+    "x86_64": {
+        "avx2": (("avx2_lookup", "avx2_bytes"), AVX2),
+        "avx512": (("avx512_lookup", "avx512_bytes"), AVX512),
+    },
     "aarch64": {"neon": (("neon",), ())},
 }
 SAME = {"AMD64": "x86_64", "arm64": "aarch64"}  # other names of a machine

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
 from clbench.quant.kernels.kernel_layer import KernelLayer, Way
@@ -25,7 +26,12 @@ _library.define("low_bit_product(Tensor inputs, Tensor? bias, int layer, int row
 
 
 def product(layer: KernelLayer, inputs: Tensor, bias: Tensor | None, way: Way) -> Tensor:
-    """Return x w^T + bias, (..., M), of inputs x (..., K) and a bias (M,), both float32 on the CPU."""
+    """Return x w^T + bias, (..., M), of inputs x (..., K) and a bias (M,), both float32 on the CPU.
+
+    Where nobody watches, it is no operator: that takes longer than a small product.
+    """
+    if not is_in_torch_dispatch_mode():
+        return layer.product(inputs, bias, way)
     if layer.number < 0:
         layer.number = next(_numbers)
         _layers[layer.number] = layer
