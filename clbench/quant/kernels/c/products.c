@@ -1,4 +1,4 @@
-/* Multiply: share tokens and rows among threads. */
+/* Multiply: share tokens, or where there are few of them rows, among threads. */
 #include "interface.h"
 
 #include <sched.h>
@@ -7,10 +7,12 @@
 #include <string.h>
 
 #define IN_CACHE (256 * 1024) /* bytes that prepared tokens are to take at most */
-#define MOST_TOKENS 104        /* that are prepared together */
-#define FEW_TOKENS 8
+#define MOST_TOKENS 104       /* that are prepared together */
+#define FEW_TOKENS 8          /* that are multiplied together, about: parts are multiples of it */
+#define SHARED_TOKENS 16      /* for each thread, from which on tokens are shared and not rows */
 #define SHARES 4              /* of the rows for each thread, so that a slow one takes fewer */
 #define SPINS 2000            /* before a waiting thread lets others run */
+#define WORTH (4 * 1000 * 1000) /* multiply-adds of another thread: to wake it takes as long as some of them */
 
 static lb_parallel in_parallel;
 static int (*this_thread)(void);
@@ -24,46 +26,73 @@ typedef struct {
     const lb_layer *layer;
     const lb_way *way;
     const float *x; /* (N, K) */
-    const lb_tokens *tokens;
-    float *work; /* (threads, floats_of_work) */
-    int64_t floats_of_work, step;
-    atomic_int ready;   /* threads that have prepared their tokens */
-    atomic_llong next;  /* tile that nobody has taken yet */
+    const float *bias;
+    float *out; /* (N, M) */
+    int32_t *sums;
+    int64_t count, part; /* tokens: all, and of a part */
+    uint8_t *memory;     /* one `room` where rows are shared; a room for each thread where tokens are */
+    int64_t room, of_values, of_factors, of_work; /* bytes */
+    int64_t step;        /* tiles that a thread takes at once */
+    atomic_int ready;    /* threads that have prepared their tokens */
+    atomic_llong next;   /* part or tile that nobody has taken yet */
 } product;
 
-/* What each thread does: prepare some tokens, wait for the others, multiply tiles until all are taken. */
-static void share(void *data) {
+static int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
+static int64_t up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+/* Return the tokens of a part, to be prepared in a room. */
+static lb_tokens tokens_of(const product *all, int64_t part, uint8_t *room) {
+    const int64_t first = part * all->part;
+    return (lb_tokens){
+        .count = least(all->count - first, all->part),
+        .values = room,
+        .factors = (float *)(room + all->of_values),
+        .bias = all->bias,
+        .out = all->out + first * all->layer->rows,
+        .sums = all->sums,
+    };
+}
+
+/* Prepare and multiply a whole part. */
+static void multiply_part(const product *all, int64_t part, uint8_t *room) {
+    const lb_tokens tokens = tokens_of(all, part, room);
+    const float *x = all->x + part * all->part * all->layer->columns;
+    for (int64_t token = 0; token < tokens.count; token++)
+        all->way->prepare(all->layer, x + token * all->layer->columns, &tokens, token);
+    all->way->multiply(all->layer, &tokens, 0, all->layer->tiles, (float *)(room + all->of_values + all->of_factors));
+}
+
+/* Where tokens are shared, what each thread does: take parts until all are taken. */
+static void share_tokens(void *data) {
     product *all = data;
-    const int threads = in_parallel ? num_threads() : 1, thread = threads > 1 ? this_thread() : 0;
-    for (int64_t token = thread; token < all->tokens->count; token += threads)
-        all->way->prepare(all->layer, all->x + token * all->layer->columns, all->tokens, token);
+    uint8_t *room = all->memory + this_thread() * all->room;
+    for (int64_t part; (part = atomic_fetch_add(&all->next, 1)) * all->part < all->count;)
+        multiply_part(all, part, room);
+}
+
+/* Where rows are: prepare some tokens, wait for the others, take tiles until all are taken. */
+static void share_rows(void *data) {
+    product *all = data;
+    const int threads = num_threads(), thread = this_thread();
+    const lb_tokens tokens = tokens_of(all, 0, all->memory);
+    float *work = (float *)(all->memory + all->of_values + all->of_factors + thread * all->of_work);
+    for (int64_t token = thread; token < tokens.count; token += threads)
+        all->way->prepare(all->layer, all->x + token * all->layer->columns, &tokens, token);
     atomic_fetch_add(&all->ready, 1);
     for (int spins = 0; atomic_load(&all->ready) < threads; spins++)
         if (spins > SPINS)
             sched_yield();
-    for (;;) {
-        const int64_t first = atomic_fetch_add(&all->next, all->step);
-        const int64_t end = first + all->step < all->layer->tiles ? first + all->step : all->layer->tiles;
-        if (first >= end)
-            return;
-        all->way->multiply(all->layer, all->tokens, first, end, all->work + thread * all->floats_of_work);
-    }
+    for (int64_t first; (first = atomic_fetch_add(&all->next, all->step)) < all->layer->tiles;)
+        all->way->multiply(all->layer, &tokens, first, least(first + all->step, all->layer->tiles), work);
 }
 
-static void alone(product *all) {
-    for (int64_t token = 0; token < all->tokens->count; token++)
-        all->way->prepare(all->layer, all->x + token * all->layer->columns, all->tokens, token);
-    all->way->multiply(all->layer, all->tokens, 0, all->layer->tiles, all->work);
-}
-
-static int64_t aligned(int64_t bytes) { return (bytes + LB_ALIGNED - 1) / LB_ALIGNED * LB_ALIGNED; }
-
-/* Return how many tokens are prepared together: parts of about the same size, multiples of a few. */
-static int64_t block_of(int64_t bytes_of_token, int64_t count) {
-    int64_t most = IN_CACHE / bytes_of_token;
-    most = most < FEW_TOKENS ? FEW_TOKENS : most > MOST_TOKENS ? MOST_TOKENS : most;
-    const int64_t parts = (count + most - 1) / most, block = parts ? (count + parts - 1) / parts : 0;
-    return parts > 1 ? (block + FEW_TOKENS - 1) / FEW_TOKENS * FEW_TOKENS : block;
+/* Return how many tokens are prepared together: parts of about the same size, and one for each thread. */
+static int64_t part_of(int64_t bytes_of_token, int64_t count, int threads) {
+    const int64_t fit = least(IN_CACHE / bytes_of_token, MOST_TOKENS), most = fit < FEW_TOKENS ? FEW_TOKENS : fit;
+    int64_t parts = (count + most - 1) / most;
+    if (parts < threads && count >= SHARED_TOKENS * (int64_t)threads)
+        parts = threads;
+    return parts > 1 ? up((count + parts - 1) / parts, FEW_TOKENS) : count;
 }
 
 int lb_multiply(const lb_layer *layer, int way, const float *x, const float *bias, float *out, int64_t count,
@@ -71,46 +100,31 @@ int lb_multiply(const lb_layer *layer, int way, const float *x, const float *bia
     const lb_way *chosen = lb_way_of(layer, way);
     if (!chosen)
         return 2;
-    const int64_t bytes_of_token = layer->chunks * layer->chunk * chosen->bytes;
-    int64_t block = block_of(bytes_of_token, count);
-    if (values || sums)
-        block = count;
-    if (!in_parallel)
-        threads = 1;
-    if (threads > layer->tiles)
-        threads = (int)layer->tiles;
-    const int64_t of_values = aligned(block * bytes_of_token);
-    const int64_t of_factors = aligned(block * layer->chunks * 2 * (int64_t)sizeof(float));
-    const int64_t of_work = aligned(layer->set->together * block * layer->set->tile * (int64_t)sizeof(float));
-    uint8_t *memory = aligned_alloc(LB_ALIGNED, (size_t)(of_values + of_factors + threads * of_work + LB_ALIGNED));
-    if (!memory)
+    if (!count)
+        return 0;
+    const int64_t useful = 1 + count * layer->rows * layer->columns / WORTH;
+    threads = in_parallel ? (int)least(threads, useful) : 1;
+    const int64_t bytes_of_token = layer->chunks * layer->chunk * chosen->bytes, together = layer->set->together;
+    product all = {.layer = layer, .way = chosen, .x = x, .bias = bias, .out = out, .count = count, .sums = sums};
+    all.part = values || sums ? count : part_of(bytes_of_token, count, threads);
+    const int64_t parts = (count + all.part - 1) / all.part;
+    const int by_tokens = parts > 1;
+    threads = (int)least(threads, by_tokens ? parts : (layer->tiles + together - 1) / together);
+    all.of_values = up(all.part * bytes_of_token, LB_ALIGNED);
+    all.of_factors = up(all.part * layer->chunks * 2 * (int64_t)sizeof(float), LB_ALIGNED);
+    all.of_work = up(together * all.part * layer->set->tile * (int64_t)sizeof(float), LB_ALIGNED);
+    all.room = all.of_values + all.of_factors + all.of_work * (by_tokens ? 1 : threads);
+    all.step = up((layer->tiles + threads * SHARES - 1) / (threads * SHARES), together);
+    all.memory = aligned_alloc(LB_ALIGNED, (size_t)(all.room * (by_tokens ? threads : 1)));
+    if (!all.memory)
         return 1;
-    for (int64_t first = 0; first < count; first += block) {
-        const lb_tokens tokens = {
-            .count = count - first < block ? count - first : block,
-            .values = memory,
-            .factors = (float *)(memory + of_values),
-            .bias = bias,
-            .out = out + first * layer->rows,
-            .sums = sums,
-        };
-        product all = {
-            .layer = layer,
-            .way = chosen,
-            .x = x + first * layer->columns,
-            .tokens = &tokens,
-            .work = (float *)(memory + of_values + of_factors),
-            .floats_of_work = of_work / (int64_t)sizeof(float),
-        };
-        const int64_t shares = (int64_t)threads * SHARES, together = layer->set->together;
-        all.step = ((layer->tiles + shares - 1) / shares + together - 1) / together * together;
-        if (threads > 1)
-            in_parallel(share, &all, (unsigned)threads, 0);
-        else
-            alone(&all);
-    }
+    if (threads > 1)
+        in_parallel(by_tokens ? share_tokens : share_rows, &all, (unsigned)threads, 0);
+    else
+        for (int64_t part = 0; part < parts; part++)
+            multiply_part(&all, part, all.memory);
     if (values)
-        memcpy(values, memory, (size_t)(count * bytes_of_token));
-    free(memory);
+        memcpy(values, all.memory, (size_t)(count * bytes_of_token));
+    free(all.memory);
     return 0;
 }
