@@ -18,6 +18,7 @@ from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.resolving import resolve
 from clbench.records.spec import RunSpec
+from clbench.report.provenance import provenance
 from clbench.runs.line import execute, resume
 from clbench.streams import Places
 
@@ -66,6 +67,7 @@ def test_whole_learners_run_by_kernels(
     record = run(spec_of(strategy, **sections), tmp_path)
     assert products
     assert record.read_json("environment.json")["machine"]["kernels"] == HERE[0]
+    assert f"low-bit kernels: {HERE[0]}" in provenance(record).facts["machine"]
     assert torch.as_tensor(record.read_json("metrics.json")["accuracy"]).isfinite()
 
 

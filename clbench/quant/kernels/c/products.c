@@ -12,7 +12,9 @@
 #define SHARED_TOKENS 16      /* for each thread, from which on tokens are shared and not rows */
 #define SHARES 4              /* of the rows for each thread, so that a slow one takes fewer */
 #define SPINS 2000            /* before a waiting thread lets others run */
-#define WORTH (4 * 1000 * 1000) /* multiply-adds of another thread: to wake it takes as long as some of them */
+/* What another thread is woken for: so many multiply-adds, or bytes of a weight, which at a few tokens take longer. */
+#define WORTH_PRODUCTS (4 * 1000 * 1000)
+#define WORTH_BYTES (800 * 1000)
 
 static lb_parallel in_parallel;
 static int (*this_thread)(void);
@@ -95,6 +97,12 @@ static int64_t part_of(int64_t bytes_of_token, int64_t count, int threads) {
     return parts > 1 ? up((count + parts - 1) / parts, FEW_TOKENS) : count;
 }
 
+static int64_t useful_threads(const lb_layer *layer, int64_t count) {
+    const int64_t by_products = count * layer->rows * layer->columns / WORTH_PRODUCTS;
+    const int64_t by_bytes = lb_bytes(layer) / WORTH_BYTES;
+    return 1 + (by_products > by_bytes ? by_products : by_bytes);
+}
+
 int lb_multiply(const lb_layer *layer, int way, const float *x, const float *bias, float *out, int64_t count,
                 int threads, uint8_t *values, int32_t *sums) {
     const lb_way *chosen = lb_way_of(layer, way);
@@ -102,8 +110,7 @@ int lb_multiply(const lb_layer *layer, int way, const float *x, const float *bia
         return 2;
     if (!count)
         return 0;
-    const int64_t useful = 1 + count * layer->rows * layer->columns / WORTH;
-    threads = in_parallel ? (int)least(threads, useful) : 1;
+    threads = in_parallel ? (int)least(threads, useful_threads(layer, count)) : 1;
     const int64_t bytes_of_token = layer->chunks * layer->chunk * chosen->bytes, together = layer->set->together;
     product all = {.layer = layer, .way = chosen, .x = x, .bias = bias, .out = out, .count = count, .sums = sums};
     all.part = values || sums ? count : part_of(bytes_of_token, count, threads);
