@@ -155,7 +155,7 @@ static void prepare(const lb_layer *layer, const float *x, const lb_tokens *toke
 static int byte_of(int row) { return row * 4; }
 
 const lb_set lb_avx512 = {
-    "avx512", ROWS, PAIR, 4, byte_of, 
+    "avx512", ROWS, PAIR, 4, byte_of,
     {LB_FEW_BITS, 4, prepare, multiply},
     {LB_FEW_BITS | LB_EIGHT_BITS, 1, lb_avx512_prepare_bytes, lb_avx512_multiply_bytes},
 };
