@@ -47,10 +47,6 @@ class KernelLayer:
         if not self._handle:
             raise MemoryError(f"no room for a weight of {self.rows} x {columns}")
 
-    def __deepcopy__(self, memo: dict[int, object]) -> KernelLayer:
-        """Return the same: what is in order does not change."""
-        return self
-
     def __del__(self) -> None:
         """Give the memory back."""
         if getattr(self, "_handle", None):

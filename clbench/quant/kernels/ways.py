@@ -58,13 +58,9 @@ class Ways:
     """What was found to be the quickest on this machine; ``file`` keeps it."""
 
     def __init__(self, file: Path) -> None:
-        """Read what is known; a file that cannot be read is as good as none."""
+        """Read what is known."""
         self._file = file
-        self._known: dict[str, str] = {}
-        with suppress(OSError, ValueError):
-            held = json.loads(file.read_text(encoding="utf-8"))
-            if isinstance(held, dict):
-                self._known = {key: str(way) for key, way in held.items() if str(way) in Way.__members__}
+        self._known = self._read()
 
     def way(self, layer: KernelLayer, bucket: int) -> Way:
         """Return the quickest way for a bucket of tokens, timed now if it is not known.
@@ -75,11 +71,20 @@ class Ways:
         if key not in self._known:
             # in a thread of its own, where nobody counts operations
             with ThreadPoolExecutor(1) as alone:
-                self._known[key] = alone.submit(quickest, layer, TIMED_WITH[bucket]).result().name
+                found = alone.submit(quickest, layer, TIMED_WITH[bucket]).result().name
+            self._known = {key: found, **self._read()}  # another process may have been the first
             with suppress(WriteError):  # then it is timed again by the next process
                 make_folder(self._file.parent)
                 write_text(self._file, json.dumps(self._known, indent=1, sort_keys=True))
         return Way[self._known[key]]
+
+    def _read(self) -> dict[str, str]:
+        """Return what the file holds; one that cannot be read is as good as none."""
+        with suppress(OSError, ValueError):
+            held = json.loads(self._file.read_text(encoding="utf-8"))
+            if isinstance(held, dict):
+                return {key: str(way) for key, way in held.items() if str(way) in Way.__members__}
+        return {}
 
 
 def quickest(layer: KernelLayer, tokens: int) -> Way:

@@ -105,6 +105,13 @@ class LowBitWeight(nn.Module):
         in_order = self.__dict__.get("_in_order")
         return in_order.planes() if name == "planes" and in_order is not None else super().__getattr__(name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy, or another process, is made from: planes."""
+        state = self.__dict__.copy()
+        if self._in_order is not None:
+            state |= {"_buffers": {**self._buffers, "planes": self.planes}, "_in_order": None}
+        return state
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LowBitWeight:
         """Hold planes again, before all tensors go to another device or type."""
         self._as_planes()

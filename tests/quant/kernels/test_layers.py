@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -76,7 +77,8 @@ def test_what_is_saved_copied_and_moved_is_the_same_before_and_after(bits: int, 
     with torch.no_grad():
         said = made(inputs)
         other = copy.deepcopy(made)
-        assert torch.equal(other(inputs), said)
+        for each in (other, pickle.loads(pickle.dumps(made))):
+            assert torch.equal(each(inputs), said)
         after = made.state_dict()
         assert set(after) == set(before)
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

@@ -44,6 +44,17 @@ def test_a_file_that_is_damaged_is_as_good_as_none(text: str, tmp_path: Path) ->
 
 
 @needs_kernels
+def test_what_another_process_has_found_meanwhile_counts(tmp_path: Path) -> None:
+    file = tmp_path / "known.json"
+    one, other = ways.Ways(file), ways.Ways(file)
+    other.way(some(), 0)
+    (key,) = json.loads(file.read_text())
+    file.write_text(json.dumps({key: "EXPANDED", "of something else": "LOOK_UP"}))
+    assert one.way(some(), 0) is Way.EXPANDED
+    assert len(json.loads(file.read_text())) == 2
+
+
+@needs_kernels
 def test_what_cannot_be_kept_is_timed_again(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert ways.Ways(tmp_path / "file" / "known.json").way(some(), 0) in Way
