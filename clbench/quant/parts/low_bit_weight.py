@@ -14,7 +14,6 @@ Shape letters: P planes, M rows, K columns, G groups a row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -154,10 +153,22 @@ class LowBitWeight(nn.Module):
         return total[:, : self.columns]
 
 
-@cache
+# The eight bits of each byte, the least first, (256, 8). Made here, as one that were made while a graph is
+# traced would hold no values.
+BITS_OF_BYTES = ((torch.arange(256)[:, None] >> torch.arange(IN_A_BYTE)) & 1).float()
+
+
 def _bits_of_bytes(device: torch.device) -> Tensor:
-    """Return the eight bits of each byte, the least first: (256, 8) float32."""
-    return ((torch.arange(256)[:, None] >> torch.arange(IN_A_BYTE)) & 1).float().to(device)
+    """Return the table on a device, where it is kept."""
+    kept = BITS_OF_BYTES if device.type == "cpu" else _moved.get(device)
+    if kept is None:
+        kept = BITS_OF_BYTES.to(device)
+        if not torch.compiler.is_compiling():
+            _moved[device] = kept
+    return kept
+
+
+_moved: dict[torch.device, Tensor] = {}
 
 
 def to_planes(codes: Tensor, bits: int) -> Tensor:
