@@ -19,6 +19,7 @@ from clbench.deploy.learnt import Learnt
 from clbench.deploy.quietly import quietly
 from clbench.errors import UserError
 from clbench.petl.folding import fold
+from clbench.quant.kernels.library import portable
 from clbench.runs.modes import evaluation_mode
 
 EXAMPLES = 2  # images that it is traced with: of one, torch would take their number for a constant
@@ -78,9 +79,10 @@ def graph_of(learnt: Learnt, task: int | None = None) -> Graph:
     size = backbone.preprocessing.image_size
     images = torch.zeros(EXAMPLES, 3, size, size, device=backbone.device)
     try:
-        fold(backbone, lambda: asked(images))
-        asked(images)  # what is worked out when first asked for, such as a memory's means, is known from here
-        traced = _traced(asked, images)
+        with portable():  # torch's operators alone
+            fold(backbone, lambda: asked(images))
+            asked(images)  # what is worked out when first asked for, such as a memory's means, is known now
+            traced = _traced(asked, images)
     except Exception as error:  # a strategy may be anybody's, and so may its mistakes
         raise GraphError(
             f"strategy {learnt.spec.strategy.name} is no single graph: {reason(error)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -62,10 +63,10 @@ class KernelLayer:
         return [way for way in (Way.LOOK_UP, Way.IN_BYTES) if can(self.kernels, way, self.bits)]
 
     def planes(self) -> Tensor:
-        """Return the planes (b, M, ceil(K / 8))."""
-        planes = torch.zeros(self.bits, self.rows, -(-self.columns // IN_A_BYTE), dtype=torch.uint8)
-        self._library.lb_planes(self._handle, planes.data_ptr())
-        return planes
+        """Return the planes (b, M, ceil(K / 8)), with their values also where a graph is traced."""
+        planes = np.zeros((self.bits, self.rows, -(-self.columns // IN_A_BYTE)), np.uint8)
+        self._library.lb_planes(self._handle, planes.ctypes.data)
+        return torch.from_numpy(planes)
 
     def expanded(self) -> Tensor:
         """Return the weight (M, K) in float32."""

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from ctypes import c_char_p, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -23,6 +26,8 @@ SETS = ("avx512", "avx2", "neon")  # best first
 WAYS = ("look-up", "in-bytes", "expanded")
 FILE = Path(__file__).with_name(LIBRARY)
 MISSING, BUILT, RUNS = range(3)  # what lb_has says
+
+is_portable = ContextVar("is_portable", default=False)  # inside portable()
 
 
 class KernelError(UserError, ValueError):
@@ -85,6 +90,16 @@ def chosen() -> str | None:
 def pinned() -> str | None:
     """Return the way to multiply that is asked for, one of WAYS; None where the quickest is."""
     return _wanted(os.environ.get(VARIABLE, ""))[1]
+
+
+@contextmanager
+def portable() -> Iterator[None]:
+    """Have weights expanded and multiplied by torch inside it, as in a graph that is run elsewhere."""
+    before = is_portable.set(True)
+    try:
+        yield
+    finally:
+        is_portable.reset(before)
 
 
 def in_words() -> str:

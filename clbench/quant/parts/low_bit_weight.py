@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.quant.kernels.kernel_layer import KernelLayer
-from clbench.quant.kernels.library import kernels_for
+from clbench.quant.kernels.library import is_portable, kernels_for
 
 IN_A_BYTE = 8
 
@@ -85,10 +85,13 @@ class LowBitWeight(nn.Module):
         return self._joined().to(torch.uint8)
 
     def in_order(self) -> KernelLayer | None:
-        """Return the matrix in the order in which kernels read it, if there are any for it here.
+        """Return the matrix in the order in which kernels read it, if they are to multiply by it.
 
         From then on it is held so, and its planes are made when they are asked for.
         """
+        if is_portable.get():
+            self._as_planes()
+            return None
         if self._in_order is None:
             planes, dtype = self._buffers["planes"], self.scale.dtype
             assert planes is not None
@@ -131,7 +134,7 @@ class LowBitWeight(nn.Module):
 
     def expanded(self) -> Tensor:
         """Return the matrix (M, K) in float32."""
-        if self._in_order is not None:
+        if self._in_order is not None and not torch.compiler.is_compiling():
             return self._in_order.expanded()
         values = self._joined() if self.levels is None else self.levels.float()[self._joined().long()]
         rows, groups = self.scale.shape

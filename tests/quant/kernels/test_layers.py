@@ -131,6 +131,16 @@ def test_a_graph_to_be_run_elsewhere_has_torchs_own_operators(kernels: str) -> N
         torch.testing.assert_close(again(inputs), portable(made, inputs))
 
 
+def test_what_is_in_order_is_multiplied_by_torch_where_that_is_asked_for(kernels: str) -> None:
+    made, inputs = layer(4), torch.randn(3, 128)
+    with torch.no_grad():
+        before = made(inputs)
+        with library.portable():
+            torch.testing.assert_close(made(inputs), portable(made, inputs))
+            assert "planes" in dict(made.stored.named_buffers())
+        assert torch.equal(made(inputs), before)
+
+
 def test_shapes_are_told_without_values(kernels: str) -> None:
     made = layer(4)
     with torch.no_grad():
