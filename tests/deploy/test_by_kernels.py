@@ -17,7 +17,7 @@ from clbench.quant.kernels import library
 from clbench.records.resolving import resolve
 from clbench.runs.line import execute
 
-HERE = [name for name in library.SETS if library.state_of(name) == library.RUNS]
+HERE = library.running()
 
 pytestmark = [
     pytest.mark.usefixtures("no_figures"),

@@ -22,7 +22,7 @@ from clbench.report.provenance import provenance
 from clbench.runs.line import execute, resume
 from clbench.streams import Places
 
-HERE = [name for name in library.SETS if library.state_of(name) == library.RUNS]
+HERE = library.running()
 
 pytestmark = [
     pytest.mark.usefixtures("no_figures"),

@@ -82,9 +82,14 @@ def state_of(name: str) -> int:
     return MISSING if loaded is None else int(loaded.lb_has(name.encode()))
 
 
+def running() -> list[str]:
+    """Return the instruction sets that can be used here, the best first."""
+    return [name for name in SETS if state_of(name) == RUNS]
+
+
 def chosen() -> str | None:
     """Return the instruction set that is used; None where none is. KernelError for one that cannot be."""
-    return _wanted(os.environ.get(VARIABLE, ""))[0]
+    return None if is_portable.get() else _wanted(os.environ.get(VARIABLE, ""))[0]
 
 
 def pinned() -> str | None:
@@ -104,7 +109,8 @@ def portable() -> Iterator[None]:
 
 def in_words() -> str:
     """Return what is used as CLBENCH_KERNELS would ask for it."""
-    return os.environ.get(VARIABLE) or chosen() or PORTABLE
+    name = chosen()
+    return PORTABLE if name is None else os.environ.get(VARIABLE) or name
 
 
 def kernels_for(bits: int) -> str | None:
@@ -127,7 +133,7 @@ def can(name: str, way: int, bits: int) -> bool:
 @cache
 def _wanted(text: str) -> tuple[str | None, str | None]:
     """Return what SET or SET:WAY ask for."""
-    here = [name for name in SETS if state_of(name) == RUNS]
+    here = running()
     name, _, way = text.partition(":")
     allowed = [PORTABLE, *here, *(f"{each}:{way}" for each in here for way in WAYS)]
     if text and text not in allowed:

@@ -17,7 +17,7 @@ from clbench.quant.kernels import library, torch_operator
 from clbench.quant.low_bit_layers import LowBitLinear
 from clbench.quant.rtn import RoundToNearest
 
-HERE = [name for name in library.SETS if library.state_of(name) == library.RUNS]
+HERE = library.running()
 BITS = (1, 2, 3, 4, 8)
 
 pytestmark = pytest.mark.skipif(not HERE, reason="installed without kernels, or none runs on this processor")

@@ -13,7 +13,7 @@ from clbench.quant.kernels import library
 from clbench.quant.quantised import Quantised
 from clbench.quant.rtn import RoundToNearest
 
-HERE = [name for name in library.SETS if library.state_of(name) == library.RUNS]
+HERE = library.running()
 
 pytestmark = pytest.mark.skipif(not HERE, reason="installed without kernels, or none runs on this processor")
 

@@ -12,7 +12,7 @@ from clbench.quant.kernels.kernel_layer import KernelLayer, Way
 from clbench.quant.parts.lookup import multiplied_by_lookup, patterns_of
 from clbench.quant.parts.low_bit_weight import LowBitWeight
 
-HERE = [name for name in library.SETS if library.state_of(name) == library.RUNS]
+HERE = library.running()
 KINDS = [
     (name, bits, way)
     for name in HERE

@@ -13,7 +13,7 @@ from clbench.quant.kernels.kernel_layer import KernelLayer, Way
 from clbench.quant.kernels.library import KernelError
 from clbench.quant.parts.low_bit_weight import LowBitWeight
 
-HERE = [name for name in library.SETS if library.state_of(name) == library.RUNS]
+HERE = library.running()
 
 needs_kernels = pytest.mark.skipif(not HERE, reason="installed without kernels, or none runs here")
 

@@ -4,10 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
 static void *zeros(int64_t bytes) {
-    const size_t size = (size_t)up(bytes < 1 ? 1 : bytes, LB_ALIGNED);
+    const size_t size = (size_t)lb_up(bytes < 1 ? 1 : bytes, LB_ALIGNED);
     void *memory = aligned_alloc(LB_ALIGNED, size);
     return memory ? memset(memory, 0, size) : 0;
 }
@@ -20,14 +18,16 @@ static int64_t bytes_of_scales(const lb_layer *layer) {
 
 int64_t lb_bytes(const lb_layer *layer) { return bytes_of_codes(layer) + bytes_of_scales(layer); }
 
-const lb_way *lb_way_of(const lb_layer *layer, int way) {
-    const lb_way *found = way == LB_LOOK_UP ? &layer->set->look_up : &layer->set->in_bytes;
-    return found->bits >> layer->bits & 1 ? found : 0;
+static const lb_way *way_of(const lb_set *set, int way, int bits) {
+    const lb_way *found = way == LB_LOOK_UP ? &set->look_up : &set->in_bytes;
+    return found->bits >> bits & 1 ? found : 0;
 }
+
+const lb_way *lb_way_of(const lb_layer *layer, int way) { return way_of(layer->set, way, layer->bits); }
 
 int lb_can(const char *name, int way, int bits) {
     const lb_set *set = lb_runnable(name);
-    return set && (way == LB_LOOK_UP ? set->look_up : set->in_bytes).bits >> bits & 1;
+    return set && way_of(set, way, bits);
 }
 
 void lb_free(lb_layer *layer) {
@@ -49,9 +49,9 @@ lb_layer *lb_create(const char *set, const uint8_t *planes, const void *scale, c
     layer->rows = rows, layer->columns = columns, layer->bits = bits, layer->half = half;
     layer->groups = groups, layer->width = (columns + groups - 1) / groups;
     layer->chunk = layer->width <= 32 ? 32 : 64;
-    layer->chunks_a_group = (int)(up(layer->width, layer->chunk) / layer->chunk);
+    layer->chunks_a_group = (int)(lb_up(layer->width, layer->chunk) / layer->chunk);
     layer->chunks = groups * layer->chunks_a_group;
-    layer->tiles = up(rows, tile) / tile;
+    layer->tiles = lb_up(rows, tile) / tile;
     layer->codes = zeros(bytes_of_codes(layer));
     layer->scales = zeros(bytes_of_scales(layer));
     if (!layer->codes || !layer->scales) {
@@ -63,8 +63,7 @@ lb_layer *lb_create(const char *set, const uint8_t *planes, const void *scale, c
         for (int64_t group = 0; group < groups; group++)
             for (int which = 0; which < 2; which++) {
                 const char *from = (const char *)(which ? zero : scale) + (row * groups + group) * size;
-                const int64_t at = ((row / tile * groups + group) * 2 + which) * tile + row % tile;
-                memcpy((char *)layer->scales + at * size, from, (size_t)size);
+                memcpy((char *)layer->scales + lb_place_of_scale(layer, row, group, which) * size, from, (size_t)size);
             }
     return layer;
 }

@@ -68,6 +68,14 @@ static inline int64_t lb_bytes_of_chunk(const lb_layer *layer) {
     return (int64_t)layer->bits * layer->chunk / 8 * layer->set->tile;
 }
 
+/* Return where a row's scale (which = 0) or zero point (1) lies among the scales. */
+static inline int64_t lb_place_of_scale(const lb_layer *layer, int64_t row, int64_t group, int which) {
+    const int tile = layer->set->tile;
+    return ((row / tile * layer->groups + group) * 2 + which) * tile + row % tile;
+}
+
+static inline int64_t lb_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
 /* Tell the columns of a chunk: the first one, and how many there are. */
 static inline void lb_columns(const lb_layer *layer, int64_t chunk, int64_t *first, int64_t *length) {
     const int64_t inside = chunk % layer->chunks_a_group * layer->chunk;

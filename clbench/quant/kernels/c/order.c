@@ -108,8 +108,7 @@ static float widened(uint16_t half) {
 
 /* Return a scale (which = 0) or zero point (1). */
 static float scale_of(const lb_layer *layer, int64_t row, int64_t group, int which) {
-    const int tile = layer->set->tile;
-    const int64_t at = ((row / tile * layer->groups + group) * 2 + which) * tile + row % tile;
+    const int64_t at = lb_place_of_scale(layer, row, group, which);
     return layer->half ? widened(((const uint16_t *)layer->scales)[at]) : ((const float *)layer->scales)[at];
 }
 

@@ -40,7 +40,6 @@ typedef struct {
 } product;
 
 static int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
-static int64_t up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 /* Return the tokens of a part, to be prepared in a room. */
 static lb_tokens tokens_of(const product *all, int64_t part, uint8_t *room) {
@@ -94,7 +93,7 @@ static int64_t part_of(int64_t bytes_of_token, int64_t count, int threads) {
     int64_t parts = (count + most - 1) / most;
     if (parts < threads && count >= SHARED_TOKENS * (int64_t)threads)
         parts = threads;
-    return parts > 1 ? up((count + parts - 1) / parts, FEW_TOKENS) : count;
+    return parts > 1 ? lb_up((count + parts - 1) / parts, FEW_TOKENS) : count;
 }
 
 static int64_t useful_threads(const lb_layer *layer, int64_t count) {
@@ -117,11 +116,11 @@ int lb_multiply(const lb_layer *layer, int way, const float *x, const float *bia
     const int64_t parts = (count + all.part - 1) / all.part;
     const int by_tokens = parts > 1;
     threads = (int)least(threads, by_tokens ? parts : (layer->tiles + together - 1) / together);
-    all.of_values = up(all.part * bytes_of_token, LB_ALIGNED);
-    all.of_factors = up(all.part * layer->chunks * 2 * (int64_t)sizeof(float), LB_ALIGNED);
-    all.of_work = up(together * all.part * layer->set->tile * (int64_t)sizeof(float), LB_ALIGNED);
+    all.of_values = lb_up(all.part * bytes_of_token, LB_ALIGNED);
+    all.of_factors = lb_up(all.part * layer->chunks * 2 * (int64_t)sizeof(float), LB_ALIGNED);
+    all.of_work = lb_up(together * all.part * layer->set->tile * (int64_t)sizeof(float), LB_ALIGNED);
     all.room = all.of_values + all.of_factors + all.of_work * (by_tokens ? 1 : threads);
-    all.step = up((layer->tiles + threads * SHARES - 1) / (threads * SHARES), together);
+    all.step = lb_up((layer->tiles + threads * SHARES - 1) / (threads * SHARES), together);
     all.memory = aligned_alloc(LB_ALIGNED, (size_t)(all.room * (by_tokens ? threads : 1)));
     if (!all.memory)
         return 1;
