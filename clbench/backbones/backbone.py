@@ -13,6 +13,11 @@ from clbench.backbones.carried import Carried, carried_by
 from clbench.backbones.sites import HALF, BlockSites, NoSuchSiteError, Site
 from clbench.registry import did_you_mean
 
+NEEDS_ALL_TOKENS = (
+    "needs each token in its place, and this backbone is to merge or drop some; take a module that treats"
+    " tokens one by one, such as lora, adapter or ssf"
+)
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -29,6 +34,14 @@ class AttachedModule(Protocol):
     """What a backbone asks of the modules at its sites, to know whether its features may change."""
 
     enabled: bool
+
+    @property
+    def name(self) -> str:
+        """What it is called by."""
+
+    @property
+    def needs_all_tokens(self) -> bool:
+        """Whether it fails, or errs, where tokens were merged or dropped before it."""
 
     @property
     def is_felt(self) -> bool:
@@ -61,6 +74,23 @@ class LowBitForm(Protocol):
 
     def state_key(self) -> str:
         """Return a digest of the options and of all that was chosen."""
+
+
+class FewerTokens(Protocol):
+    """What a backbone asks of a compressor's work on it."""
+
+    enabled: bool
+
+    @property
+    def moves_tokens(self) -> bool:
+        """Whether any token is merged or dropped."""
+
+    @property
+    def first_block(self) -> int:
+        """Index of the first block that is computed in another way."""
+
+    def state_key(self) -> str:
+        """Return a digest of the options, and of what they bring."""
 
 
 class Backbone(nn.Module):
@@ -99,6 +129,7 @@ class Backbone(nn.Module):
         self.notes: list[str] = []  # lines for a run's header
         self.attached: list[AttachedModule] = []  # the modules at its sites, on or off
         self.quantised: list[LowBitForm] = []  # what computes with few bits in it, one at most
+        self.compressed: list[FewerTokens] = []  # what lets it go on with fewer tokens, one at most
         self.plain_names = dict(plain_names)  # what timm called each tensor of the model, and its name now
         self.sites = {**sites, "pooled": self.pooled}
         for block in blocks:
@@ -133,7 +164,16 @@ class Backbone(nn.Module):
         0: anything may change; the number of blocks: nothing does, since no active module is being trained.
         """
         changing = [module for module in self.attached if module.enabled and not module.is_frozen]
-        return min((module.first_block for module in changing), default=len(self.blocks))
+        first = min((module.first_block for module in changing), default=len(self.blocks))
+        if first == len(self.blocks):
+            return first
+        # What enters a block behind a merging one is more than its tokens: also how many each stands for.
+        return min([first, *(form.first_block for form in self.compressed if form.enabled)])
+
+    @property
+    def moves_tokens(self) -> bool:
+        """Whether any token is merged or dropped on the way."""
+        return any(form.enabled and form.moves_tokens for form in self.compressed)
 
     @property
     def is_itself(self) -> bool:
@@ -145,11 +185,12 @@ class Backbone(nn.Module):
     def frozen_key(self) -> str:
         """Return a text that only equal active modules share, but for those that are being trained.
 
-        It also tells the forms of few bits apart.
+        It also tells the forms of few bits and of fewer tokens apart.
         """
+        fewer = [form.state_key() for form in self.compressed if form.enabled]
         modules = [module.state_key() for module in self.attached if module.is_felt and module.is_frozen]
         forms = [form for form in self.quantised if form.enabled]
-        return " ".join([*(form.state_key() + form.computed_by for form in forms), *modules])
+        return " ".join([*(form.state_key() + form.computed_by for form in forms), *fewer, *modules])
 
     def tensor_names(self) -> list[str]:
         """Return the names of all parameters and saved buffers but a classifier's and carried modules'."""

@@ -34,6 +34,9 @@ class Branch(nn.Module):
     reweights: ClassVar[bool] = False  # whether the layer is to compute with the weight that merged() gives
     unmergeable: ClassVar[str] = "it is not linear in the layer's input"  # why, where merged() is not given
     is_pure: ClassVar[bool] = True  # whether the output depends on nothing but the input and the parameters
+    needs_all_tokens: ClassVar[bool] = (
+        False  # whether it fails, or errs, where tokens were merged or dropped before it
+    )
     shared: tuple[nn.Module, ...] = ()  # modules that other branches use too; saved and counted once
 
     def before(self, inputs: Tensor) -> Tensor:
@@ -47,6 +50,21 @@ class Branch(nn.Module):
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the weight and bias that make the layer do what it and this branch do together."""
         raise TypeError(f"{type(self).__name__} cannot be merged into a layer: {self.unmergeable}")
+
+
+class TokenStep(nn.Module):
+    """What a compressor puts at a site: a change of the tokens that come out of it, after every branch.
+
+    It is no branch, so that it comes after those of every module, whichever was there first.
+    """
+
+    def carried(self, inputs: Tensor) -> Tensor:
+        """Return what became of the layer's input inside it: a branch beside the layer sees that."""
+        return inputs
+
+    def forward(self, output: Tensor) -> Tensor:
+        """Return the site's new output."""
+        return output
 
 
 class OtherLinear(nn.Linear, ABC):
@@ -83,13 +101,15 @@ class Site(nn.Module):
         self.channels_first = channels_first
         # Not submodules: a branch belongs to the module that it came with, not to the backbone.
         self.attached: list[tuple[Switch, Branch]] = []
-        self.rounding: nn.Module | None = None  # what a quantiser makes of the output, after every branch
+        self.tokens: TokenStep | None = None  # what a compressor makes of the output, after every branch
+        self.rounding: nn.Module | None = None  # what a quantiser makes of the output, at the very last
         self.merges: list[object] = []  # what was merged into the layer and is still in it, oldest first
 
     @property
     def is_active(self) -> bool:
-        """Whether any branch is switched on, or the output is rounded."""
-        return self.rounding is not None or any(switch.on for switch, _ in self.attached)
+        """Whether any branch is switched on, or the output is compressed or rounded."""
+        is_changed = self.tokens is not None or self.rounding is not None
+        return is_changed or any(switch.on for switch, _ in self.attached)
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Apply the layer inside every branch that is switched on."""
@@ -112,7 +132,10 @@ class Site(nn.Module):
         else:
             output = inputs if self.layer is None else self.layer(inputs, *args, **kwargs)
         for branch, inputs in reversed(seen):
+            inputs = inputs if self.tokens is None else self.tokens.carried(inputs)
             output = branch(_wide(inputs), _wide(output)).to(output.dtype)
+        if self.tokens is not None:
+            output = self.tokens(output)
         return output if self.rounding is None else self.rounding(output)
 
     def _reweighted(self, branches: list[Branch], inputs: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Open timm's Vision Transformer: the same weights and the same arithmetic, with named sites.
 
 With nothing attached the opened network equals timm's bit for bit, fused attention included. A branch at
-``attn.logits`` or ``attn.probs`` makes its block compute the attention matrix explicitly.
+``attn.logits`` or ``attn.probs`` makes its block compute the attention matrix explicitly; what ``attn.bias``
+gives is added to all queries' logits, and leaves it fused.
 
 The sub-layers of a block are sites at two depths: ``attn.residual`` from the residual stream to what is added
 to it, and inside that ``attn`` from the normalised tokens to the same (LayerScale and DropPath included, so
@@ -36,6 +37,7 @@ class OpenAttention(nn.Module):
         self.queries = Site(f"{name}.queries", None, width)  # (B, H, N, E), before they are scaled
         self.keys = Site(f"{name}.keys", None, width)  # (B, H, M, E)
         self.values = Site(f"{name}.values", None, width)  # (B, H, M, E)
+        self.bias = Site(f"{name}.bias", None, 0)  # (B, 1, 1, M), zeros
         self.logits = Site(f"{name}.logits", None, 0)  # (B, H, N, M)
         self.probs = Site(f"{name}.probs", None, 0)  # (B, H, N, M)
         self.proj = Site(f"{name}.proj", attention.proj, attention.proj.out_features)
@@ -47,11 +49,13 @@ class OpenAttention(nn.Module):
         q, k, v = qkv.unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = self.queries(q), self.keys(k), self.values(v)
+        bias = self.bias(q.new_zeros(batch, 1, 1, k.shape[2])) if self.bias.is_active else None
         if self.fused and not (self.logits.is_active or self.probs.is_active):
             dropout = self.attn_drop.p if self.training else 0.0
-            out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         else:
             logits = self.logits((q * self.scale) @ k.transpose(-2, -1))
+            logits = logits if bias is None else logits + bias
             out = self.attn_drop(self.probs(logits.softmax(dim=-1))) @ v
         out = self.norm(out.transpose(1, 2).reshape(batch, tokens, -1))
         if self.gate is not None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clbench.errors import UserError
-from clbench.registry import Registry
+from clbench.registry import Registry, UnknownNameError
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 class NeedsWeightsError(UserError, ValueError):
     """A module that learns the backbone's own weights, on a backbone that holds them in few bits."""
+
+
+class NeedsAllTokensError(UserError, ValueError):
+    """A module that needs each token in its place, on a backbone that merges or drops some."""
 
 
 # How papers train modules on VTAB-1k, but for their warm-up and cosine.
@@ -76,17 +80,21 @@ class Petl(ABC):
 
     def attach(self, backbone: Backbone, generator: torch.Generator) -> Attached:
         """Attach to a backbone and return the attached module, switched on; what fails changes nothing."""
+        from clbench.backbones.backbone import NEEDS_ALL_TOKENS
         from clbench.backbones.restoring import unchanged_if_it_fails
-        from clbench.petl.attached import Attached, trained_copies
+        from clbench.petl.attached import Attached
+        from clbench.petl.in_place import trained_copies
 
         needs_weights = self.trains_backbone or self.starts_from_loss
         if needs_weights and any(form.enabled for form in backbone.quantised):
             raise NeedsWeightsError(
-                f"{registry.name_of(type(self))} learns the backbone's own weights or from their gradients,"
+                f"{name_of(self)} learns the backbone's own weights or from their gradients,"
                 " and a quantised backbone has none; take a module that learns beside them, such as lora"
             )
         with unchanged_if_it_fails(backbone):
             branches = list(self.branches(backbone, generator))
+            if backbone.moves_tokens and any(branch.needs_all_tokens for _, branch in branches):
+                raise NeedsAllTokensError(f"{name_of(self)} {NEEDS_ALL_TOKENS}")
             return Attached(backbone, self, branches, trained_copies(backbone, self.tuned(backbone)))
 
 
@@ -122,6 +130,14 @@ def plain_state_dict(model: nn.Module | Backbone) -> dict[str, Tensor]:
     from clbench.petl.plain import plain_weights
 
     return plain_weights(model)
+
+
+def name_of(module: Petl) -> str:
+    """Return the name or address that a module was asked for by, or its class's where it has none."""
+    try:
+        return registry.name_of(type(module))
+    except UnknownNameError:
+        return type(module).__name__
 
 
 registry: Registry[Petl] = Registry("petl", __name__, Petl)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import HALF, Branch, Site, Switch
 from clbench.kinds import HasKinds
-from clbench.petl import Petl
+from clbench.petl import Petl, name_of
 from clbench.petl.digest import StateDigest
-from clbench.petl.merging import Merged, conform
+from clbench.petl.in_place import install, key_of, tensor_of
+from clbench.petl.merging import Merged
 from clbench.petl.rates import StatesRates, by_rate_ratio
 from clbench.petl.saving import save_module
 
@@ -56,12 +57,12 @@ class Attached(HasKinds, StatesRates):
         self._backbone = (backbone,)  # in a tuple, so that the backbone is no part of this module
         for site, branch in branches:
             site.attached.append((self._switch, branch))
-        self._base: dict[str, Tensor] = {name: _tensor(backbone, name) for name in tuned}
+        self._base: dict[str, Tensor] = {name: tensor_of(backbone, name) for name in tuned}
         for name, tensor in tuned.items():
             if isinstance(tensor, nn.Parameter):
-                self.register_parameter(_key(name), tensor)
+                self.register_parameter(key_of(name), tensor)
             else:
-                self.register_buffer(_key(name), tensor)
+                self.register_buffer(key_of(name), tensor)
         if petl.starts_from_loss:
             self.register_buffer("started", torch.zeros(()))  # in the state: a resumed run starts no more
         self._merged: Merged | None = None
@@ -79,6 +80,16 @@ class Attached(HasKinds, StatesRates):
         return self._backbone[0]
 
     @property
+    def name(self) -> str:
+        """The registered name of what this was made by, or its class's."""
+        return name_of(self.petl)
+
+    @property
+    def needs_all_tokens(self) -> bool:
+        """Whether it fails, or errs, where tokens were merged or dropped before it."""
+        return any(cast("Branch", branch).needs_all_tokens for branch in self.branches)
+
+    @property
     def enabled(self) -> bool:
         """Whether the backbone's output feels the module."""
         return self._switch.on
@@ -89,20 +100,20 @@ class Attached(HasKinds, StatesRates):
             return  # another module may have its own tensors in the backbone now
         self._switch.on = on
         for name, tensor in (self._own if on else self._base).items():
-            _install(self.backbone, name, tensor)
+            install(self.backbone, name, tensor)
         if self.petl.trains_backbone:  # its batch norms are in the mode of whose statistics they use
             self.backbone.set_training(on and self.training)
 
     @property
     def _own(self) -> dict[str, Tensor]:
         """What takes the place of the backbone's tensors, by their names."""
-        return {name: cast("Tensor", getattr(self, _key(name))) for name in self._base}
+        return {name: cast("Tensor", getattr(self, key_of(name))) for name in self._base}
 
     def installed(self) -> dict[str, Tensor]:
         """Return the tensors, by their names here, that are in the backbone's own places now."""
         if not self.enabled:
             return {}
-        return {_key(name): _tensor(self.backbone, name) for name in self._base}
+        return {key_of(name): tensor_of(self.backbone, name) for name in self._base}
 
     @property
     def replaced(self) -> list[str]:
@@ -172,7 +183,7 @@ class Attached(HasKinds, StatesRates):
     def _settle(self) -> None:
         """Put the tensors that are here now where those before them were."""
         for name, tensor in self._own.items() if self.enabled else ():
-            _install(self.backbone, name, tensor)
+            install(self.backbone, name, tensor)
         parts = [*self.branches.parameters(), *self.branches.buffers(), *self.shared.parameters()]
         self._switch.is_half = any(tensor.dtype in HALF for tensor in parts)
 
@@ -262,33 +273,3 @@ def block_index(site: str, num_blocks: int) -> int:
     if site.startswith("block["):
         return int(site[len("block[") : site.index("]")])
     return num_blocks if site in ("norm", "pooled") else 0
-
-
-def trained_copies(backbone: Backbone, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return trainable copies of the backbone's named parameters, and plain copies of its named buffers."""
-    copies: dict[str, Tensor] = {}
-    for name in names:
-        tensor = _tensor(backbone, name)
-        clone = tensor.detach().clone()
-        copies[name] = nn.Parameter(clone) if isinstance(tensor, nn.Parameter) else clone
-    return copies
-
-
-def _tensor(backbone: Backbone, name: str) -> Tensor:
-    path, _, attribute = name.rpartition(".")
-    return cast("Tensor", getattr(backbone.get_submodule(path), attribute))
-
-
-def _install(backbone: Backbone, name: str, tensor: Tensor) -> None:
-    path, _, attribute = name.rpartition(".")
-    owner = backbone.get_submodule(path)
-    slots = owner._parameters if attribute in owner._parameters else owner._buffers
-    if attribute not in slots:  # a low-bit layer is there now, which holds what the tensor was
-        return
-    conform(tensor, _tensor(backbone, name))  # the backbone may have been cast or moved meanwhile
-    cast("dict[str, Tensor | None]", slots)[attribute] = tensor
-
-
-def _key(name: str) -> str:
-    """Return the name here of a backbone's tensor: a registered name must not hold a dot."""
-    return name.replace(".", "/")

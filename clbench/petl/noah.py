@@ -73,6 +73,7 @@ class Choice(nn.Module):
 class ChosenPrompts(Branch):
     """The first p prompts of a block, in the place of those of the block before it."""
 
+    needs_all_tokens: ClassVar[bool] = True
     unmergeable = TOKENS
 
     def __init__(
@@ -100,6 +101,7 @@ class ChosenPrompts(Branch):
 class LastPromptsDropped(Branch):
     """What the last block gives, without the prompts that are still there."""
 
+    needs_all_tokens: ClassVar[bool] = True
     unmergeable = TOKENS
 
     def __init__(self, choice: Choice, num_blocks: int, num_prefix: int) -> None:

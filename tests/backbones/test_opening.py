@@ -63,7 +63,7 @@ SWIN_SITES = {
     *("attn.qkv", "attn.queries", "attn.keys", "attn.values", "attn.logits", "attn.probs", "attn.proj"),
 }
 SITES = {
-    "vit": {*SWIN_SITES, "input", "between"},
+    "vit": {*SWIN_SITES, "input", "between", "attn.bias"},
     "swin": SWIN_SITES,
     "convnext": {"", "conv", "norm", "mlp", "mlp.fc1", "mlp.act", "mlp.fc2"},
     "resnet": {"", "conv1", "norm1", "conv2", "norm2"},

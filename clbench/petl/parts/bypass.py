@@ -66,6 +66,8 @@ class ConvolutionalBypass(Petl, ABC):
 class Bypass(Branch):
     """``output + s (W2 q(K * q(W1 u + b1)) + b2)``."""
 
+    needs_all_tokens: ClassVar[bool] = True
+
     def __init__(
         self,
         site: Site,

@@ -47,6 +47,7 @@ class Given:
 class TokensInserted(Branch):
     """Prompts (B, K, D), given as the only place's, after the class token."""
 
+    needs_all_tokens: ClassVar[bool] = True
     is_pure: ClassVar[bool] = False
     unmergeable = TOKENS
 
@@ -65,6 +66,7 @@ class TokensInserted(Branch):
 class TokensAveraged(Branch):
     """What became of the prompts, averaged, in the place of all tokens."""
 
+    needs_all_tokens: ClassVar[bool] = True
     unmergeable = TOKENS
 
     def __init__(self, length: int, num_prefix: int) -> None:

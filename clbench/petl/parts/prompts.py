@@ -10,7 +10,7 @@ Shape letters: B batch, N tokens, D width, K prompts, P pixels a side of a patch
 from __future__ import annotations
 
 import math
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ TOKENS = "prompts are tokens, which no weight can hold"
 class Insertion(Branch):
     """Prompts (K, D) among the tokens that a block gets."""
 
+    needs_all_tokens: ClassVar[bool] = True
     unmergeable = TOKENS
 
     def __init__(self, prompts: Tensor, num_prefix: int) -> None:
@@ -40,6 +41,7 @@ class Insertion(Branch):
 class Removal(Branch):
     """The tokens that a block gives, without the prompts."""
 
+    needs_all_tokens: ClassVar[bool] = True
     unmergeable = TOKENS
 
     def __init__(self, length: int, num_prefix: int) -> None:

@@ -1,0 +1,1 @@
+"""What token compressors are made of."""
