@@ -57,7 +57,7 @@ HEAVY = {"torch", "timm", "torchvision", "avalanche", "pandas", "matplotlib", "s
 
 
 # clbench.testing imports torch
-CHECKS = ["check_metric", "check_petl", "check_quant", "check_strategy", "check_stream"]
+CHECKS = ["check_compress", "check_metric", "check_petl", "check_quant", "check_strategy", "check_stream"]
 
 
 def test_the_checks_are_listed() -> None:

@@ -8,8 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from clbench import backbones, devices, petl, quant, strategies, streams
-from clbench.cli.early import Named, check, check_options
+from clbench import backbones, devices, petl, strategies, streams
+from clbench.cli.early import FORMS, Named, check, check_options
 from clbench.options import SpecError
 from clbench.records.resolving import contradiction, resolve
 from clbench.records.spec import SECTIONS, USED, RunSpec, read_toml
@@ -190,7 +190,7 @@ def _sections(options: Mapping[str, str | None]) -> Sections:
     sections: dict[str, dict[str, str]] = {}
     for option, value in options.items():
         if value is not None and option in USED:
-            sections[option] = split_text(value, quant.names())
+            sections[option] = split_text(value, FORMS[option].names())
         elif value is not None:
             section, name = (option, "name") if option in RunSpec.model_fields else ("run", option)
             sections.setdefault(section, {})[name] = value

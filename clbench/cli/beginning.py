@@ -20,6 +20,7 @@ RUN_WITH = {
     "stream": "clbench run --stream {address}",
     "petl": "clbench run --strategy naive --petl {address}",
     "quant": "clbench run --quant {address}",
+    "compress": "clbench run --compress {address}",
     "metric": "clbench run --set run.metrics={address}",
 }
 
@@ -31,7 +32,7 @@ class NewFileError(UserError, ValueError):
 def begin(kind: str, name: str) -> str:
     """Write ``name.py`` into the folder where one is, and return what to do with it; nothing is overwritten.
 
-    ``kind`` is strategy, stream, petl, quant or metric. NewFileError says why a name will not do.
+    ``kind`` is strategy, stream, petl, quant, compress or metric. NewFileError says why a name will not do.
     """
     if kind not in OWN_KINDS:
         allowed = ", ".join(OWN_KINDS)

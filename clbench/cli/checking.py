@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from clbench import petl, quant, strategies, streams
+from clbench import compress, petl, quant, strategies, streams
 from clbench.cli.arguments import parse_settings
 from clbench.cli.describing import kinds_at
 from clbench.cli.listing import OWN_KINDS, REGISTRIES
@@ -14,7 +14,14 @@ from clbench.errors import UserError
 from clbench.evaluate import find, names
 from clbench.options import SpecError, build
 from clbench.registry import UnknownNameError, did_you_mean, is_address
-from clbench.testing import check_metric, check_petl, check_quant, check_strategy, check_stream
+from clbench.testing import (
+    check_compress,
+    check_metric,
+    check_petl,
+    check_quant,
+    check_strategy,
+    check_stream,
+)
 
 Told = Callable[[str], object]
 Options = Mapping[str, object]
@@ -59,7 +66,7 @@ def kind_of(name: str) -> str:
     kinds = [SINGULAR[kind] for kind in found if kind != "backbones"]
     if not kinds:
         raise UnknownNameError(
-            f"{name} is no strategy, stream, module, quantiser or metric that can be checked"
+            f"{name} is no strategy, stream, module, quantiser, compressor or metric that can be checked"
         )
     if len(kinds) > 1:
         raise UnknownNameError(f"{name} may be a {' or a '.join(kinds)}; say which: --kind {kinds[0]}")
@@ -102,10 +109,15 @@ def _quant(name: str, options: Options, places: Places, told: Told) -> None:
     check_quant(build(quant.get(name), "quant", options), told=told)
 
 
+def _compress(name: str, options: Options, places: Places, told: Told) -> None:
+    check_compress(build(compress.get(name), "compress", options), told=told)
+
+
 CHECKS: dict[str, Callable[[str, Options, Places, Told], None]] = {
     "strategy": _strategy,
     "stream": _stream,
     "petl": _petl,
     "metric": _metric,
     "quant": _quant,
+    "compress": _compress,
 }

@@ -104,7 +104,9 @@ def _addressed(address: str) -> Description:
     """Describe the class or metric at ``file.py:Class`` or ``module:Class``."""
     kinds = kinds_at(address)
     if not kinds:
-        raise UnknownNameError(f"{address} is no stream, strategy, backbone, module, quantiser or metric")
+        raise UnknownNameError(
+            f"{address} is no stream, strategy, backbone, module, quantiser, compressor or metric"
+        )
     kind = kinds[0]
     if kind == "metrics":
         return _metric(address)
@@ -268,6 +270,12 @@ def _of_quantiser(name: str) -> Iterator[Note]:
     yield Note(f"to predict so, too, after each task: clbench run --variant {name}")
 
 
+def _of_compressor(name: str) -> Iterator[Note]:
+    yield Note(f"to learn and predict so: clbench run --compress {name}")
+    yield Note(f"to predict so, too, after each task: clbench run --variant {name}")
+    yield Note("to see what each degree is worth: clbench list compress --backbone vit_tiny_patch16_224")
+
+
 def _of_backbone(name: str) -> Iterator[Note]:
     yield Note(f"combines with every stream, strategy and module: clbench run --backbone {name}")
 
@@ -278,6 +286,7 @@ USES: dict[str, Callable[[str], Iterator[Note]]] = {
     "backbones": _of_backbone,
     "petl": _of_petl,
     "quant": _of_quantiser,
+    "compress": _of_compressor,
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clbench import backbones, petl, quant, strategies, streams
+from clbench import backbones, compress, petl, quant, strategies, streams
 from clbench.backbones.known import timm_names
 from clbench.cards import read_cards
 from clbench.cli.declared import declared_options
@@ -18,10 +18,11 @@ from clbench.errors import UserError
 from clbench.options import SpecError, build, validated
 from clbench.outside.visible import visible
 from clbench.records.resolving import DEFAULTS, contradiction, run_options
-from clbench.records.spec import USED, RunSpec
+from clbench.records.spec import USED, RunSpec, in_forms
 from clbench.records.variants import NONE
 from clbench.registry import Registry, UnknownNameError, did_you_mean
 
+FORMS: dict[str, Registry[Any]] = {"quant": quant.registry, "compress": compress.registry}
 MARKS = ("spec.toml", "learner.json")  # files that make a folder one of a run, or a bundle
 
 
@@ -35,7 +36,7 @@ class Named:
 
     stream: str
     strategy: str
-    backbone: str  # with what it is quantised by
+    backbone: str  # with what it is quantised and compressed by
     petl: str
     seed: int
 
@@ -84,13 +85,20 @@ def check(sections: Mapping[str, Mapping[str, Any]]) -> Named:
     chosen = str(named or module or _module_of(strategy))
     petl.registry.check(chosen)
     check_options(petl.registry, chosen, "petl", tables["petl"])
-    quantiser = str(tables["quant"].pop("name", NONE))
-    if quantiser != NONE:
-        quant.registry.check(quantiser)
-        check_options(quant.registry, quantiser, "quant", tables["quant"])
-        bits = tables["quant"].get("bits")
-        names["backbone"] += f" in {quantiser}" + (f" ({bits} bits)" if bits else "")
+    names["backbone"] += in_forms(_used(tables))
     return Named(stream, strategy, names["backbone"], chosen, run_options(tables["run"]).seed)
+
+
+def _used(tables: Mapping[str, dict[str, Any]]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return what the backbone is quantised and compressed by, with the options that were given."""
+    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for kind, registry in FORMS.items():
+        name = str(tables[kind].pop("name", NONE))
+        if name != NONE:
+            registry.check(name)
+            check_options(registry, name, kind, tables[kind])
+            found[kind] = (name, tables[kind])
+    return found
 
 
 def _check_text(option: str, value: object) -> None:

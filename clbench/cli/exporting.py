@@ -15,7 +15,7 @@ from clbench.deploy.onnx_file import Where
 from clbench.kinds import fills
 from clbench.outside.reading import read_json
 from clbench.outside.visible import shell_word
-from clbench.records.spec import SECTIONS, RunSpec
+from clbench.records.spec import SECTIONS, USED, RunSpec
 from clbench.registry import is_address
 from clbench.report.units import quantity
 
@@ -127,6 +127,6 @@ def _paths(about: About) -> Iterator[str]:
 
 def _own_files(spec: RunSpec) -> dict[str, str]:
     """Return the components that are in somebody's files, by kind."""
-    quant = spec.deployed.quant if spec.deployed else spec.quant
-    parts = {**{kind: getattr(spec, kind) for kind in SECTIONS[1:-1]}, "quant": quant}
+    forms = {kind: getattr(spec.deployed or spec, kind) or getattr(spec, kind) for kind in USED}
+    parts = {**{kind: getattr(spec, kind) for kind in SECTIONS[1:-1]}, **forms}
     return {kind: part.name for kind, part in parts.items() if part is not None and is_address(part.name)}

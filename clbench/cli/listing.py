@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from clbench import backbones, petl, quant, strategies, streams
+from clbench import backbones, compress, petl, quant, strategies, streams
 from clbench.registry import Registry, UnknownNameError, did_you_mean, entry_points_of
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -22,6 +22,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "backbones": backbones.registry,
     "petl": petl.registry,
     "quant": quant.registry,
+    "compress": compress.registry,
 }
 KINDS = (*REGISTRIES, "metrics")
 SECTION_OF = {
@@ -30,6 +31,7 @@ SECTION_OF = {
     "backbones": "backbone",
     "petl": "petl",
     "quant": "quant",
+    "compress": "compress",
 }
 # what a user may write: the kind in the singular, and as it is listed
 OWN_KINDS = {
@@ -37,6 +39,7 @@ OWN_KINDS = {
     "stream": "streams",
     "petl": "petl",
     "quant": "quant",
+    "compress": "compress",
     "metric": "metrics",
 }
 HINTS = {
@@ -49,6 +52,9 @@ HINTS = {
     " clbench list petl --backbone NAME",
     "quant": "--quant NAME:bits=4: the frozen backbone computes with few bits while it learns;"
     " --variant NAME:bits=4: the learner predicts so, too",
+    "compress": "--compress NAME:removed=8: the backbone learns and predicts with fewer tokens;"
+    " --variant NAME:removed=8: the learner predicts so, too; measured with"
+    " clbench list compress --backbone NAME",
     "metrics": "computed at the end of every run, in metrics.json of its record; one of your own:"
     " --set run.metrics=path/to/file.py:function",
 }

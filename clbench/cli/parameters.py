@@ -34,6 +34,9 @@ StrategyAgain = Annotated[
 ]
 PetlAgain = Annotated[str | None, Option("--petl", metavar=AGAIN, help="The same of its module.")]
 BackboneAgain = Annotated[str | None, Option("--backbone", metavar=AGAIN, help="The same of its backbone.")]
+CompressAgain = Annotated[
+    str | None, Option("--compress", metavar=AGAIN, help="The same of its token compressor.")
+]
 QuantAgain = Annotated[str | None, Option("--quant", metavar=AGAIN, help="The same of its quantiser.")]
 Weights = Annotated[
     Path | None, Option(metavar="FILE", help="The backbone's weights, if they are not where they were.")

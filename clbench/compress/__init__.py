@@ -48,6 +48,15 @@ class Compressor(ABC):
         return self
 
     @property
+    def tuned_at(self) -> int:
+        """The degree, as plug-ins count it, that what learns with these options is tuned at."""
+        return 0
+
+    def misfit_with(self, learnt: Compressor | None) -> str:
+        """Say why these options do not go with what a learner learns at; empty where they do."""
+        return ""
+
+    @property
     def plugin_file(self) -> str:
         """The file of a plug-in that repairs the backbone; empty for none."""
         return ""
@@ -56,13 +65,18 @@ class Compressor(ABC):
         """Yield what is to be folded into the backbone's weights, made of what a plug-in's file holds."""
         return iter(())
 
-    def compress(self, backbone: Backbone, plugin: bytes | None = None) -> Compressed:
-        """Return the backbone's compressed form, switched on; a ``plugin`` that is known is not read."""
+    def compress(
+        self, backbone: Backbone, plugin: bytes | None = None, *, is_folded: bool = False
+    ) -> Compressed:
+        """Return the backbone's compressed form, switched on; a ``plugin`` that is known is not read.
+
+        ``is_folded``: it is in the backbone's weights already.
+        """
         from clbench.backbones.restoring import unchanged_if_it_fails
         from clbench.compress.compressed import Compressed
 
         with unchanged_if_it_fails(backbone):
-            return Compressed(backbone, self, plugin)
+            return Compressed(backbone, self, plugin, is_folded=is_folded)
 
 
 registry: Registry[Compressor] = Registry("compress", __name__, Compressor)

@@ -26,18 +26,28 @@ class Compressed:
     ``degree`` it goes on with other options of the same compressor, as while a keep rate falls.
     """
 
-    def __init__(self, backbone: Backbone, compressor: Compressor, plugin: bytes | None = None) -> None:
-        """Put the steps in; ``plugin`` is what the compressor's plug-in file holds, where that is known."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        compressor: Compressor,
+        plugin: bytes | None = None,
+        *,
+        is_folded: bool = False,
+    ) -> None:
+        """Put the steps in; ``plugin`` is what the compressor's plug-in file holds, where that is known.
+
+        ``is_folded``: it is in the backbone's weights already.
+        """
         if backbone.compressed:
             raise CompressError("the backbone is compressed already")
         self.compressor = self._degree = compressor
-        self.plugin = plugin if plugin is not None else _plugin_of(compressor)
+        self.plugin = _plugin_of(compressor) if plugin is None or not compressor.plugin_file else plugin
         self._backbone = backbone
         self._is_on = False
         self._switch = Switch()
         self._steps = self._made(compressor)
         self._repairs: list[tuple[Site, Branch]] = []
-        if self.plugin is not None:
+        if self.plugin is not None and not is_folded:
             self._repairs = list(compressor.repairs(backbone, self.plugin, compressor.plugin_file))
         for _, branch in self._repairs:
             branch.to(backbone.device).eval().requires_grad_(False)

@@ -40,9 +40,9 @@ from clbench.compress.parts.schedules import even, listed
 class ToMe(Compressor):
     """Merges similar tokens; for Vision Transformers, with and without a class token."""
 
+    blocks: str = ""  # tokens that each block removes, as in 16/14/13; instead of removed and inflection
     removed: Annotated[int, Field(ge=0)] = 8  # tokens a block, r; half of the patches at most are merged
     inflection: Annotated[float, Field(ge=-1, le=1)] = 0.0  # -1: first 2 r, at last none; 1: the reverse
-    blocks: str = ""  # tokens that each block removes, as in 16/14/13; instead of removed and inflection
     proportional: bool = True  # count a token as often as it stands for others; off for MAE's weights
     plugin: str = ""  # the file of a ToCom plug-in
     learnt_at: Annotated[int, Field(ge=0)] = 0  # removed, when the learner learnt; with a plugin
@@ -99,6 +99,18 @@ class ToMe(Compressor):
     def degrees(self, depth: int) -> list[Compressor]:
         """Return the degrees of the ToCom paper, 0 to 16."""
         return [replace(self, removed=removed) for removed in (0, 4, 8, 12, 16)]
+
+    @property
+    def tuned_at(self) -> int:
+        """The degree that it runs at; where a plug-in leads to that, the degree that it leads from."""
+        return self.learnt_at if self.plugin else self.removed
+
+    def misfit_with(self, learnt: Compressor | None) -> str:
+        """Expect ``learnt_at`` to be the degree that the learner learns at."""
+        at = learnt.tuned_at if learnt else 0
+        if not self.plugin or self.learnt_at == at:
+            return ""
+        return f"learnt_at={self.learnt_at}, and what it repairs is learnt at {at}: write learnt_at={at}"
 
     @property
     def plugin_file(self) -> str:

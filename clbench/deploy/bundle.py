@@ -28,9 +28,12 @@ from clbench.deploy.asking import scores_of
 from clbench.deploy.bundled_backbone import (
     BackboneAbout,
     about_backbone,
+    is_repaired,
     opened,
+    plugin_in,
     take_form,
     weights_of,
+    with_fewer_tokens,
 )
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.patterns import patterns
@@ -51,6 +54,7 @@ from clbench.version import __version__
 FORMAT = 1
 ABOUT, TENSORS = "learner.json", "learner.safetensors"
 STATE, SUMMARY, LOW_BIT = "state/", "summary/", "quant/"
+PLUGIN = "compress/plugin"  # the bytes of its file
 EXEMPLARS = "exemplars"
 NUM_CHECKED = 4  # generated pictures on which a bundle has to predict what the learner does
 
@@ -88,6 +92,7 @@ class Bundle:
     state: dict[str, Tensor]
     summary: dict[str, Tensor]
     low_bit: dict[str, Tensor]  # of a quantised backbone
+    plugin: bytes | None = None  # of what compresses its tokens
 
     def backbone_of(self, spec: RunSpec, device: torch.device, source: str) -> Backbone:
         """Return the backbone whose weights are in the bundle."""
@@ -103,8 +108,9 @@ def write_bundle(
     state, kinds = _state_of(learnt)
     left_out = set(learnt.left_out)
     form = form_of(learnt.backbone)
-    if form and without_backbone:
-        raise BundleError("a quantised backbone is found nowhere else: it cannot be left out")
+    if (form or learnt.folded or is_repaired(learnt)) and without_backbone:
+        what = "that is quantised" if form else "with modules or a plug-in in its weights"
+        raise BundleError(f"a backbone {what} is found nowhere else: it cannot be left out")
     folded = [cast("Attached", learnt.backbone.attached[place]) for place in learnt.folded]
     merged = {kind for kind, part in learnt.strategy.parts().items() if part in folded}
     left_out |= {name for name in state if name.partition("/")[0] in merged}
@@ -117,7 +123,7 @@ def write_bundle(
     elif not with_exemplars:
         left_out |= {name for name in state if kinds[name] == EXEMPLARS}
     kept = {name: tensor for name, tensor in state.items() if name not in left_out}
-    weights = weights_of(learnt.backbone)
+    weights = weights_of(learnt.backbone, is_repaired=is_repaired(learnt))
     low_bit = form.state() if form else {}
     about = _about(learnt, sorted(left_out), state, is_included=not without_backbone)
     summary = _checked_summary(learnt, kept, left_out, about.backbone, weights, low_bit)
@@ -126,6 +132,9 @@ def write_bundle(
     if not without_backbone:
         tensors |= {BUNDLED + name: tensor for name, tensor in weights.items()}
         tensors |= {LOW_BIT + name: tensor for name, tensor in low_bit.items()}
+    plugin = plugin_in(learnt.backbone)
+    if plugin is not None:
+        tensors[PLUGIN] = torch.frombuffer(bytearray(plugin), dtype=torch.uint8)
     data = save(without_aliases({name: each.detach().cpu().contiguous() for name, each in tensors.items()}))
     about = about.model_copy(update={"tensors": hashlib.sha256(data).hexdigest()})
     make_folder(folder.parent)
@@ -165,9 +174,11 @@ def read_bundle(folder: Path) -> Bundle:
         tensors = load(data)
     except SafetensorError as error:
         raise BundleError(f"cannot read {folder / TENSORS}: {error}") from error
-    return Bundle(
-        spec, history, about, *(under(prefix, tensors) for prefix in (BUNDLED, STATE, SUMMARY, LOW_BIT))
+    plugin = tensors[PLUGIN].numpy().tobytes() if PLUGIN in tensors else None
+    weights, state, summary, low_bit = (
+        under(prefix, tensors) for prefix in (BUNDLED, STATE, SUMMARY, LOW_BIT)
     )
+    return Bundle(spec, history, about, weights, state, summary, low_bit, plugin)
 
 
 def _state_of(learnt: Learnt) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -196,6 +207,8 @@ def _checked_summary(
     expected = scores_of(learnt, pixels, task)
     summary = learnt.strategy.summary() if left_out else {}
     backbone = opened(learnt.spec, about, weights, low_bit, learnt.device, about.source)
+    plugin, variant = plugin_in(learnt.backbone), learnt.spec.deployed
+    with_fewer_tokens(backbone, learnt.spec, variant, plugin, is_folded=about.is_repaired)
     checkpoint = Checkpoint(learnt.checkpoint.position, kept, {})
     found = rebuilt(
         learnt.spec,

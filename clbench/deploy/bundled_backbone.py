@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from clbench.backbones.backbone import Backbone
+from clbench.backbones.backbone import AttachedModule, Backbone, FewerTokens
 from clbench.backbones.given import Given
 from clbench.deploy.learnt import Learnt
 from clbench.petl.attached import Attached
@@ -21,6 +21,8 @@ from clbench.quant.quantised import form_of
 from clbench.records.spec import RunSpec, Variant
 from clbench.runs.backbone import opened_backbone
 from clbench.runs.calibration import quantiser_of
+from clbench.runs.compressing import compressed
+from clbench.runs.compressing import form_of as fewer_tokens
 
 
 class BackboneAbout(BaseModel):
@@ -32,6 +34,7 @@ class BackboneAbout(BaseModel):
     is_included: bool
     roundings: str = ""  # of a quantised one: what rounds which activation, as JSON
     absent: list[str] = []  # of a quantised one: the weights that low-bit ones have taken the place of
+    is_repaired: bool = False  # whether the plug-in of what compresses its tokens is in its weights
     folded: list[int] = []  # places of the modules at its sites that are merged into its weights
 
 
@@ -43,6 +46,7 @@ def about_backbone(learnt: Learnt, *, is_included: bool) -> BackboneAbout:
         digest=backbone.weights_digest,
         source=backbone.weights_source,
         is_included=is_included,
+        is_repaired=is_repaired(learnt),
         folded=list(learnt.folded),
     )
     form = form_of(backbone)
@@ -52,6 +56,17 @@ def about_backbone(learnt: Learnt, *, is_included: bool) -> BackboneAbout:
     absent = [plain for plain, now in backbone.plain_names.items() if now not in held]
     told = {"roundings": json.dumps(form.described(), sort_keys=True), "absent": absent}
     return about.model_copy(update=told)
+
+
+def is_repaired(learnt: Learnt) -> bool:
+    """Tell whether a plug-in stays in the weights: below modules that a variant has merged, it has to."""
+    return learnt.spec.deployed is not None and plugin_in(learnt.backbone) is not None
+
+
+def plugin_in(backbone: Backbone) -> bytes | None:
+    """Return the plug-in of what compresses a backbone's tokens, if it has one."""
+    form = fewer_tokens(backbone)
+    return None if form is None else form.plugin
 
 
 def opened(
@@ -67,6 +82,16 @@ def opened(
     backbone = opened_backbone(spec, device, given=given)
     if spec.quant is not None:
         put_back(low_bit, about.roundings, backbone, quantiser_of(spec.quant), source).settle()
+    return backbone
+
+
+def with_fewer_tokens(
+    backbone: Backbone, spec: RunSpec, variant: Variant | None, plugin: bytes | None, *, is_folded: bool
+) -> Backbone:
+    """Return a backbone, compressed as the variant is or as it learnt; the ``plugin`` comes from a bundle."""
+    part = variant.compress if variant and variant.compress else spec.compress
+    if part is not None:
+        compressed(part, backbone, plugin or b"", is_folded=is_folded)
     return backbone
 
 
@@ -87,20 +112,24 @@ def take_form(
     return replace(learnt, spec=spec, folded=tuple(about.folded))
 
 
-def weights_of(backbone: Backbone) -> dict[str, Tensor]:
-    """Return the backbone's own weights under timm's names, whatever modules have put in their places."""
-    with _switched_off(backbone):
+def weights_of(backbone: Backbone, *, is_repaired: bool) -> dict[str, Tensor]:
+    """Return the backbone's own weights under timm's names, whatever modules have put in their places.
+
+    ``is_repaired``: with what a plug-in has done to them.
+    """
+    with _switched_off(backbone, () if is_repaired else backbone.compressed):
         held = backbone.model.state_dict()
         return {plain: held[now].clone() for plain, now in backbone.plain_names.items() if now in held}
 
 
 @contextmanager
-def _switched_off(backbone: Backbone) -> Iterator[None]:
-    before = [(module, module.enabled) for module in backbone.attached]
-    for module, _ in before:
-        module.enabled = False
+def _switched_off(backbone: Backbone, forms: Sequence[FewerTokens]) -> Iterator[None]:
+    switches: list[FewerTokens | AttachedModule] = [*forms, *backbone.attached]
+    before = [(each, each.enabled) for each in switches]
+    for each, _ in before:
+        each.enabled = False
     try:
         yield
     finally:
-        for module, was_on in before:
-            module.enabled = was_on
+        for each, was_on in reversed(before):
+            each.enabled = was_on

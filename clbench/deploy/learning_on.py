@@ -14,6 +14,7 @@ from typing import Any
 from clbench import streams
 from clbench.backbones.sites import HALF
 from clbench.data.tasks import Places
+from clbench.deploy.bundled_backbone import plugin_in
 from clbench.deploy.learnt import Learnt
 from clbench.errors import UserError
 from clbench.options import complete, option_types
@@ -26,6 +27,7 @@ from clbench.records.resolving import run_options
 from clbench.records.spec import Parent, Part, RunSpec
 from clbench.runs import line
 from clbench.runs.checkpoint import Checkpoint, named_bytes
+from clbench.runs.compressing import FILE as PLUGIN
 from clbench.runs.quantising import FILE
 
 CHANGEABLE = ("stream", "strategy", "run")  # sections of which options may be given
@@ -114,6 +116,7 @@ def _spec(learnt: Learnt, stream: str, settings: Mapping[str, Mapping[str, Any]]
         backbone=Part(name=old.backbone.name, options=_backbone_options(learnt)),
         petl=old.petl,
         quant=old.quant,
+        compress=old.compress,
         run=run_options(run),
         parent=Parent(
             id=learnt.origin.id,
@@ -142,6 +145,8 @@ def _files(learnt: Learnt, checkpoint: Checkpoint) -> dict[str, bytes]:
     files = {f"checkpoint/{name}": data}
     if form := form_of(learnt.backbone):
         files[FILE] = to_bytes(form)
+    if (plugin := plugin_in(learnt.backbone)) is not None:
+        files[PLUGIN] = plugin
     folder = learnt.path
     if folder is None or not (folder / "spec.toml").is_file():  # a bundle: what was predicted is not in it
         return files

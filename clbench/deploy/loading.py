@@ -12,18 +12,16 @@ from clbench.backbones.backbone import Backbone
 from clbench.data.history import History
 from clbench.data.tasks import Places
 from clbench.deploy.bundle import TENSORS, Bundle, BundleError, is_bundle, read_bundle
-from clbench.deploy.bundled_backbone import take_form
+from clbench.deploy.bundled_backbone import take_form, with_fewer_tokens
 from clbench.deploy.learner import Learner
 from clbench.deploy.learnt import Learnt
 from clbench.deploy.rebuilding import rebuilt
 from clbench.errors import UserError
-from clbench.outside.reading import read_bytes
 from clbench.records.record import Record
-from clbench.records.spec import Part, RunSpec, Variant
+from clbench.records.spec import USED, Part, RunSpec, Variant
 from clbench.registry import is_address
-from clbench.runs.backbone import opened_backbone
+from clbench.runs.backbone import in_its_forms, opened_backbone
 from clbench.runs.checkpoint import Checkpoint, Position, load_checkpoint
-from clbench.runs.quantising import FILE, quantised_as_before
 from clbench.runs.resuming import edited_start
 from clbench.runs.sources import is_same_source
 from clbench.seeds import Seeds
@@ -43,6 +41,7 @@ def load(
     petl: str | None = None,
     backbone: str | None = None,
     quant: str | None = None,
+    compress: str | None = None,
     weights: str | Path | None = None,
 ) -> Learner:
     """Return what a run has learnt, to be asked, shipped, or taught more.
@@ -56,6 +55,7 @@ def load(
         petl: The same of its module.
         backbone: The same of its backbone.
         quant: The same of its quantiser.
+        compress: The same of its token compressor.
         weights: A file of the backbone's weights, where they are not where the run found them.
     """
     from clbench.devices import choose
@@ -63,7 +63,7 @@ def load(
     folder, places, where = Path(path), places or Places(), torch.device(choose(device))
     if not folder.is_dir():
         raise LearnerError(f"no learner in {folder}: there is no such folder")
-    named = {"strategy": strategy, "petl": petl, "backbone": backbone, "quant": quant}
+    named = {"strategy": strategy, "petl": petl, "backbone": backbone, "quant": quant, "compress": compress}
     if is_bundle(folder):
         learnt = _of_bundle(folder, read_bundle(folder), where, places, named, weights)
     else:
@@ -88,8 +88,7 @@ def _of_run(
     hashes = record.read_json("hashes.json")
     _refuse_other_source(folder, spec, hashes["strategy_source"])
     opened = _backbone(spec, device, places, weights, hashes["weights"], folder)
-    if spec.quant is not None:
-        quantised_as_before(spec.quant, opened, read_bytes(folder / FILE), str(folder / FILE))
+    in_its_forms(spec, opened, folder)
     learnt = history.first(checkpoint.position.task)
     given = None if weights is None else Path(weights)
     return rebuilt(spec, learnt, opened, checkpoint, origin=record.spec, path=folder, weights=given)
@@ -118,6 +117,8 @@ def _of_bundle(
         opened = bundle.backbone_of(spec, device, f"{folder} ({about.source})")
     else:
         opened = _backbone(spec, device, places, weights, about.digest, folder)
+    again = _formed_again(variant, named)
+    with_fewer_tokens(opened, spec, again, bundle.plugin, is_folded=about.is_repaired)
     checkpoint = Checkpoint(Position(len(bundle.history.tasks)), bundle.state, {})
     learnt = rebuilt(
         spec,
@@ -131,7 +132,7 @@ def _of_bundle(
         path=folder,
         weights=folder / TENSORS if about.is_included else None if weights is None else Path(weights),
     )
-    return take_form(learnt, _quantised_again(variant, named["quant"]), about, bundle.low_bit)
+    return take_form(learnt, again, about, bundle.low_bit)
 
 
 def _backbone(
@@ -160,18 +161,23 @@ def _named_again(spec: RunSpec, named: Mapping[str, str | None]) -> RunSpec:
     return spec.model_copy(update=parts)
 
 
-def _quantised_again(variant: Variant | None, name: str | None) -> Variant | None:
-    """Return a variant with the quantiser of a user that was named again."""
-    if variant is None or variant.quant is None or name is None:
-        return variant
-    return variant.model_copy(update={"quant": Part(name=name, options=variant.quant.options)})
+def _formed_again(variant: Variant | None, named: Mapping[str, str | None]) -> Variant | None:
+    """Return a variant with the quantiser and the compressor of a user that were named again."""
+    if variant is None:
+        return None
+    parts = {
+        kind: Part(name=str(named[kind]), options=part.options)
+        for kind in USED
+        if (part := getattr(variant, kind)) is not None and named[kind] is not None
+    }
+    return variant.model_copy(update=parts)
 
 
 def _names_in(spec: RunSpec, variant: Variant | None) -> dict[str, str]:
     """Return the names of the components that loading makes, by kind."""
-    quant = variant.quant if variant and variant.quant else spec.quant
     kinds = {"strategy": spec.strategy, "petl": spec.petl, "backbone": spec.backbone}
-    return {kind: part.name for kind, part in {**kinds, "quant": quant}.items() if part is not None}
+    forms = {kind: getattr(variant, kind, None) or getattr(spec, kind) for kind in USED}
+    return {kind: part.name for kind, part in {**kinds, **forms}.items() if part is not None}
 
 
 def _without_code(history: History) -> History:

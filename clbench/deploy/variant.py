@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from clbench.records.record import Record
 from clbench.records.spec import Variant
 from clbench.records.variants import variants_of
 from clbench.runs.calibration import calibration_images, quantiser_of
+from clbench.runs.compressing import FILE as PLUGIN
+from clbench.runs.compressing import compressed, plugin_of
 from clbench.runs.deployed import Deployed, copied, quantise
 from clbench.runs.earlier import earlier_stream
 from clbench.runs.quantising import FILE
@@ -45,7 +48,15 @@ def as_variant(learnt: Learnt, text: str, places: Places) -> Learnt:
         raise FormError(f"{learnt.path} is a variant already: {learnt.spec.deployed.name}")
     variant = _named(learnt, text)
     task = 0 if learnt.history.scenario == "task" else None
-    made = copied(learnt.backbone, learnt.strategy, variant.own, lambda each: _ask(learnt, each, task))
+    made = copied(
+        learnt.backbone,
+        learnt.strategy,
+        variant.own,
+        lambda each: _ask(learnt, each, task),
+        compress=partial(compressed, variant.compress, plugin=_plugin(learnt, variant))
+        if variant.compress
+        else None,
+    )
     if variant.quant is not None:
         quantiser = quantiser_of(variant.quant)
         record = _recorded(learnt, variant)
@@ -85,6 +96,17 @@ def _refit(learnt: Learnt, made: Deployed, record: Record) -> None:
     with explained(made.strategy):
         made.strategy.forget()
         take_back(made, record.path, without_images(learnt.history))
+
+
+def _plugin(learnt: Learnt, variant: Variant) -> bytes | None:
+    """Return the plug-in of a variant's compressor: as the run has kept it, or as its file is now."""
+    if variant.compress is None:
+        return None
+    files: dict[str, bytes] = {}
+    if learnt.path is not None and (learnt.path / "spec.toml").is_file():
+        file = variant_record(Record.open(learnt.path), variant).path / PLUGIN
+        files = {PLUGIN: read_bytes(file)} if file.is_file() else {}
+    return plugin_of(variant.compress, files)
 
 
 def _recorded(learnt: Learnt, variant: Variant) -> Record | None:

@@ -246,12 +246,12 @@ class Record:
 def short_name(spec: RunSpec) -> str:
     """Return ``<stream>_<strategy>-<petl>_<backbone>`` in characters that every file system takes.
 
-    Behind the backbone stands what it is quantised by, if it is.
+    Behind the backbone stands what it is quantised and compressed by, if it is.
     """
     stream, strategy, module, backbone = (
         safe_name(part.name) for part in (spec.stream, spec.strategy, spec.petl, spec.backbone)
     )
-    in_form = f"-{safe_name(spec.quant.name)}" if spec.quant else ""
+    in_form = "".join(f"-{safe_name(part.name)}" for part in (spec.quant, spec.compress) if part)
     return f"{stream}_{strategy}-{module}_{backbone}{in_form}"
 
 

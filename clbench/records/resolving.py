@@ -11,7 +11,14 @@ from pydantic import ValidationError
 from clbench.options import SpecError, Value, complete, is_whole
 from clbench.records.recipes import AUTHORS, Setting, with_recipes, without_module
 from clbench.records.spec import SECTIONS, USED, Part, RunOptions, RunSpec
-from clbench.records.variants import component, refuse_refits, refuse_second_quantiser, variants_of
+from clbench.records.variants import (
+    component,
+    form_registries,
+    refuse_other_degree,
+    refuse_refits,
+    refuse_second_quantiser,
+    variants_of,
+)
 from clbench.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -23,7 +30,7 @@ DEFAULTS = {"stream": "split-digits", "strategy": "lae", "backbone": "vit-micro"
 
 def resolve(sections: Mapping[str, Any]) -> RunSpec:
     """Fill every default in; ``sections`` may name only what differs from the embedded default run."""
-    from clbench import quant, strategies, streams
+    from clbench import strategies, streams
 
     tables = {kind: dict(sections.get(kind, {})) for kind in (*SECTIONS, *USED)}
     stream_name = str(tables["stream"].pop("name", DEFAULTS["stream"]))
@@ -43,9 +50,10 @@ def resolve(sections: Mapping[str, Any]) -> RunSpec:
     defaults = _defaults(strategy, setting, tables["strategy"], backbone["weights"])
     if stream.get("online"):
         defaults |= _single_pass(stream["online"], tables["strategy"])
-    quantiser = component(quant.registry, "quant", tables["quant"])
+    forms = {kind: component(each, kind, tables[kind]) for kind, each in form_registries().items()}
     variants = variants_of(sections.get("variant", []), strategy)
-    refuse_second_quantiser(variants, quantiser)
+    refuse_second_quantiser(variants, forms["quant"])
+    refuse_other_degree(variants, forms["compress"])
     run = run_options(tables["run"])
     refuse_refits(variants, strategy, run.calibration)
     return RunSpec(
@@ -56,7 +64,8 @@ def resolve(sections: Mapping[str, Any]) -> RunSpec:
         backbone=Part(name=backbone_name, options=backbone),
         petl=Part(name=petl_name, options=_module(strategy, petl_name, tables)),
         run=run,
-        quant=quantiser,
+        quant=forms["quant"],
+        compress=forms["compress"],
         variants=variants,
     )
 

@@ -18,7 +18,7 @@ from clbench.options import SpecError, Value
 from clbench.outside.reading import parse_toml
 
 SECTIONS = ("stream", "strategy", "backbone", "petl", "run")
-USED = ("quant",)  # sections that are there where they are used
+USED = ("quant", "compress")  # sections that are there where they are used
 
 
 class Part(BaseModel):
@@ -77,21 +77,23 @@ class Variant(BaseModel):
 
     name: str  # what was asked for, as in adalog:bits=4
     quant: Part | None = None  # what quantises the backbone
+    compress: Part | None = None  # what compresses its tokens, in the place of what did while it learnt
     own: str = ""  # a variant of the strategy's own
     refit: bool = False  # whether what was learnt in closed form is learnt anew from the variant's features
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is used of it, as it stands in the TOML file."""
-        quant = {} if self.quant is None else {"quant": {"name": self.quant.name, **self.quant.options}}
+        parts = {kind: part for kind in USED if (part := getattr(self, kind)) is not None}
+        tables = {kind: {"name": part.name, **part.options} for kind, part in parts.items()}
         own = {"own": self.own} if self.own else {}
-        return {"name": self.name, **quant, **own, **({"refit": True} if self.refit else {})}
+        return {"name": self.name, **tables, **own, **({"refit": True} if self.refit else {})}
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Variant:
         """Read what ``to_dict`` returned."""
-        options = dict(table.get("quant", {}))
-        quant = Part(name=options.pop("name"), options=options) if options else None
-        return cls(**{**table, "quant": quant})
+        tables = {kind: dict(table[kind]) for kind in USED if table.get(kind)}
+        parts = {kind: Part(name=own.pop("name"), options=own) for kind, own in tables.items()}
+        return cls(**{**table, **parts})
 
 
 class RunSpec(BaseModel):
@@ -105,6 +107,7 @@ class RunSpec(BaseModel):
     petl: Part
     run: RunOptions = RunOptions()
     quant: Part | None = None  # what makes the frozen backbone compute with few bits, before the first task
+    compress: Part | None = None  # what lets it go on with fewer tokens, block by block
     variants: tuple[Variant, ...] = ()  # in which forms the learner predicts, too
     deployed: Variant | None = None  # which of them this is about; None: the learner itself
     parent: Parent | None = None  # whose tasks come before those of the stream
@@ -122,11 +125,10 @@ class RunSpec(BaseModel):
 
     @property
     def encoder(self) -> str:
-        """The backbone's name, and what it is quantised by: ``vit-micro in rtn (4 bits)``."""
-        if self.quant is None:
-            return self.backbone.name
-        bits = self.quant.options.get("bits")
-        return f"{self.backbone.name} in {self.quant.name}" + (f" ({bits} bits)" if bits else "")
+        """The backbone's name and in which forms it is: ``vit-micro in rtn (4 bits), tome (removed=8)``."""
+        parts = {kind: part for kind in USED if (part := getattr(self, kind)) is not None}
+        forms = in_forms({kind: (part.name, part.options) for kind, part in parts.items()})
+        return self.backbone.name + forms
 
     @property
     def is_low_bit(self) -> bool:
@@ -195,6 +197,19 @@ class RunSpec(BaseModel):
             variants=tuple(map(Variant.from_dict, variants)),
             parent=Parent(**parent) if parent else None,
         )
+
+
+def in_forms(used: Mapping[str, tuple[str, Mapping[str, Any]]]) -> str:
+    """Write what a backbone is quantised and compressed by, behind its name; nothing where it is neither."""
+    words = []
+    for kind, (name, options) in used.items():
+        chosen = [(option, value) for option, value in options.items() if value not in ("", False)]
+        if kind == "quant":
+            told = f" ({options['bits']} bits)" if options.get("bits") else ""
+        else:  # the first option is the degree
+            told = f" ({chosen[0][0]}={chosen[0][1]})" if chosen else ""
+        words.append(name + told)
+    return " in " + ", ".join(words) if words else ""
 
 
 def read_toml(text: str) -> dict[str, Any]:

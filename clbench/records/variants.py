@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from clbench.cards import RegistryError
 from clbench.options import SpecError, Value, build, complete
 from clbench.records.record import safe_name
 from clbench.records.spec import Part, Variant
-from clbench.registry import Registry, did_you_mean
+from clbench.registry import Registry, UnknownNameError, did_you_mean, is_address
 
 if TYPE_CHECKING:
     from clbench.strategies import Strategy
+
+
+def form_registries() -> dict[str, Registry[Any]]:
+    """Return the registries of what changes a backbone's form, by section."""
+    from clbench import compress, quant
+
+    return {"quant": quant.registry, "compress": compress.registry}
+
 
 LONGEST_FOLDER = 100  # characters of a variant's name, with its options
 NONE = "none"
@@ -66,9 +76,10 @@ def refuse_refits(variants: Iterable[Variant], strategy: type[Strategy], calibra
                 f"variant {variant.name!r}: what {strategy.__name__} has learnt cannot be learnt anew without"
                 " earlier images; what simplecil, slda, fecam and ranpac have learnt can"
             )
-        if variant.quant is None:
+        if variant.quant is None and variant.compress is None:
             raise SpecError(f"variant {variant.name!r}: there is nothing that would change the features")
-        looks = build(quant.get(variant.quant.name), "quant", variant.quant.options).num_images > 0
+        own = variant.quant
+        looks = own is not None and build(quant.get(own.name), "quant", own.options).num_images > 0
         if looks and calibration != "first":
             raise SpecError(
                 f"variant {variant.name!r}: the features must stay the same from task to task, so that the"
@@ -84,6 +95,19 @@ def refuse_second_quantiser(variants: Iterable[Variant], quant: Part | None) -> 
                 f"variant {variant.name!r} quantises a backbone that learns in {quant.name} already;"
                 " leave out --quant or the variant"
             )
+
+
+def refuse_other_degree(variants: Iterable[Variant], learnt: Part | None) -> None:
+    """Raise SpecError where a variant's plug-in repairs another degree than the learner learns at."""
+    from clbench import compress
+
+    at = build(compress.get(learnt.name), "compress", learnt.options) if learnt else None
+    for variant in variants:
+        if variant.compress is not None:
+            own = build(compress.get(variant.compress.name), "compress", variant.compress.options)
+            told = own.misfit_with(at)
+            if told:
+                raise SpecError(f"variant {variant.name!r}: {told}")
 
 
 def variants_of(asked: Sequence[str | Mapping[str, Any]], strategy: type[Strategy]) -> tuple[Variant, ...]:
@@ -105,19 +129,18 @@ def variants_of(asked: Sequence[str | Mapping[str, Any]], strategy: type[Strateg
 
 
 def folder_of(variant: Variant) -> str:
-    """Return the name of the folder that a variant is kept in."""
-    return safe_name(variant.name.replace("+", "--").replace("=", ""), LONGEST_FOLDER)
+    """Return the name of the folder that a variant is kept in; of a file's path in it, the file's name."""
+    name = re.sub(r"[^:,=+]*[/\\]", "", variant.name)
+    return safe_name(name.replace("+", "--").replace("=", ""), LONGEST_FOLDER)
 
 
 def _variant(asked: str | Mapping[str, Any], strategy: type[Strategy]) -> Variant:
     if not isinstance(asked, str):
         return _written(asked, strategy)
-    from clbench import quant
-
     pieces = [piece.strip() for piece in asked.split("+")]
     found: dict[str, Any] = {"name": "+".join(pieces)}
     for piece in pieces:
-        table = split_text(piece, quant.names())
+        table = split_text(piece, [name for each in form_registries().values() for name in each.names()])
         for key, value in _component(asked, table, strategy).items():
             if key in found:
                 raise SpecError(f"variant {asked!r}: it has two of the kind {key!r}; one is allowed")
@@ -136,28 +159,43 @@ def _written(table: Mapping[str, Any], strategy: type[Strategy]) -> Variant:
             raise SpecError(f"[[variant]] has no {key!r}{near} (allowed: {', '.join(allowed)})")
     if "name" not in table:
         raise SpecError("[[variant]] has no name")
-    from clbench import quant
-
-    made = component(quant.registry, "quant", table.get("quant", {}))
+    made = {kind: component(each, kind, table.get(kind, {})) for kind, each in form_registries().items()}
     own = str(table.get("own", ""))
     if own:
         _check_own(str(table["name"]), own, strategy)
-    return Variant(name=str(table["name"]), quant=made, own=own, refit=bool(table.get("refit", False)))
+    return Variant(name=str(table["name"]), **made, own=own, refit=bool(table.get("refit", False)))
 
 
 def _component(asked: str, table: Mapping[str, str], strategy: type[Strategy]) -> dict[str, Any]:
     """Return what one piece of a variant is, by the kind of it."""
-    from clbench import quant
-
-    name = table["name"]
+    name, registries = table["name"], form_registries()
     if name == REFIT and len(table) == 1:
         return {"refit": True}
     if name in strategy.own_variants and len(table) == 1:
         return {"own": name}
-    if name in quant.names() or ":" in name or name.endswith(".py"):
-        return {"quant": component(quant.registry, f"variant {asked!r}: quant", table)}
-    known = [*quant.names(), *strategy.own_variants, REFIT]
+    kind = _kind_at(name) if is_address(name) else _kind_named(name)
+    if kind:
+        return {kind: component(registries[kind], f"variant {asked!r}: {kind}", table)}
+    known = [*(each for kind in registries.values() for each in kind.names()), *strategy.own_variants, REFIT]
     raise SpecError(f"variant {asked!r}: no {name!r}{did_you_mean(name, known)} (allowed: {_listed(known)})")
+
+
+def _kind_named(name: str) -> str:
+    """Return the section of a registered name; nothing where there is none."""
+    return next((kind for kind, each in form_registries().items() if name in each.names()), "")
+
+
+def _kind_at(address: str) -> str:
+    """Return the section of what an address names, which is imported for that."""
+    refusals = []
+    for kind, registry in form_registries().items():
+        try:
+            registry.get(address)
+        except (RegistryError, UnknownNameError) as error:
+            refusals.append(error)
+        else:
+            return kind
+    raise refusals[0]
 
 
 def _check_own(variant: str, name: str, strategy: type[Strategy]) -> None:

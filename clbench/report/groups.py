@@ -256,9 +256,8 @@ def _base_label(spec: RunSpec, is_stream_shared: bool, is_backbone_shared: bool)
 
 
 def _encoder(spec: RunSpec) -> str:
-    """Return the backbone's name, and what it is quantised by."""
-    name = safe_name(spec.backbone.name)
-    return name if spec.quant is None else f"{name}{spec.encoder.removeprefix(spec.backbone.name)}"
+    """Return the backbone's name, and what it is quantised and compressed by."""
+    return safe_name(spec.backbone.name) + spec.encoder.removeprefix(spec.backbone.name)
 
 
 def _short(value: object) -> str:

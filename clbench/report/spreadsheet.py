@@ -108,15 +108,14 @@ def summary_csv(groups: Sequence[Group]) -> str:
     return csv_text([*IDENTITY, "name", "mean", "std", "low", "high", "n"], rows)
 
 
-IDENTITY = ("group", "stream", "strategy", "petl", "backbone", "quant", "variant")
+IDENTITY = ("group", "stream", "strategy", "petl", "backbone", "quant", "compress", "variant")
 
 
 def _identity(group: Group) -> list[str]:
-    """Return what a row is of; quant and variant are empty where there is none."""
+    """Return what a row is of; quant, compress and variant are empty where there is none."""
     spec = group.spec
-    parts = (spec.stream, spec.strategy, spec.petl, spec.backbone)
-    quant, variant = spec.quant.name if spec.quant else "", spec.deployed.name if spec.deployed else ""
-    return [group.label, *(part.name for part in parts), quant, variant]
+    parts = (spec.stream, spec.strategy, spec.petl, spec.backbone, spec.quant, spec.compress, spec.deployed)
+    return [group.label, *("" if part is None else part.name for part in parts)]
 
 
 def _number(value: float | None) -> str:

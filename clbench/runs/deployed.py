@@ -1,4 +1,4 @@
-"""Make of a learner the form in which it would be deployed: a copy, modules merged, then quantised."""
+"""Make of a learner the form in which it would be deployed: a copy, compressed, merged, then quantised."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from clbench.petl.attached import Attached
 from clbench.petl.folding import fold, switched_for
 from clbench.quant import Quantiser
 from clbench.quant.quantised import Quantised, restored
+from clbench.runs.compressing import all_tokens
 from clbench.strategies import Strategy
 
 
@@ -30,6 +31,9 @@ Predict = Callable[[Strategy], object]  # asks a strategy about an image or two
 Anew = Callable[
     [Backbone], Strategy
 ]  # makes the strategy again that has begun its tasks, on another backbone
+
+
+Compress = Callable[[Backbone], object]
 
 
 @dataclass
@@ -45,12 +49,18 @@ class Deployed:
 
 @torch.no_grad()
 def copied(
-    backbone: Backbone, strategy: Strategy, own: str, predict: Predict, anew: Anew | None = None
+    backbone: Backbone,
+    strategy: Strategy,
+    own: str,
+    predict: Predict,
+    anew: Anew | None = None,
+    compress: Compress | None = None,
 ) -> Deployed:
     """Return a copy, as one of the strategy's ``own`` variants if one is named, with modules merged.
 
-    A strategy that holds what cannot be copied, as some of Avalanche's do, is made ``anew``, and takes back
-    what it has learnt.
+    ``compress`` gives its backbone another form, before anything is merged: what a plug-in does to the
+    weights lies below the modules, as it does where they have learnt on it. A strategy that holds what cannot
+    be copied, as some of Avalanche's do, is made ``anew``, and takes back what it has learnt.
     """
     backbone, strategy = _twin(backbone, strategy, anew)
     for part in (backbone, *strategy.parts().values()):
@@ -58,6 +68,8 @@ def copied(
     if own:
         with explained(strategy):
             strategy.become(own)
+    if compress:
+        compress(backbone)
     for module in switched_for(backbone, lambda: predict(strategy)):
         name = registry.name_of(type(module.petl))
         raise VariantError(
@@ -88,7 +100,7 @@ def _twin(backbone: Backbone, strategy: Strategy, anew: Anew | None) -> tuple[Ba
 def quantise(made: Deployed, quantiser: Quantiser, images: Tensor, generator: torch.Generator) -> None:
     """Let it compute with few bits from now on."""
     start = time.perf_counter()
-    with explained(quantiser), torch.no_grad():
+    with explained(quantiser), torch.no_grad(), all_tokens(made.backbone):
         made.form = quantiser.quantise(made.backbone, images, generator)
     made.form.settle()
     made.seconds = time.perf_counter() - start

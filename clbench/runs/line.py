@@ -15,7 +15,6 @@ from clbench.evaluate.costs import PhaseClock
 from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
 from clbench.outside.mistakes import explained
-from clbench.outside.reading import read_bytes
 from clbench.quant.files import to_bytes
 from clbench.records.environment import environment
 from clbench.records.histories import history_to
@@ -25,6 +24,7 @@ from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec
 from clbench.report import write_figures
+from clbench.runs.backbone import kept_forms
 from clbench.runs.checkpoint import (
     Checkpoint,
     Position,
@@ -33,6 +33,7 @@ from clbench.runs.checkpoint import (
     save_checkpoint,
     save_ended,
 )
+from clbench.runs.compressing import FILE as PLUGIN
 from clbench.runs.loop import Loop
 from clbench.runs.measured import measure_variants, measured, refuse_unmeasured
 from clbench.runs.parts import Parts, notes_of, prepare
@@ -79,7 +80,7 @@ def execute(
     places, clock = places or Places(), PhaseClock()
     with clock.phase("start-up"):
         before, begun_with = (start.history, start.files) if start else (None, {})
-        parts = prepare(spec, places, before, begun_with.get(FILE))
+        parts = prepare(spec, places, before, begun_with)
         if start and start.weights not in (None, parts.backbone.weights_digest):
             raise ChangedError(
                 f"cannot learn on: it was learnt on other weights of {spec.backbone.name} (SHA-256"
@@ -93,6 +94,8 @@ def execute(
         texts = {name: to_json(value) + "\n" for name, value in found.items()}
         texts["command.txt"] = command + "\n"
         made = {FILE: to_bytes(parts.form)} if parts.form else {}
+        if parts.fewer and parts.fewer.plugin is not None:
+            made[PLUGIN] = parts.fewer.plugin
         record = Record.create(Path(out), spec, texts, {**begun_with, **made})
     with only_writer(record.path):
         record.event("started")
@@ -123,8 +126,8 @@ def _go_on(record: Record, places: Places, progress: Progress) -> None:
         clean(record)
         refuse_another_start(record)
         history = record.history() if record.spec.parent else None
-        form = read_bytes(record.path / FILE) if record.spec.quant else None
-        parts = prepare(record.spec, places, history.before_last() if history else None, form)
+        kept = kept_forms(record.spec, record.path)
+        parts = prepare(record.spec, places, history.before_last() if history else None, kept)
     begun_with = record.read_json("hashes.json")
     for name, value in parts.hashes().items():
         is_source = name == "strategy_source" and is_same_source(begun_with[name], type(parts.strategy))
@@ -204,6 +207,7 @@ def _loop(
         save_ended=lambda task, ended: save_ended(folder, task, ended),
         load_ended=lambda num_tasks: load_ended(folder, num_tasks),
         cache=None if run.exact else cache,
+        fewer=parts.fewer,
     )
     images = ProbeSet.draw(loop.evaluator, parts.seeds, run.probe_images) if run.probe_images else None
     probe = Probe(parts.backbone, loop.evaluator, images) if images else None

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clbench.compress.compressed import Compressed
 from clbench.data.batches import Batcher, shuffled
 from clbench.data.feature_cache import GROWTH, FeatureCache
 from clbench.data.inputs import Batch, Feed
@@ -25,6 +26,7 @@ from clbench.evaluate.step_flops import StepFlops
 from clbench.petl.scheduled import scheduled
 from clbench.records.progress import Progress
 from clbench.records.spec import RunOptions
+from clbench.runs.account import Account
 from clbench.runs.checkpoint import Checkpoint, Ended, Position, capture, restore
 from clbench.runs.evaluator import Columns, Evaluator, joined
 from clbench.runs.modes import evaluation_mode
@@ -65,6 +67,7 @@ class Loop:
     log: Callable[[int, Columns | None], list[float]] = lambda *_: []
     deploy: Callable[[Sequence[Task]], object] | None = None  # predicts in other forms, too, after a task
     cache: FeatureCache | None = None
+    fewer: Compressed | None = None  # the form of fewer tokens in which the backbone learns
     optimizer: torch.optim.Optimizer | None = field(default=None, init=False)  # of the task begun
 
     def __post_init__(self) -> None:
@@ -163,11 +166,13 @@ class Loop:
                 self.strategy.before_training(task, feed)
         for epoch in range(start.epoch, self.strategy.num_epochs(task.index)):
             position = Position(start.task, epoch, start.step if epoch == start.epoch else 0)
+            self._compress_for(position)
             if position.step == 0:
                 self.strategy.begin_epoch(epoch)
             losses = self._epoch(samples, position)
             refuse_divergence(self.strategy, losses, f"task {task.index + 1}, epoch {epoch + 1}")
             self._checkpoint(Position(start.task, epoch + 1))
+        self._compress_for(None)
         for part in scheduled(self.strategy.parts().values()):
             part.progress.fill_(1)
         with self.meter.phase("train"):
@@ -178,6 +183,13 @@ class Loop:
             self.strategy.end_task(task, feed)
         with self.meter.phase("train"):
             refuse_parts(self.strategy, f"after task {task.index + 1}")
+
+    def _compress_for(self, position: Position | None) -> None:
+        """Let the backbone go on with as many tokens as an epoch is to have; None: as in the end."""
+        if self.fewer is not None:
+            is_first = position is not None and position.task == 0
+            whole = self.fewer.compressor
+            self.fewer.degree = whole.during(position.epoch) if position and is_first else whole
 
     def _epoch(self, samples: Samples, start: Position) -> list[float]:
         """Train on the samples once, or on what a stopped epoch left; return the loss of each step."""
@@ -234,6 +246,18 @@ class Loop:
             cache=self.cache,
         )
 
+    @property
+    def _account(self) -> Account:
+        return Account(
+            self.meter,
+            self.watch,
+            self.flops,
+            self.evaluator.flops,
+            self.cache,
+            self.save_ended,
+            self.load_ended,
+        )
+
     def _parts(self) -> list[Samples]:
         return [part for task in self.stream.tasks for part in (task.train, task.test)]
 
@@ -244,14 +268,7 @@ class Loop:
         with self.meter.phase("checkpoint"):
             if not position.is_inside_task:
                 self.save_ended(position.task - 1, Ended(self.meter.by_task[-1:], looks))
-            info = {
-                **self.meter.state(),
-                "watch": self.watch.state(),
-                "step_flops": self.flops.state(),
-                "prediction_flops": self.evaluator.flops.state(),
-                "features": self.cache.state() if self.cache else {},
-            }
-            self.save(capture(position, self.strategy, self.optimizer, info=info))
+            self.save(capture(position, self.strategy, self.optimizer, info=self._account.state()))
 
     def _go_back_to(self, checkpoint: Checkpoint) -> None:
         """Rebuild the strategy's shapes by beginning every task that was begun, then load the values."""
@@ -266,35 +283,8 @@ class Loop:
             restore(checkpoint, self.strategy, self.optimizer)
         except (KeyError, RuntimeError, ValueError) as error:
             raise not_taken_back(self.strategy, error) from error
-        self._load_account(checkpoint)
+        self._account.load(checkpoint, self._parts())
         if position.is_inside_task:
+            self._compress_for(position)
             self.watch.look_again(self.stream.tasks[: position.task + 1])
         self.progress.run_resumed(self.watch.num_steps)
-
-    def _load_account(self, checkpoint: Checkpoint) -> None:
-        """Go on with what has been spent, and with what that is counted by."""
-        info, position = checkpoint.info, checkpoint.position
-        if not info:  # of a learner that came without its account
-            return
-        self.meter.load(info)
-        if "step_flops" not in info:
-            self._load_older_account(checkpoint)
-            return
-        ended = self.load_ended(position.task)
-        self.meter.by_task = [costs for each in ended for costs in each.costs]
-        self.watch.load(info["watch"], [each.looks for each in ended])
-        self.flops.load(info["step_flops"])
-        self.evaluator.flops.load(info["prediction_flops"])
-        if self.cache:
-            self.cache.load(info["features"])
-
-    def _load_older_account(self, checkpoint: Checkpoint) -> None:
-        """Do so from a checkpoint that holds all tasks, and does not tell which features were paid for."""
-        position, state = checkpoint.position, checkpoint.info["watch"]
-        looks = [[]] * (position.task - 1) + [state["rows"]] if position.task else []
-        for index, rows in enumerate(looks):
-            self.save_ended(index, Ended(self.meter.by_task[index : index + 1], rows))
-        self.watch.load(state if position.task == 0 else {**state, "rows": []}, looks)
-        if self.cache:
-            parts = self._parts()[: 2 * position.task + position.is_inside_task]
-            self.cache.paid = np.concatenate([self.cache.paid, *(part.rows for part in parts)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,6 +11,7 @@ import torch
 
 from clbench import devices, evaluate, petl, strategies
 from clbench.backbones.backbone import Backbone
+from clbench.compress.compressed import Compressed
 from clbench.data.continued import continued
 from clbench.data.history import History, chapter_of, history_of
 from clbench.data.tasks import Places, TaskStream
@@ -20,9 +22,10 @@ from clbench.records.spec import RunSpec
 from clbench.report.units import quantity
 from clbench.runs.backbone import opened_backbone
 from clbench.runs.calibration import refuse_uncalibrated
+from clbench.runs.compressing import compressed, plugin_of
 from clbench.runs.earlier import build_stream, earlier_stream, refuse_missing_images, remembered_by, told
 from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
-from clbench.runs.quantising import form_of
+from clbench.runs.quantising import FILE, form_of
 from clbench.runs.returned import checked_parts
 from clbench.runs.sources import source_digest
 from clbench.seeds import Seeds
@@ -40,24 +43,25 @@ class Parts:
     device: torch.device
     history: History  # what will have been learnt when the run ends
     form: Quantised | None = None  # in which the backbone computes with few bits
+    fewer: Compressed | None = None  # in which it goes on with fewer tokens
 
     def hashes(self) -> dict[str, str]:
         """Return what must be equal for two runs to be the same, or to be compared."""
-        quant = {"quant": self.form.state_key()} if self.form else {}
+        forms = {"quant": self.form, "compress": self.fewer}
         return {
             "stream": self.stream.digest,
             "weights": self.backbone.weights_digest,
             "strategy_source": source_digest(type(self.strategy)),
-            **quant,
+            **{kind: form.state_key() for kind, form in forms.items() if form},
         }
 
 
 def prepare(
-    spec: RunSpec, places: Places, before: History | None = None, quant: bytes | None = None
+    spec: RunSpec, places: Places, before: History | None = None, files: Mapping[str, bytes] = {}
 ) -> Parts:
     """Make every component that a spec names; ``before`` is what a run that learns on has learnt before.
 
-    ``quant`` is the form of few bits that its backbone has already, if it has one.
+    ``files`` are those of its record that are there already, such as the form of few bits of its backbone.
     """
     seeds = Seeds(spec.run.seed)
     device = torch.device(devices.present(spec.run.device))
@@ -71,7 +75,8 @@ def prepare(
         refuse_missing_images(spec.strategy.name, strategy, before, earlier)
         stream = replace(stream, notes=[*told(before, earlier), *own.notes])
     refuse_impossible(spec.strategy.name, strategy, stream, backbone)
-    form = form_of(spec, backbone, stream, seeds, quant)
+    fewer = compressed(spec.compress, backbone, plugin_of(spec.compress, files)) if spec.compress else None
+    form = form_of(spec, backbone, stream, seeds, files.get(FILE))
     evaluate.find_all(spec.run.metrics)  # before anything is learnt: one that is not there is told now
     if spec.run.eval_ahead:
         refuse_unknown_classes(stream)
@@ -83,14 +88,16 @@ def prepare(
         checked_parts(strategy)
     refuse_uncalibrated(spec, strategy, stream)
     chapters.append(chapter_of(own, spec.to_dict()["stream"], spec.run.seed))
-    return Parts(stream, backbone, strategy, seeds, device, history_of(stream, chapters), form)
+    return Parts(stream, backbone, strategy, seeds, device, history_of(stream, chapters), form, fewer)
 
 
 def notes_of(spec: RunSpec, parts: Parts) -> list[str]:
     """Return what a user should know of the data, the weights and the strategy before the first task."""
     told = [f"caution: {each}" for each in cautions(spec.strategy.name, parts.strategy, parts.stream)]
-    form = [_said_of(parts.form, parts.backbone)] if parts.form else []
-    return [*parts.stream.notes, *parts.backbone.notes, *form, *told]
+    forms = [_said_of(parts.form, parts.backbone)] if parts.form else []
+    if parts.fewer:
+        forms.append(f"compressed: {', '.join(map(str, parts.fewer.token_counts))} tokens behind the blocks")
+    return [*parts.stream.notes, *parts.backbone.notes, *forms, *told]
 
 
 def _said_of(form: Quantised, backbone: Backbone) -> str:

@@ -11,6 +11,7 @@ from clbench.quant.files import from_bytes
 from clbench.quant.quantised import Quantised
 from clbench.records.spec import Part, RunSpec
 from clbench.runs.calibration import drawn_of, quantiser_of
+from clbench.runs.compressing import all_tokens
 from clbench.seeds import Seeds
 
 FILE = "quant.safetensors"  # of a record
@@ -33,7 +34,7 @@ def quantised(part: Part, backbone: Backbone, samples: Samples, batcher: Batcher
     """Return a backbone's low-bit form, calibrated on some of the samples, for good."""
     quantiser = quantiser_of(part)
     images = drawn_of(quantiser.num_images, samples, batcher, seeds.generator("calibration"))
-    with explained(quantiser):
+    with explained(quantiser), all_tokens(backbone):
         form = quantiser.quantise(backbone, images, seeds.generator("quant"))
     form.settle()
     return form

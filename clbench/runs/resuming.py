@@ -14,10 +14,11 @@ from clbench.records.environment import environment
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec
 from clbench.runs.checkpoint import Position
+from clbench.runs.compressing import FILE as PLUGIN
 from clbench.runs.quantising import FILE
 
 FROM_THE_START = (  # what they say decides every number
-    *("spec.toml", "hashes.json", "history.json", FILE),
+    *("spec.toml", "hashes.json", "history.json", FILE, PLUGIN),
 )
 
 log = logging.getLogger(__name__)

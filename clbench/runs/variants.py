@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from clbench.evaluate.bit_operations import bit_operations
 from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
 from clbench.options import build
+from clbench.outside.reading import read_bytes
 from clbench.quant.files import to_bytes
 from clbench.quant.quantised import Quantised
 from clbench.records.forms import variant_record
@@ -31,6 +33,8 @@ from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec, Variant
 from clbench.runs.calibration import calibration_images, quantiser_of
+from clbench.runs.compressing import FILE as PLUGIN
+from clbench.runs.compressing import compressed, plugin_of
 from clbench.runs.deployed import Deployed, copied, felt, quantise, quantise_like
 from clbench.runs.evaluator import Evaluator
 from clbench.runs.quantising import FILE
@@ -50,6 +54,7 @@ class VariantLog:
     rows: MatrixRows
     meter: Meter
     cache: FeatureCache | None
+    plugin: bytes | None = None  # of what compresses its tokens
     known: tuple[str, Quantised, float] | None = field(
         default=None, init=False
     )  # on what, the form, the seconds
@@ -110,7 +115,19 @@ class Variants:
                 account=meter,
             )
             cache.expect_parts([part.rows for task in self.stream.tasks for part in (task.train, task.test)])
-        return VariantLog(variant_record(record, variant), MatrixRows(len(self.stream.tasks)), meter, cache)
+        kept = variant_record(record, variant)
+        plugin = self._plugin(variant, kept)
+        return VariantLog(kept, MatrixRows(len(self.stream.tasks)), meter, cache, plugin)
+
+    def _plugin(self, variant: Variant, kept: Record) -> bytes | None:
+        """Return the plug-in of a variant's compressor, which its record keeps from the start."""
+        if variant.compress is None:
+            return None
+        known = {PLUGIN: read_bytes(kept.path / PLUGIN)} if (kept.path / PLUGIN).is_file() else {}
+        plugin = plugin_of(variant.compress, known)
+        if plugin is not None and not known:
+            kept.write_bytes(PLUGIN, plugin)
+        return plugin
 
     def _predict(self, log: VariantLog, seen: Sequence[Task], *, is_last: bool) -> None:
         variant, task = _variant_of(log.record), seen[-1].index
@@ -149,6 +166,7 @@ class Variants:
             variant.own,
             lambda strategy: strategy.predict(inputs),
             lambda backbone: self._anew(backbone, log.record.spec, seen),
+            partial(compressed, variant.compress, plugin=log.plugin) if variant.compress else None,
         )
         if variant.quant is None:
             return made

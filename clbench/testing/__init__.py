@@ -6,10 +6,18 @@ author's own code fails. They run on the CPU, on small generated data and a smal
 
 from __future__ import annotations
 
+from clbench.testing.compress_contract import check_compress
 from clbench.testing.metric_contract import check_metric
 from clbench.testing.petl_contract import check_petl
 from clbench.testing.quant_contract import check_quant
 from clbench.testing.strategy_contract import check_strategy
 from clbench.testing.stream_contract import check_stream
 
-__all__ = ["check_metric", "check_petl", "check_quant", "check_strategy", "check_stream"]
+__all__ = [
+    "check_compress",
+    "check_metric",
+    "check_petl",
+    "check_quant",
+    "check_strategy",
+    "check_stream",
+]

@@ -35,6 +35,7 @@ FAMILIES = {
         "Weights and activations": "adalog minmax base-ptq twin log2 log-sqrt2",
         "Methods of torchao": "torchao.*",
     },
+    "compress": {"Merging and dropping": "tome evit"},
     "streams": {
         "Classes of one data set": "split-*",
         "Data sets one after another": "5-datasets vtab-1k",

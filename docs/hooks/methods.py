@@ -17,6 +17,7 @@ TITLES = {
     "streams": "Streams",
     "backbones": "Backbones",
     "quant": "Quantisers",
+    "compress": "Token compressors",
 }
 MANY = 8  # names of a note, from which on they are folded away
 

@@ -29,7 +29,14 @@ SMALL = [
     "stream.test_per_class=4",
 ]
 HEAVY = {"torch", "timm", "torchvision", "avalanche", "pandas", "matplotlib", "sklearn", "pyarrow"}
-AGAIN = ["--strategy", "--petl", "--backbone", "--quant", "--weights"]  # of what a learner is opened with
+AGAIN = [
+    "--strategy",
+    "--petl",
+    "--backbone",
+    "--quant",
+    "--compress",
+    "--weights",
+]  # of what a learner is opened with
 COMMANDS = {
     "run": [
         "--stream",
@@ -37,6 +44,7 @@ COMMANDS = {
         "--backbone",
         "--petl",
         "--quant",
+        "--compress",
         "--variant",
         "--seed",
         "--device",
@@ -91,7 +99,7 @@ COMMANDS = {
         "--recompute",
     ],
     "check": ["FILE.py:NAME", "--kind", "--set", "--data-dir"],
-    "new": ["strategy|stream|petl|quant|metric", "NAME"],
+    "new": ["strategy|stream|petl|quant|compress|metric", "NAME"],
     "doctor": ["--data-dir"],
 }
 

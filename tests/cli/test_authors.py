@@ -110,7 +110,9 @@ def test_check_says_what_it_cannot_check(here: Path, capsys: pytest.CaptureFixtu
     (here / "two.py").write_text("class A:\n    pass\n")
     assert "no file none.py" in error(capsys, "check", "none.py:A")
     assert "two.py has no 'B'" in error(capsys, "check", "two.py:B")
-    assert "is no strategy, stream, module, quantiser or metric" in error(capsys, "check", "two.py:A")
+    assert "is no strategy, stream, module, quantiser, compressor or metric" in error(
+        capsys, "check", "two.py:A"
+    )
     assert "did you mean 'stream'" in error(capsys, "check", "two.py:A", "--kind", "steam")
     assert "write metric.OPTION=VALUE" in error(capsys, "check", "forgetting", "--set", "strategy.epochs=1")
 

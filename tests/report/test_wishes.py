@@ -72,7 +72,7 @@ def test_the_wished_metrics_are_the_columns_everywhere(write_run: WriteRun, tmp_
     markdown = (tmp_path / "out" / "comparison.md").read_text("utf-8").splitlines()
     assert markdown[0].startswith("| run | n | BWT (%) | accuracy A_T (%) | trainable")
     assert markdown[2].startswith("| Ours | 1 | 0.0 | 70.0 |")
-    assert rows_of(tmp_path / "out" / "ranks.csv")[0][7:9] == ["bwt", "accuracy"]
+    assert rows_of(tmp_path / "out" / "ranks.csv")[0][8:10] == ["bwt", "accuracy"]
     assert "BWT (\\%) & accuracy $A_T$ (\\%)" in (tmp_path / "out" / "comparison.tex").read_text("utf-8")
     page = (tmp_path / "page.html").read_text("utf-8")
     assert re.search(r"BWT \(%\).*\n.*accuracy A_T", page)

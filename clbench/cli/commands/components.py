@@ -69,7 +69,7 @@ def check(
 
 
 def new(
-    kind: Annotated[str, typer.Argument(metavar="strategy|stream|petl|quant|metric")],
+    kind: Annotated[str, typer.Argument(metavar="strategy|stream|petl|quant|compress|metric")],
     name: Annotated[str, typer.Argument(metavar="NAME")],
 ) -> None:
     """Write NAME.py here: a small strategy, stream, module, quantiser or metric to change into your own."""

@@ -10,6 +10,7 @@ import typer
 from clbench.cli import terminal
 from clbench.cli.parameters import (
     BackboneAgain,
+    CompressAgain,
     DataDir,
     Device,
     Learnt,
@@ -50,6 +51,7 @@ def predict(
     petl: PetlAgain = None,
     backbone: BackboneAgain = None,
     quant: QuantAgain = None,
+    compress: CompressAgain = None,
     weights: Weights = None,
 ) -> None:
     """Say which class each picture shows; of a folder, all below it.
@@ -68,7 +70,7 @@ def predict(
     terminal.say(header(spec))
     from clbench.cli.predicting import Question, predict_and_print
 
-    learner = _loaded(path, device, data_dir, strategy, petl, backbone, quant, weights)
+    learner = _loaded(path, device, data_dir, strategy, petl, backbone, quant, compress, weights)
     question = Question(images, top, task, form, out, figure)
     if not predict_and_print(learner, question):
         raise typer.Exit(1)
@@ -87,6 +89,7 @@ def learn(
     petl: PetlAgain = None,
     backbone: BackboneAgain = None,
     quant: QuantAgain = None,
+    compress: CompressAgain = None,
     weights: Weights = None,
 ) -> None:
     """Let a run or bundle learn on, into a new record; it stays as it is.
@@ -103,7 +106,7 @@ def learn(
     terminal.say(header(spec, stream=kind))
     from clbench.cli.learning import Lesson, learn_and_print
 
-    learner = _loaded(path, "cpu", data_dir, strategy, petl, backbone, quant, weights)
+    learner = _loaded(path, "cpu", data_dir, strategy, petl, backbone, quant, compress, weights)
     learn_and_print(learner, Lesson(stream, sections, out, places, tuple(logger or ()), context.obj))
 
 
@@ -134,6 +137,7 @@ def export(
     petl: PetlAgain = None,
     backbone: BackboneAgain = None,
     quant: QuantAgain = None,
+    compress: CompressAgain = None,
     weights: Weights = None,
 ) -> None:
     """Write what was learnt as a bundle to take along, or as ONNX.
@@ -154,7 +158,7 @@ def export(
     from clbench.cli.exporting import Wanted, export_bundle, export_onnx
     from clbench.cli.predicting import index_of_task
 
-    learner = _loaded(path, "cpu", data_dir, strategy, petl, backbone, quant, weights)
+    learner = _loaded(path, "cpu", data_dir, strategy, petl, backbone, quant, compress, weights)
     if variant is not None:
         learner = learner.variant(variant, places=places_in(data_dir))
     if form == "onnx":
@@ -172,6 +176,7 @@ def _loaded(
     petl: str | None,
     backbone: str | None,
     quant: str | None,
+    compress: str | None,
     weights: Path | None,
 ) -> Learner:
     from clbench.deploy.loading import load
@@ -184,5 +189,6 @@ def _loaded(
         petl=petl,
         backbone=backbone,
         quant=quant,
+        compress=compress,
         weights=weights,
     )

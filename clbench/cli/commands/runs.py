@@ -24,6 +24,10 @@ def run(
         str | None,
         Option(metavar="NAME[:K=V,...]", help="Learn on a backbone of few bits, as in rtn:bits=4."),
     ] = None,
+    compress: Annotated[
+        str | None,
+        Option(metavar="NAME[:K=V,...]", help="Learn on fewer tokens, as in tome:removed=8."),
+    ] = None,
     variant: Annotated[
         list[str] | None,
         Option(metavar="NAME[:K=V,...]", help="Predict as deployed, too, as in adalog:bits=4; repeatable."),
@@ -49,8 +53,8 @@ def run(
     from clbench.cli.arguments import specs, typed
     from clbench.cli.early import in_words
 
-    options = {"stream": stream, "strategy": strategy, "backbone": backbone, "petl": petl, "quant": quant}
-    options |= {"seed": seed}
+    options = {"stream": stream, "strategy": strategy, "backbone": backbone, "petl": petl}
+    options |= {"quant": quant, "compress": compress, "seed": seed}
     options |= {"device": device, "precision": precision, "exact": "true" if exact else None}
     runs = typed(config=config, options=options, settings=settings or [], variants=variant or [])
     places = places_in(data_dir)
