@@ -46,6 +46,7 @@ class Compressed:
         self._is_on = False
         self._switch = Switch()
         self._steps = self._made(compressor)
+        self._is_to_move = bool(self._steps)  # whatever the degree is at first
         self._repairs: list[tuple[Site, Branch]] = []
         if self.plugin is not None and not is_folded:
             self._repairs = list(compressor.repairs(backbone, self.plugin, compressor.plugin_file))
@@ -65,7 +66,8 @@ class Compressed:
         if on == self._is_on:
             return
         if on:
-            self._refuse_misfits()
+            if self.moves_tokens:
+                self._refuse_misfits()
             self._fold()
         else:
             self._unfold()
@@ -81,15 +83,17 @@ class Compressed:
     def degree(self, compressor: Compressor) -> None:
         if compressor == self._degree:
             return
-        was_on = self._is_on
+        steps = self._made(compressor)
+        if self._is_on and steps:
+            self._refuse_misfits()
         self._put(on=False)
-        self._steps, self._degree = self._made(compressor), compressor
-        self._put(was_on)
+        self._steps, self._degree = steps, compressor
+        self._put(self._is_on)
 
     @property
     def moves_tokens(self) -> bool:
-        """Whether any token is merged or dropped."""
-        return bool(self._steps)
+        """Whether any token is merged or dropped, now or at the degree that it came with."""
+        return self._is_to_move or bool(self._steps)
 
     @property
     def first_block(self) -> int:
@@ -155,7 +159,7 @@ class Compressed:
             site.attached = [pair for pair in site.attached if pair[1] is not branch]
 
     def _refuse_misfits(self) -> None:
-        for module in self._backbone.attached if self.moves_tokens else ():
+        for module in self._backbone.attached:
             if module.needs_all_tokens:
                 raise CompressError(f"{module.name} {NEEDS_ALL_TOKENS}")
 

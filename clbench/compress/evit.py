@@ -137,12 +137,11 @@ class Reorganise(Bound):
 def _reorganised(
     tokens_BND: Tensor, attention_BP: Tensor, order_BP: Tensor, kept: int, num_prefix: int, *, fuse: bool
 ) -> Tensor:
-    prefix, patches = tokens_BND[:, :num_prefix], tokens_BND[:, num_prefix:]
-    parts = [prefix, gathered(patches, order_BP[:, :kept])]
+    parts = [tokens_BND[:, :num_prefix], gathered(tokens_BND, num_prefix + order_BP[:, :kept])]
     if fuse:
         dropped = order_BP[:, kept:]
         weights = attention_BP.gather(1, dropped)[..., None].to(tokens_BND.dtype)
-        parts.append((gathered(patches, dropped) * weights).sum(dim=1, keepdim=True))
+        parts.append((gathered(tokens_BND, num_prefix + dropped) * weights).sum(dim=1, keepdim=True))
     return torch.cat(parts, dim=1)
 
 

@@ -85,7 +85,8 @@ class ToMe(Compressor):
             norm = backbone.site("norm")
             is_pooled_behind = model.norm is norm
             tokens = norm if is_pooled_behind else backbone.blocks[-1][""]
-            yield tokens, MeanBySize(passing, backbone.blocks[-1].num_prefix)
+            num_left_out = 0 if model.pool_include_prefix else backbone.blocks[-1].num_prefix
+            yield tokens, MeanBySize(passing, num_left_out)
         yield backbone.pooled, Begin(passing)
 
     def tokens_after(self, num_tokens: int, num_prefix: int, depth: int) -> list[int]:
@@ -97,8 +98,8 @@ class ToMe(Compressor):
         return counts
 
     def degrees(self, depth: int) -> list[Compressor]:
-        """Return the degrees of the ToCom paper, 0 to 16."""
-        return [replace(self, removed=removed) for removed in (0, 4, 8, 12, 16)]
+        """Return the degrees of the ToCom paper, 0 to 16; of a list of its own there is one."""
+        return [self] if self.blocks else [replace(self, removed=removed) for removed in (0, 4, 8, 12, 16)]
 
     @property
     def tuned_at(self) -> int:
@@ -163,14 +164,15 @@ class Merge(Bound):
             return output
         sizes = passing.sizes
         if sizes is None:
-            sizes = torch.ones(*output.shape[:2], 1, device=output.device)
+            dtype = torch.promote_types(output.dtype, torch.float32)
+            sizes = torch.ones(*output.shape[:2], 1, dtype=dtype, device=output.device)
         passing.regroup = lambda tokens: matching.merged(tokens, sizes)
         passing.sizes = matching.grown(sizes)
         return matching.merged(output, sizes)
 
 
 class MeanBySize(Bound):
-    """Weighs patches so that their plain mean is their mean by size."""
+    """Weighs tokens so that their plain mean is their mean by size."""
 
     def __init__(self, passing: Passing, num_prefix: int) -> None:
         """Leave the ``num_prefix`` tokens in front as they are."""
@@ -178,9 +180,9 @@ class MeanBySize(Bound):
         self.num_prefix = num_prefix
 
     def forward(self, output: Tensor) -> Tensor:
-        """Return (B, N, D), each patch times its share of the whole image and the number of patches."""
+        """Return (B, N, D), each token behind them times its size by the mean of their sizes."""
         if self.passing.sizes is None:
             return output
-        sizes = self.passing.sizes[:, self.num_prefix :].to(output.dtype)
-        weights = sizes / sizes.mean(dim=1, keepdim=True)
+        sizes = self.passing.sizes[:, self.num_prefix :]
+        weights = (sizes / sizes.mean(dim=1, keepdim=True)).to(output.dtype)
         return torch.cat((output[:, : self.num_prefix], output[:, self.num_prefix :] * weights), dim=1)

@@ -20,9 +20,15 @@ class Passing:
         """Know nothing."""
         self.begin()
 
+    def __reduce__(self) -> tuple[type[Passing], tuple[()]]:
+        """Let a copy of a backbone begin anew: a pass that broke off is none of its own."""
+        return type(self), ()
+
     def begin(self) -> None:
         """Forget the pass before."""
-        self.sizes: Tensor | None = None  # (B, N, 1), tokens of the image in each; None: one in each
+        self.sizes: Tensor | None = (
+            None  # (B, N, 1), of float32 or more: tokens of the image in each; None: one
+        )
         self.seen: Tensor | None = None  # what the attention of the block left for the step behind it
         self.regroup: Callable[[Tensor], Tensor] | None = None  # what the block did with its tokens
 

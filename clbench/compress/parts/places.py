@@ -11,7 +11,7 @@ from clbench.errors import UserError
 
 
 class CompressError(UserError, ValueError):
-    """A backbone that cannot be compressed, or not with what is attached to it."""
+    """A backbone that cannot be compressed, not with these options, or not with what is attached to it."""
 
 
 def require_tokens(backbone: Backbone, name: str) -> VisionTransformer:

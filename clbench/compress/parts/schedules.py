@@ -7,6 +7,8 @@ with none, 1 is the reverse); or a list.
 
 from __future__ import annotations
 
+from clbench.compress.parts.places import CompressError
+
 
 def even(removed: int, inflection: float, depth: int) -> list[int]:
     """Return the number for each of ``depth`` blocks: a straight line from r (1 - i) on."""
@@ -20,7 +22,7 @@ def listed(text: str, depth: int) -> list[int]:
     """Read ``16/14/13``: the number of each of the first blocks; the others remove none."""
     words = text.split("/")
     if not all(word.strip().isdecimal() for word in words) or len(words) > depth:
-        raise ValueError(
+        raise CompressError(
             f"blocks: {text!r} is not allowed: write up to {depth} whole numbers, one a block, as in 16/14/13"
         )
     return [*map(int, words), *[0] * (depth - len(words))]
