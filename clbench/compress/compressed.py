@@ -146,7 +146,7 @@ class Compressed:
         if not self._repairs:
             return
         try:
-            self._merged = Merged(self._repairs, self._switch)
+            self._merged = Merged(self._repairs, self._switch, is_below=True)
         except TypeError:
             for site, branch in self._repairs:
                 site.attached.append((self._switch, branch))

@@ -18,13 +18,18 @@ Weights = tuple[Tensor, Tensor | None]  # a layer's weight and bias
 class Merged:
     """Layers that hold merged branches, with the weights that they had before."""
 
-    def __init__(self, pairs: Sequence[tuple[Site, Branch]], switch: Switch) -> None:
-        """Merge all branches, or none: TypeError says why one cannot be. ``switch`` is their own."""
+    def __init__(
+        self, pairs: Sequence[tuple[Site, Branch]], switch: Switch, *, is_below: bool = False
+    ) -> None:
+        """Merge all branches, or none: TypeError says why one cannot be. ``switch`` is their own.
+
+        ``is_below``: they belong below whatever else is at these sites, as the weights themselves do.
+        """
         sites: dict[int, Site] = {}
         merged: dict[int, Weights] = {}
         with in_single_precision([branch for _, branch in pairs]), torch.no_grad():
             for site, branch in pairs:
-                layer = mergeable_layer(site, branch, switch)
+                layer = mergeable_layer(site, branch, None if is_below else switch)
                 sites[id(layer)] = site
                 weight, bias = merged.get(id(layer)) or _weights_of(layer)
                 merged[id(layer)] = branch.merged(_single(weight), None if bias is None else _single(bias))
@@ -52,9 +57,12 @@ class Merged:
             site.merges.pop()
 
 
-def mergeable_layer(site: Site, branch: Branch, switch: Switch) -> nn.Module:
-    """Return the layer at a site; TypeError where nothing can be merged into it now."""
-    if any(other.on and other is not switch for other, _ in site.attached):
+def mergeable_layer(site: Site, branch: Branch, switch: Switch | None) -> nn.Module:
+    """Return the layer at a site; TypeError where nothing can be merged into it now.
+
+    ``switch``: of what is to be merged, where nothing else may be on at the site.
+    """
+    if switch and any(other.on and other is not switch for other, _ in site.attached):
         raise TypeError(f"at {site.name} there is another module, too; switch it off or merge it first")
     if isinstance(site.layer, LowBitLayer):
         raise TypeError(f"{site.name} holds its weight in few bits: merge before it is quantised")
