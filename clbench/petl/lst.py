@@ -41,7 +41,7 @@ from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, NoSuchSiteError, Site
 from clbench.errors import UserError
 from clbench.petl import Petl, register
-from clbench.petl.parts.pruning import kept_channels, pruned_block, selecting
+from clbench.petl.parts.pruning import kept_channels, pruned_block
 from clbench.petl.parts.side_layers import (
     EPSILON,
     Pooling,

@@ -58,14 +58,6 @@ def pruned_block(narrow: Block, wide: BlockSites, channels: Tensor) -> Block:
     return narrow
 
 
-@torch.no_grad()
-def selecting(layer: nn.Linear, channels: Tensor) -> nn.Linear:
-    """Let a layer D -> E pass the kept channels on as they are, and return it."""
-    selection = torch.eye(layer.in_features, device=channels.device)[channels]
-    layer.weight, layer.bias = nn.Parameter(selection), nn.Parameter(torch.zeros_like(selection[:, 0]))
-    return layer
-
-
 def _channels_of_heads(qkv: Tensor, out: Tensor, heads: int, width: int) -> Tensor:
     """Return the channels (H W,) of all heads' outputs that are kept, ``width`` of each head."""
     weight_D = qkv.abs().sum(dim=1).view(3, -1).sum(dim=0) + out.abs().sum(dim=0)
