@@ -81,6 +81,11 @@ class Ladder(SideNetwork):
         self.places = {depth: place for place, depth in enumerate(kept)}
         self.pooling = pooling
 
+    @property
+    def side_width(self) -> int:
+        """Width of the side blocks, E."""
+        return self.up.in_features
+
     def absorb(self, held: list[Tensor], tokens: Tensor, depth: int) -> list[Tensor]:
         """Return z (B, N, E) of this depth alone."""
         if depth == 0:
