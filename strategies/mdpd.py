@@ -2,8 +2,8 @@
 
 Y. Zhang, J. Chen, H. Chen, K. Zheng, S. Liao, H. Zhong, W. Li, Y. Wang, "Memory-Efficient Transfer Learning
 with Fading Side Networks via Masked Dual Path Distillation", CVPR 2026, arXiv 2604.09088. A ladder side
-network (``lst``) beside the frozen trunk has a head of its own, which gives y_S; the backbone's final norm and
-another head give y_B. In each step, with T = 2 and t the labels, step A learns the side network with
+network (``lst``) beside the frozen trunk has a head of its own, which gives y_S; the backbone's final norm
+and another head give y_B. In each step, with T = 2 and t the labels, step A learns the side network with
 
     CE(y_S, t) + L_mim + L_gen              (clbench.learning.losses.feature_distillation)
 
@@ -46,7 +46,7 @@ from clbench.learning.classifier import Classifier
 from clbench.learning.heads import GrowingHead
 from clbench.learning.losses.distillation import distillation
 from clbench.learning.losses.feature_distillation import FeatureDistillation, drawn_mask
-from clbench.petl import Petl, registry
+from clbench.petl import Petl, name_of
 from clbench.petl.linear import Linear
 from clbench.petl.lst import LST, Ladder
 from clbench.petl.norm_tuning import NormTuning
@@ -85,8 +85,7 @@ class MDPD(Strategy):
     def setup(self, backbone: Backbone, petl: Petl, seeds: Seeds) -> None:
         """Attach the side network, switched off but while the loss is computed."""
         if not isinstance(petl, LST):
-            named = registry.name_of(type(petl))
-            raise NoLadderError(f"mdpd fades a ladder side network, module lst, and takes no {named}")
+            raise NoLadderError(f"mdpd fades a ladder side network, module lst, and takes no {name_of(petl)}")
         own = {"ln": NormTuning(), "final_norm": NormTuning(scope="final"), "head": Linear()}
         self.backbone, self.petl, self.seeds = backbone, petl, seeds
         self.model = Classifier(backbone, own[self.backbone_train], seeds, self.head_bits)
@@ -135,28 +134,33 @@ class MDPD(Strategy):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the losses of step A and step B, whose parameters are disjoint, added up."""
-        with self.both_paths() as seen:
-            side = self.side_head(batch.features(self.backbone))  # y_S
-        own = self.model.head(seen.features(self.backbone))  # y_B
-        learning_side = F.cross_entropy(side, batch.labels) + self.feature_loss(seen, batch)
-        opinion = distillation(own, side, temperature=self.temperature)
-        learning_own = (
-            self.label_weight * F.cross_entropy(own, batch.labels)
-            + self.logit_weight * self.temperature**2 * opinion
-        )
-        return learning_side + learning_own
+        side, own, seen = self.both_paths(batch)
+        return self.side_loss(side, seen, batch) + self.backbone_loss(own, side, batch)
 
-    def feature_loss(self, seen: Observed, batch: Batch) -> Tensor:
-        """Return L_mim and L_gen of what stands behind all blocks, weighted."""
-        side, trunk = seen.side[1:], seen.trunk[1:]
+    def both_paths(self, batch: Batch) -> tuple[Tensor, Tensor, Observed]:
+        """Return y_S and y_B of one pass of the trunk, and what stood behind its blocks and beside them."""
+        with self.side_shown() as seen:
+            side = self.side_head(batch.features(self.backbone))
+        return side, self.model.head(seen.features(self.backbone)), seen
+
+    def side_loss(self, side: Tensor, seen: Observed, batch: Batch) -> Tensor:
+        """Return what step A minimises: no parameter of the backbone has a part in it."""
+        narrow, wide = seen.side[1:], seen.trunk[1:]
         generator = batch.generator("masked patches")
-        mask = drawn_mask(len(side[0]), self.features.grid, self.mask_rate, generator).to(side[0].device)
-        return self.imitation_weight * self.features.imitation(
-            side, trunk
-        ) + self.generation_weight * self.features.generation(side, trunk, mask)
+        mask = drawn_mask(len(side), self.features.grid, self.mask_rate, generator).to(side.device)
+        return (
+            F.cross_entropy(side, batch.labels)
+            + self.imitation_weight * self.features.imitation(narrow, wide)
+            + self.generation_weight * self.features.generation(narrow, wide, mask)
+        )
+
+    def backbone_loss(self, own: Tensor, side: Tensor, batch: Batch) -> Tensor:
+        """Return what step B minimises: no parameter of the side network has a part in it."""
+        opinion = self.temperature**2 * distillation(own, side, temperature=self.temperature)
+        return self.label_weight * F.cross_entropy(own, batch.labels) + self.logit_weight * opinion
 
     @contextmanager
-    def both_paths(self) -> Iterator[Observed]:
+    def side_shown(self) -> Iterator[Observed]:
         """Let the backbone give the side network's features, and show its own."""
         self.side.enabled = True
         try:

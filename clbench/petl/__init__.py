@@ -59,6 +59,7 @@ class Petl(ABC):
     trains_backbone: ClassVar[bool] = False  # whether the backbone is put in training mode with the module
     starts_from_loss: ClassVar[bool] = False  # whether start() is to be called before the first training
     steps_to_reach_all: ClassVar[int] = 2  # training steps after which every trained tensor got a gradient
+    without_effect: ClassVar[tuple[str, ...]] = ()  # ends of the names of tensors that no output depends on
     recipe: ClassVar[dict[str, Any]] = {}  # how its paper trains it: options of a strategy, by their names
 
     @abstractmethod

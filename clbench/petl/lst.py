@@ -17,7 +17,7 @@ Not the identity at the start. Parameters for ViT-B/16: 2,376,492; without 3 of 
 Differs from the paper, which adapts T5 and CLIP-T5; for ViTs all of this is our choice:
 - The features are pooled as the backbone pools its own: the class token (of a distilled DeiT that alone), the
   mean of the patches where it averages them. The head is the strategy's.
-- ``start=pruned``: side blocks start from those rows and columns of the trunk's blocks that weigh most: see
+- ``init=pruned``: side blocks start from those rows and columns of the trunk's blocks that weigh most: see
   ``clbench.petl.parts.pruning``. Importance is by L1 norms alone, not by an empirical Fisher matrix.
 - r is the largest number up to 8 that divides the width of a head, where none is given.
 - The side blocks have no stochastic depth, no LayerScale and no norm of single queries and keys.
@@ -27,7 +27,6 @@ Shape letters: B batch, N tokens, D width of the trunk, E = D / r.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -117,7 +116,7 @@ class LST(Petl):
     recipe: ClassVar[dict[str, Any]] = {"optimizer": "adamw", "learning_rate": 3e-3}
 
     reduction: Annotated[int, Field(ge=0)] = 0  # r, divides the width of a head; 0: the largest up to 8
-    start: Literal["pruned", "random"] = "pruned"  # side blocks from the trunk's own, or drawn
+    init: Literal["pruned", "random"] = "pruned"  # side blocks from the trunk's own, or drawn
     dropped_blocks: Annotated[str, Field(pattern=r"^(\d+(,\d+)*)?$")] = (
         ""  # numbers from 0 of those that get no ladder and no side block, as in 0,4,8
     )
@@ -138,7 +137,7 @@ class LST(Petl):
         sides = [drawn_block(side_width, heads, generator) for _ in kept]
         ladders = [drawn_linear(width, side_width, generator) for _ in range(1 + len(kept))]
         up = drawn_linear(side_width, backbone.width, generator)
-        if self.start == "pruned":
+        if self.init == "pruned":
             channels = kept_channels(backbone, side_width)
             sides = [pruned_block(side, block, channels) for side, block in zip(sides, kept, strict=True)]
         depths = [block.index + 1 for block in kept]
@@ -150,7 +149,7 @@ class LST(Petl):
         beyond = [number for number in sorted(numbers) if number >= depth]
         if beyond:
             raise DroppedBlocksError(
-                f"petl.dropped_blocks: there is no block {beyond[0]} of {depth}; use numbers in 0..{depth - 1}"
+                f"petl.dropped_blocks: no block {beyond[0]} of {depth}; use numbers in 0..{depth - 1}"
             )
         return numbers
 

@@ -29,7 +29,9 @@ IN_HEADS = ("q_norm", "k_norm")  # timm's names
 class NormTuning(Tuning):
     """Identity at the start; there is nothing to merge."""
 
-    scope: Annotated[Literal["all", "final"], LATER] = "all"  # of the norms: all, or the one behind the blocks
+    scope: Annotated[Literal["all", "final"], LATER] = (
+        "all"  # of the norms: all, or the one behind the blocks
+    )
 
     def tuned(self, backbone: Backbone) -> Sequence[str]:
         """Return the names of the parameters of every norm between layers, or of the last."""

@@ -110,9 +110,9 @@ class LastBlock(Branch):
         network = side_network(self)
         reading = network.end()
         if output.requires_grad:
-            output.register_hook(partial(_set, network, reading))
+            output.register_hook(partial(_set, network, reading))  # type: ignore[no-untyped-call]  # torch's
         if inputs.requires_grad:
-            inputs.register_hook(partial(_set, network, None))
+            inputs.register_hook(partial(_set, network, None))  # type: ignore[no-untyped-call]  # torch's
         return output
 
 

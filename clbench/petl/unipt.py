@@ -1,7 +1,8 @@
 """Read all blocks of the trunk at once, each by attention of the last one's tokens, and weigh what they say.
 
-H. Diao, B. Wan, Y. Zhang, X. Jia, H. Lu, L. Chen, "UniPT: Universal Parallel Tuning for Transfer Learning with
-Efficient Parameter and Memory", CVPR 2024, arXiv 2308.14316. With h_l behind block l of the trunk, detached,
+H. Diao, B. Wan, Y. Zhang, X. Jia, H. Lu, L. Chen, "UniPT: Universal Parallel Tuning for Transfer Learning
+with Efficient Parameter and Memory", CVPR 2024, arXiv 2308.14316. With h_l behind block l of the trunk,
+detached,
 
     d_l = LN(F_l(h_l))                                  l = 0..L;  A = d_L
     w_l = relu(A d_l^T), each row divided by its sum, + I    l = 0..L-1
@@ -100,6 +101,7 @@ class UniPT(Petl):
     """Not the identity at the start, not mergeable; for ViTs."""
 
     identity_at_start: ClassVar[bool] = False
+    without_effect: ClassVar[tuple[str, ...]] = ("score.bias",)  # the softmax cancels it; the paper has it
     recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     reduction: Annotated[int, Field(ge=0)] = 0  # r, divides the width; 0: the largest that does up to 8

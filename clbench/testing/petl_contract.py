@@ -152,7 +152,9 @@ def _train(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor) -
     attached.eval()
     for part in scheduled([attached]):
         part.progress.fill_(1)  # as the loop does when a task's training has ended
-    unreached = [name for name in parameters if name not in reached]
+    unreached = [
+        name for name in parameters if name not in reached and not name.endswith(petl.without_effect)
+    ]
     assert not unreached, f"no gradient reaches {unreached[0]} in {petl.steps_to_reach_all} steps"
     attached.enabled = False
     frozen = [name for name, parameter in backbone.named_parameters() if parameter.grad is not None]

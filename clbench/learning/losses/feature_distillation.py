@@ -22,16 +22,16 @@ Shape letters: B batch, N tokens, P patches, D width of the trunk, E of the side
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from clbench.kinds import HasKinds
 from clbench.learning.losses.precision import full_precision
 from clbench.petl.parts.initialise import kaiming_uniform
 
+L = TypeVar("L", nn.Linear, nn.Conv2d)
 KERNEL = 3
 
 
@@ -79,7 +79,7 @@ class FeatureDistillation(HasKinds):
     def _generation(self, side: Tensor, trunk: Tensor, is_masked_BP: Tensor) -> Tensor:
         z_BPE, h_BPD = side[:, self.num_prefix :], trunk[:, self.num_prefix :]
         z_BPE = torch.where(is_masked_BP[..., None], self.masked.to(z_BPE.dtype), z_BPE)
-        made = self.convolutions(z_BPE.mT.unflatten(2, self.grid)).flatten(2).mT
+        made = self.convolutions(z_BPE.mT.reshape(*z_BPE.mT.shape[:2], *self.grid)).flatten(2).mT
         error_BP = _squares(self.generated(made), h_BPD).mean(dim=-1)
         return (error_BP * is_masked_BP).sum() / is_masked_BP.sum()
 
@@ -100,13 +100,21 @@ def _third(depth: int) -> int:
 
 
 def _matrix(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    layer = skip_init(nn.Linear, inputs, outputs, bias=False)
-    kaiming_uniform(layer.weight, generator)
-    return layer
+    with torch.device("meta"):  # nothing is drawn from a global generator
+        layer = nn.Linear(inputs, outputs, bias=False)
+    return _drawn(layer, generator)
 
 
 def _convolution(width: int, generator: torch.Generator) -> nn.Conv2d:
-    layer = skip_init(nn.Conv2d, width, width, KERNEL, padding=KERNEL // 2)
+    with torch.device("meta"):
+        layer = nn.Conv2d(width, width, KERNEL, padding=KERNEL // 2)
+    return _drawn(layer, generator)
+
+
+def _drawn(layer: L, generator: torch.Generator) -> L:
+    """Return the layer with its weight drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)) and no bias at first."""
+    layer.to_empty(device="cpu")
     kaiming_uniform(layer.weight, generator)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer

@@ -38,8 +38,8 @@ def pruned_block(narrow: Block, wide: BlockSites, channels: Tensor) -> Block:
     """Give ``narrow`` what is kept of a block of the trunk, and return it."""
     if not all(wide.has(name) for name in NEEDED):
         raise NoSuchSiteError(
-            f"petl.start: pruned cuts plain attention and two-layer MLPs, and block[{wide.index}] is another;"
-            " use --set petl.start=random"
+            f"petl.init: pruned cuts plain attention and two-layer MLPs, and block[{wide.index}] is another;"
+            " use --set petl.init=random"
         )
     heads, width = narrow.attn.num_heads, narrow.attn.head_dim
     qkv, out = _linear(wide, "attn.qkv"), _linear(wide, "attn.proj")

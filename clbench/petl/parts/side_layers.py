@@ -12,7 +12,6 @@ import torch
 from timm.layers import global_pool_nlc
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import NoSuchSiteError
@@ -63,9 +62,9 @@ def require_sequence(backbone: Backbone) -> None:
 
 
 def reduction_of(asked: int, what: str, number: int) -> int:
-    """Return the reduction asked for, or for 0 the largest up to 8 that divides ``number``, which is ``what``.
+    """Return the reduction asked for, or for 0 the largest up to 8 that divides ``number``.
 
-    DivisorError names the nearest that divide it.
+    DivisorError says ``what`` that number is, and which are the nearest that divide it.
     """
     if asked:
         check_divides("reduction", asked, what, number)
@@ -73,10 +72,11 @@ def reduction_of(asked: int, what: str, number: int) -> int:
     return max(divisor for divisor in range(1, LARGEST + 1) if number % divisor == 0)
 
 
-@torch.no_grad()
 def drawn_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """Return a linear layer whose weight and bias are drawn from U(-1/sqrt(inputs), 1/sqrt(inputs))."""
-    layer = skip_init(nn.Linear, inputs, outputs)
+    with torch.device("meta"):  # nothing is drawn from a global generator
+        layer = nn.Linear(inputs, outputs)
+    layer.to_empty(device="cpu")
     draw(layer, generator)
     return layer
 
