@@ -106,7 +106,7 @@ def _check_degrees(compressor: Compressor, backbone: Backbone, images: Tensor, p
     begun = [_begun(degree, backbone, images) for degree in degrees]
     num_tokens, num_prefix = num_tokens_of(backbone)
     if degrees[0].tokens_after(num_tokens, num_prefix, depth) == [num_tokens] * depth:
-        is_same = torch.equal(begun[0][1], plain) or bool(degrees[0].plugin_file)
+        is_same = degrees[0].plugin_file != "" or torch.equal(begun[0][1], plain)
         assert is_same, f"no token is removed, yet the features differ: {degrees[0]}"
     keys = [key for key, _ in begun]
     assert len(set(keys)) == len(keys), "two degrees have the same state_key()"
