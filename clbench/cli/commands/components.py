@@ -13,12 +13,14 @@ from clbench.cli.parameters import DataDir, Option, Settings, UsageError, places
 
 def list_names(
     kind: Annotated[str | None, typer.Argument(metavar="[KIND]")] = None,
-    backbone: Annotated[str | None, Option(metavar="NAME", help="Of petl: measure each on this one.")] = None,
+    backbone: Annotated[
+        str | None, Option(metavar="NAME", help="Of petl, compress: measure each on this one.")
+    ] = None,
     settings: Annotated[
         list[str] | None, Option("--set", metavar="KEY=VALUE", help="Its options: backbone.image_size=96.")
     ] = None,
     csv: Annotated[
-        Path | None, Option(metavar="FILE", help="Of petl, measured: write it there, too.")
+        Path | None, Option(metavar="FILE", help="Of what is measured: write it there, too.")
     ] = None,
 ) -> None:
     """List streams, strategies, backbones, petl, metrics, or all."""
@@ -27,14 +29,15 @@ def list_names(
 
         terminal.show(listing(kind))
         return
-    if kind != "petl":
-        raise UsageError("--backbone, --set and --csv go with: clbench list petl")
+    if kind not in ("petl", "compress"):
+        raise UsageError("--backbone, --set and --csv go with: clbench list petl, clbench list compress")
     from clbench.cli.early import check_backbone
 
     check_backbone(backbone or "vit-micro", {})
-    from clbench.cli.zoo import print_measured
+    from clbench.cli import degrees, zoo
 
-    print_measured(backbone or "vit-micro", settings or [], terminal.console(), csv)
+    measure = zoo.print_measured if kind == "petl" else degrees.print_measured
+    measure(backbone or "vit-micro", settings or [], terminal.console(), csv)
 
 
 def show(words: Annotated[list[str], typer.Argument(metavar="[KIND] NAME")]) -> None:
