@@ -18,6 +18,7 @@ from clbench.data.plain_transform import PlainTransform
 from clbench.deploy.asking import scores_of
 from clbench.deploy.graph import Graph, GraphError, graph_of, reason
 from clbench.deploy.learnt import Learnt
+from clbench.deploy.onnx_operators import translations
 from clbench.deploy.patterns import patterns
 from clbench.deploy.quietly import quietly
 from clbench.errors import UserError
@@ -142,7 +143,12 @@ def _translated(module: nn.Module, example: Tensor, name: str, opset: int) -> Mo
         with quietly():
             program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
             exported = torch.onnx.export(
-                program, dynamo=True, opset_version=opset, input_names=[name], output_names=["scores"]
+                program,
+                dynamo=True,
+                opset_version=opset,
+                input_names=[name],
+                output_names=["scores"],
+                custom_translation_table=translations(),
             )
             assert exported is not None
             model: ModelProto = exported.model_proto

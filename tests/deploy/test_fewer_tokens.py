@@ -110,6 +110,19 @@ def test_a_plug_in_lies_below_what_is_merged(
         assert_says(clbench.load(made.save(tmp_path / f"bundle-{number}")), variant_record(record, variant))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("can_trace")
+@pytest.mark.parametrize("form", ["tome:removed=3", "evit:keep=0.5", "tome:removed=2+rtn:bits=4"])
+def test_a_graph_of_it_says_the_same_without_torch(
+    form: str, run: Callable[..., Record], tmp_path: Path
+) -> None:
+    record = run("naive", variant=[form], petl={"name": "lora"})
+    report = (
+        clbench.load(record.path).variant(form).export_onnx(tmp_path / "learner.onnx", preprocessing="inside")
+    )
+    assert report.num_same_class == report.num_compared
+
+
 def test_what_modules_are_merged_into_cannot_be_left_out(run: Callable[..., Record], tmp_path: Path) -> None:
     made = clbench.load(run("naive", petl={"name": "lora"}).path).variant("tome:removed=2")
     with pytest.raises(UserError, match="with modules or a plug-in in its weights is found nowhere else"):

@@ -88,5 +88,5 @@ def gathered(tokens_BND: Tensor, places_BK: Tensor) -> Tensor:
 
 def _rows(places_BK: Tensor, num_tokens: int) -> Tensor:
     """Return the places among the tokens of all images, (B K,)."""
-    first = torch.arange(len(places_BK), device=places_BK.device)[:, None] * num_tokens
+    first = torch.arange(places_BK.shape[0], device=places_BK.device)[:, None] * num_tokens
     return (places_BK + first).flatten()
