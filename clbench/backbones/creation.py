@@ -19,7 +19,7 @@ from clbench.backbones.given import Given
 from clbench.backbones.hub import TimmArchitecture, expected_images
 from clbench.backbones.opening import CannotOpenError, opened, resize
 from clbench.backbones.sites import Site
-from clbench.backbones.weights import check_tensors, load_weights, weights_digest
+from clbench.backbones.weights import check_tensors, load_weights, read_classifier, weights_digest
 from clbench.outside.finite import refuse_any_not_finite
 from clbench.seeds import forked
 
@@ -93,6 +93,23 @@ def _beside(folder: Path | None, chosen: Architecture) -> Path | None:
     """Return the file of a network's published weights that lies in a folder, if one does."""
     files = [folder / f"{name}.safetensors" for name in chosen.file_names()] if folder else []
     return next((file for file in files if file.is_file()), None)
+
+
+def classifier_of(
+    name: str, options: BackboneOptions, width: int, *, folder: Path | None = None
+) -> nn.Linear | None:
+    """Return the classifier that lies in the file of a backbone's weights; None where there is none.
+
+    Backbones have none. Of weights that come from the hub or with this package none is known.
+    """
+    file = _beside(folder, architecture(name)) if options.weights == "default" else Path(options.weights)
+    found = read_classifier(file, width) if file and options.weights != "none" else None
+    if found is None:
+        return None
+    weight, bias = found
+    classifier = nn.utils.skip_init(nn.Linear, width, len(bias))
+    classifier.load_state_dict({"weight": weight, "bias": bias})
+    return classifier.requires_grad_(False)
 
 
 def open_in_place(model: nn.Module) -> Backbone:

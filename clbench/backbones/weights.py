@@ -51,6 +51,16 @@ def load_weights(model: nn.Module, file: Path) -> None:
     model.load_state_dict(tensors)
 
 
+def read_classifier(file: Path, width: int) -> tuple[Tensor, Tensor] | None:
+    """Return weight (C, width) and bias (C,) of the classifier that a file holds; None where none fits."""
+    tensors = {} if file.suffix == ".npz" else _read(file)
+    for name in CLASSIFIERS:
+        weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
+        if weight is not None and bias is not None and weight.shape == (len(bias), width):
+            return weight.float(), bias.float()
+    return None
+
+
 def weights_digest(model: nn.Module) -> str:
     """Return a SHA-256 over the names, types, shapes and values of the model's state."""
     return tensors_digest(model.state_dict())

@@ -8,8 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from clbench import backbones, devices, petl, strategies, streams
-from clbench.cli.early import FORMS, Named, check, check_options
+from clbench import backbones, devices, petl, pretrain, strategies, streams
+from clbench.cli.early import FORMS, Named, check, check_backbone, check_options
 from clbench.options import SpecError
 from clbench.records.resolving import contradiction, resolve
 from clbench.records.spec import SECTIONS, USED, RunSpec, read_toml
@@ -18,6 +18,7 @@ from clbench.registry import did_you_mean
 
 Sections = Mapping[str, Mapping[str, Any]]
 NAMED = (*SECTIONS, *USED)  # the sections that options may be given for
+PRETRAINING = ("pretrain", "backbone", "stream")  # those of clbench pretrain
 LONGEST_SEED = 18  # digits: what TOML keeps whole
 SEVERAL = {  # options that may name several components, and the names that begin a new one after a comma
     "stream": streams.names,
@@ -83,6 +84,21 @@ def learning_on(
     check_options(strategies.registry, strategy, "strategy", sections["strategy"])
     run = {"device": device or "auto", **sections.get("run", {})}
     return {**sections, "run": run}, kind
+
+
+def pretraining_on(method: str, backbone: str, stream: str, settings: Sequence[str]) -> Sections:
+    """Return by section the options that are typed for a method of pre-training.
+
+    Nothing heavy is imported; UserError for whatever can be told to be wrong without that.
+    """
+    sections = parse_settings(settings, PRETRAINING)
+    pretrain.registry.check(method)
+    check_options(pretrain.registry, method, "pretrain", sections.get("pretrain", {}))
+    check_backbone(backbone, sections.get("backbone", {}))
+    kind, argument = streams.split(stream)
+    streams.registry.check(kind)
+    check_options(streams.registry, kind, "stream", {**argument, **sections.get("stream", {})})
+    return sections
 
 
 def specs(runs: Sequence[Typed]) -> list[RunSpec]:
@@ -168,7 +184,7 @@ def read_config(text: str) -> Sections:
     return sections
 
 
-def parse_settings(settings: Sequence[str]) -> Sections:
+def parse_settings(settings: Sequence[str], known: Sequence[str] = NAMED) -> Sections:
     """Turn ``strategy.ema_decay=0.999`` items into sections; SpecError says what is wrong with an item."""
     sections: dict[str, dict[str, str]] = {}
     for item in settings:
@@ -176,10 +192,10 @@ def parse_settings(settings: Sequence[str]) -> Sections:
         section, dot, name = key.strip().partition(".")
         if not (equals and dot and name):
             raise SpecError(f"--set {item!r}: write section.name=value, as in --set strategy.epochs=3")
-        if section not in NAMED:
+        if section not in known:
             raise SpecError(
-                f"--set {item!r}: unknown section {section!r}{did_you_mean(section, NAMED)}"
-                f" (allowed: {', '.join(NAMED)})"
+                f"--set {item!r}: unknown section {section!r}{did_you_mean(section, known)}"
+                f" (allowed: {', '.join(known)})"
             )
         sections.setdefault(section, {})[name] = value.strip()
     return sections

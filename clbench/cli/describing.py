@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clbench import backbones, evaluate, petl, quant, strategies, streams
+from clbench import backbones, evaluate, petl, pretrain, quant, strategies, streams
 from clbench.cards import RegistryError
 from clbench.cli.listing import KINDS, REGISTRIES, SECTION_OF
 from clbench.cli.options import Option, options, value_in_words
@@ -276,6 +276,13 @@ def _of_compressor(name: str) -> Iterator[Note]:
     yield Note("to see what each degree is worth: clbench list compress --backbone vit_tiny_patch16_224")
 
 
+def _of_pretraining(name: str) -> Iterator[Note]:
+    for recipe, chosen in sorted(pretrain.get(name).recipes.items()):
+        words = f"in recipe {recipe}, --set pretrain.recipe={recipe}, the defaults are"
+        yield Note(words, _written(chosen))
+    yield Note(f"clbench pretrain {name} --backbone NAME --stream NAME --out FILE.safetensors")
+
+
 def _of_backbone(name: str) -> Iterator[Note]:
     yield Note(f"combines with every stream, strategy and module: clbench run --backbone {name}")
 
@@ -287,6 +294,7 @@ USES: dict[str, Callable[[str], Iterator[Note]]] = {
     "petl": _of_petl,
     "quant": _of_quantiser,
     "compress": _of_compressor,
+    "pretrain": _of_pretraining,
 }
 
 

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from clbench import backbones, compress, petl, quant, strategies, streams
+from clbench import backbones, compress, petl, pretrain, quant, strategies, streams
 from clbench.registry import Registry, UnknownNameError, did_you_mean, entry_points_of
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -23,6 +23,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "petl": petl.registry,
     "quant": quant.registry,
     "compress": compress.registry,
+    "pretrain": pretrain.registry,
 }
 KINDS = (*REGISTRIES, "metrics")
 SECTION_OF = {
@@ -32,6 +33,7 @@ SECTION_OF = {
     "petl": "petl",
     "quant": "quant",
     "compress": "compress",
+    "pretrain": "pretrain",
 }
 # what a user may write: the kind in the singular, and as it is listed
 OWN_KINDS = {
@@ -55,6 +57,8 @@ HINTS = {
     "compress": "--compress NAME:removed=8: the backbone learns and predicts with fewer tokens;"
     " --variant NAME:removed=8: the learner predicts so, too; measured with"
     " clbench list compress --backbone NAME",
+    "pretrain": "clbench pretrain NAME --backbone NAME --stream NAME --out FILE.safetensors: makes a file"
+    " that runs take",
     "metrics": "computed at the end of every run, in metrics.json of its record; one of your own:"
     " --set run.metrics=path/to/file.py:function",
 }

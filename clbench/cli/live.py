@@ -62,16 +62,7 @@ class Live(Progress):
         """Draw nothing yet; use it as a context manager, so that the bars are gone when an error is told."""
         self.console = console
         self.folder: Path | None = None  # where the record lies, once the run has begun
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self.bars = bars_on(console)
         self.bar: TaskID | None = None
         self.num_done = 0  # steps or images of the bar being drawn
         self.num_images = 0  # since the bar was begun
@@ -169,6 +160,20 @@ class Live(Progress):
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def bars_on(console: Console) -> Bars:
+    """Return what draws bars on a terminal, and nothing anywhere else."""
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+        console=console,
+        auto_refresh=False,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def duration(seconds: float) -> str:

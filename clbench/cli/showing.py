@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from clbench.cli.arguments import NAMED
 from clbench.cli.describing import Description, describe
 from clbench.cli.listing import indented, rows
 
@@ -34,7 +35,8 @@ def _shown(what: Description) -> Iterator[RenderableType]:
         yield indented(rows(what.facts))
     if what.options:
         lines = [(each.name, each.type, each.default, each.comment) for each in what.options]
-        yield Text(f"options  (--set {what.kind}.NAME=VALUE, or [{what.kind}] in a --config file)")
+        in_file = f", or [{what.kind}] in a --config file" if what.kind in NAMED else ""
+        yield Text(f"options  (--set {what.kind}.NAME=VALUE{in_file})")
         yield indented(rows([("name", "values", "default", ""), *lines]))
     yield from map(Text, map(str, what.notes))
 

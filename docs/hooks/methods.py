@@ -18,6 +18,7 @@ TITLES = {
     "backbones": "Backbones",
     "quant": "Quantisers",
     "compress": "Token compressors",
+    "pretrain": "Pre-training",
 }
 MANY = 8  # names of a note, from which on they are folded away
 

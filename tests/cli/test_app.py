@@ -86,6 +86,16 @@ COMMANDS = {
         "--data-dir",
         *AGAIN,
     ],
+    "pretrain": [
+        "METHOD",
+        "--backbone",
+        "--stream",
+        "--out",
+        "--set",
+        "--seed",
+        "--device",
+        "--data-dir",
+    ],
     "list": ["[KIND]", "--backbone", "--set", "--csv"],
     "show": ["[KIND] NAME"],
     "report": [

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from clbench.cli.commands.components import check, doctor, list_names, new, show
 from clbench.cli.commands.learners import export, learn, predict
+from clbench.cli.commands.pretraining import pretrain
 from clbench.cli.commands.runs import report, resume, run
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -15,6 +16,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "learn": learn,
     "export": export,
+    "pretrain": pretrain,
     "list": list_names,
     "show": show,
     "check": check,

@@ -1,0 +1,67 @@
+"""Gather what a course is made of: the opened backbone, and the images of a stream without their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from clbench import backbones
+from clbench.backbones.backbone import Backbone
+from clbench.backbones.creation import classifier_of
+from clbench.data.batches import Batcher
+from clbench.data.samples import Samples, join
+from clbench.data.tasks import Places
+from clbench.pretrain.asked import Asked
+from clbench.runs.earlier import build_stream
+from clbench.seeds import Seeds
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a method may use."""
+
+    backbone: Backbone
+    classifier: nn.Linear | None  # that the backbone's weights came with, where their file has one
+    batcher: Batcher  # with the stream's own training transform
+    train: Samples  # training images of all tasks, each once; neither validation nor test
+    test: Samples  # test images of all tasks, to see what was learnt; nothing is chosen by them
+    num_classes: int  # of the labels
+    stream_digest: str
+    notes: Sequence[str]  # of stream and backbone, a line each
+    seeds: Seeds
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.batcher.device
+
+
+def gathered(asked: Asked, places: Places) -> Materials:
+    """Open the backbone and read the images that are asked for."""
+    seeds, device = Seeds(asked.seed), torch.device(asked.device)
+    stream = build_stream(asked.stream, places, seeds)
+    name, options, folder = asked.backbone.name, asked.backbone_options(), places.data_dir
+    backbone = backbones.create(name, options, seed=seeds.derive("weights"), folder=folder).to(device)
+    images = stream.tasks[0].train.images
+    return Materials(
+        backbone=backbone,
+        classifier=classifier_of(name, options, backbone.width, folder=folder),
+        batcher=Batcher(images, backbone.preprocessing, stream.augment, device),
+        train=_each_once([task.train for task in stream.tasks]),
+        test=_each_once([task.test for task in stream.tasks]),
+        num_classes=len(stream.class_names),
+        stream_digest=stream.digest,
+        notes=[*stream.notes, *backbone.notes],
+        seeds=seeds,
+    )
+
+
+def _each_once(parts: Sequence[Samples]) -> Samples:
+    """Return the samples of all tasks in the order of their rows, those that come back once."""
+    whole = join(parts)
+    _, first = np.unique(whole.rows, return_index=True)
+    return whole.select(first)

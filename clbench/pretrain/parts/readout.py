@@ -1,0 +1,48 @@
+"""Read logits off a backbone's features, for a teacher and a student to agree upon.
+
+A classifier that was pre-trained together with the backbone knows which differences between features matter.
+Where the weights came without one, a linear discriminant of the images at hand takes its place: each class is
+a normal distribution about the mean of its features, all classes with one covariance, and the logits are the
+log-likelihoods but for a term that the classes share.
+
+Shape letters: C classes, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from clbench.data.batches import in_order
+from clbench.learning.gaussians import Gaussians
+from clbench.pretrain.materials import Materials
+
+BATCH = 256  # images at a time
+SHRINKAGE = 0.1  # share of the identity in the covariance: features are many, images may be few
+
+
+def readout(materials: Materials) -> nn.Linear:
+    """Return the classifier that the weights came with, or a linear discriminant of the training images."""
+    if materials.classifier is not None:
+        return materials.classifier.to(materials.device)
+    return discriminant(materials)
+
+
+@torch.no_grad()
+def discriminant(materials: Materials) -> nn.Linear:
+    """Return the linear discriminant of the classes of the training images."""
+    backbone, train = materials.backbone, materials.train
+    gaussians = Gaussians(backbone.width, is_shared=True)
+    gaussians.grow(materials.num_classes, materials.device)
+    for places in in_order(len(train), BATCH):
+        images = materials.batcher.test_batch(train.rows[places])
+        gaussians.add(backbone(images), torch.from_numpy(train.labels[places]).to(materials.device))
+    mean_CD, covariance_DD = gaussians.means, gaussians.covariances()[0].double()
+    variance = covariance_DD.diagonal().mean()
+    covariance_DD = (1 - SHRINKAGE) * covariance_DD
+    covariance_DD.diagonal().add_(SHRINKAGE * variance)
+    weight_CD = torch.linalg.solve(covariance_DD, mean_CD.T).T
+    classifier = nn.utils.skip_init(nn.Linear, backbone.width, materials.num_classes)
+    bias_C = -(mean_CD * weight_CD).sum(dim=1) / 2
+    classifier.load_state_dict({"weight": weight_CD.float(), "bias": bias_C.float()})
+    return classifier.to(materials.device).requires_grad_(False)
