@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import nn
+from torch import Tensor, nn
 
 # Importing a family's file registers how its models are opened.
 from clbench.backbones import BackboneOptions, convnext, mobilenet, registry, resnet, swin, vit
@@ -97,19 +97,15 @@ def _beside(folder: Path | None, chosen: Architecture) -> Path | None:
 
 def classifier_of(
     name: str, options: BackboneOptions, width: int, *, folder: Path | None = None
-) -> nn.Linear | None:
-    """Return the classifier that lies in the file of a backbone's weights; None where there is none.
+) -> tuple[Tensor, Tensor] | None:
+    """Return weight (C, width) and bias (C,) of the classifier that lies in the file of a backbone's weights.
 
-    Backbones have none. Of weights that come from the hub or with this package none is known.
+    None where there is none: of weights from the hub or this package none is known. Backbones have none.
     """
-    file = _beside(folder, architecture(name)) if options.weights == "default" else Path(options.weights)
-    found = read_classifier(file, width) if file and options.weights != "none" else None
-    if found is None:
+    if options.weights == "none":
         return None
-    weight, bias = found
-    classifier = nn.utils.skip_init(nn.Linear, width, len(bias))
-    classifier.load_state_dict({"weight": weight, "bias": bias})
-    return classifier.requires_grad_(False)
+    file = _beside(folder, architecture(name)) if options.weights == "default" else Path(options.weights)
+    return read_classifier(file, width) if file else None
 
 
 def open_in_place(model: nn.Module) -> Backbone:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from clbench import backbones
 from clbench.backbones.backbone import Backbone
@@ -25,7 +25,8 @@ class Materials:
     """What a method may use."""
 
     backbone: Backbone
-    classifier: nn.Linear | None  # that the backbone's weights came with, where their file has one
+    # weight (C, D) and bias (C,) that the backbone's weights came with, where their file has a classifier
+    classifier: tuple[Tensor, Tensor] | None
     batcher: Batcher  # with the stream's own training transform
     train: Samples  # training images of all tasks, each once; neither validation nor test
     test: Samples  # test images of all tasks, to see what was learnt; nothing is chosen by them

@@ -101,8 +101,8 @@ class Distillation(Course):
     def __init__(self, options: ToCom, materials: Materials) -> None:
         """Attach the plug-in, and what drops paths; nothing of the backbone learns."""
         self.options, self.materials, self.backbone = options, materials, materials.backbone
+        self.form = ToMe(removed=0).compress(self.backbone)  # which refuses what it cannot compress
         self.classifier = readout(materials)
-        self.form = ToMe(removed=0).compress(self.backbone)
         self.repairing, self.dropping = Switch(), Switch()
         self.plugin = self._attached()
         augment = materials.batcher.augment if options.augment == "stream" else options.augment

@@ -11,27 +11,32 @@ Shape letters: C classes, D width.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clbench.data.batches import in_order
 from clbench.learning.gaussians import Gaussians
 from clbench.pretrain.materials import Materials
 
 BATCH = 256  # images at a time
+MOST_IMAGES = 5000
 SHRINKAGE = 0.1  # share of the identity in the covariance: features are many, images may be few
 
 
 def readout(materials: Materials) -> nn.Linear:
     """Return the classifier that the weights came with, or a linear discriminant of the training images."""
-    if materials.classifier is not None:
-        return materials.classifier.to(materials.device)
-    return discriminant(materials)
+    weight_CD, bias_C = materials.classifier or discriminant(materials)
+    layer = nn.Linear(weight_CD.shape[1], len(weight_CD), device="meta")  # so that nothing is drawn
+    for name, tensor in (("weight", weight_CD), ("bias", bias_C)):
+        own = nn.Parameter(tensor.to(materials.device, torch.float32), requires_grad=False)
+        layer.register_parameter(name, own)
+    return layer
 
 
 @torch.no_grad()
-def discriminant(materials: Materials) -> nn.Linear:
-    """Return the linear discriminant of the classes of the training images."""
-    backbone, train = materials.backbone, materials.train
+def discriminant(materials: Materials) -> tuple[Tensor, Tensor]:
+    """Return weight (C, D) and bias (C,) of the linear discriminant of training images, of all or enough."""
+    backbone = materials.backbone
+    train = materials.train.draw(MOST_IMAGES, materials.seeds.numpy("readout"))
     gaussians = Gaussians(backbone.width, is_shared=True)
     gaussians.grow(materials.num_classes, materials.device)
     for places in in_order(len(train), BATCH):
@@ -42,7 +47,4 @@ def discriminant(materials: Materials) -> nn.Linear:
     covariance_DD = (1 - SHRINKAGE) * covariance_DD
     covariance_DD.diagonal().add_(SHRINKAGE * variance)
     weight_CD = torch.linalg.solve(covariance_DD, mean_CD.T).T
-    classifier = nn.utils.skip_init(nn.Linear, backbone.width, materials.num_classes)
-    bias_C = -(mean_CD * weight_CD).sum(dim=1) / 2
-    classifier.load_state_dict({"weight": weight_CD.float(), "bias": bias_C.float()})
-    return classifier.to(materials.device).requires_grad_(False)
+    return weight_CD, -(mean_CD * weight_CD).sum(dim=1) / 2
