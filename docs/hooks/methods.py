@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from families import in_families
 from prose import advice, choices, code, escaped, markdown, prose, table
 
+from clbench.cli.arguments import NAMED
 from clbench.cli.describing import Description, Note, describe
 from clbench.cli.listing import HINTS, REGISTRIES
 from clbench.evaluate import METRICS, Metric
@@ -19,6 +20,9 @@ TITLES = {
     "quant": "Quantisers",
     "compress": "Token compressors",
     "pretrain": "Pre-training",
+}
+USES = {
+    "pretrain": "clbench pretrain NAME --backbone vit-micro --stream split-digits --out plugin.safetensors"
 }
 MANY = 8  # names of a note, from which on they are folded away
 
@@ -55,7 +59,8 @@ def _index(kind: str, title: str, found: dict[str, Description]) -> str:
 
 
 def _method(about: Description) -> str:
-    shell = f"clbench run --{about.kind} {about.name}\nclbench show {about.name}"
+    use = USES.get(about.kind, f"clbench run --{about.kind} NAME").replace("NAME", about.name)
+    shell = f"{use}\nclbench show {about.name}"
     first, *others = about.paragraphs
     # The summary is the docstring's first sentence; where more follows in its paragraph, it stays there.
     parts = [f"# {about.name}", f"{prose(first)}\n{{ .lead }}", f"```sh\n{shell}\n```", markdown(others)]
@@ -72,9 +77,8 @@ def _method(about: Description) -> str:
 
 
 def _options(about: Description) -> str:
-    said = (
-        f"Set by `--set {about.kind}.NAME=VALUE`, or under `[{about.kind}]` in a file given with `--config`."
-    )
+    in_file = f", or under `[{about.kind}]` in a file given with `--config`" if about.kind in NAMED else ""
+    said = f"Set by `--set {about.kind}.NAME=VALUE`{in_file}."
     rows = (
         [code(each.name), choices(each.type), code(each.default), prose(each.comment)]
         for each in about.options
