@@ -277,10 +277,8 @@ def _of_compressor(name: str) -> Iterator[Note]:
 
 
 def _of_pretraining(name: str) -> Iterator[Note]:
-    for recipe, chosen in sorted(pretrain.get(name).recipes.items()):
-        words = f"in recipe {recipe}, --set pretrain.recipe={recipe}, the defaults are"
-        yield Note(words, _written(chosen))
-    yield Note(f"clbench pretrain {name} --backbone NAME --stream NAME --out FILE.safetensors")
+    for recipe, own in sorted(pretrain.get(name).recipes.items()):
+        yield Note(f"clbench pretrain {name} --set pretrain.recipe={recipe}: its defaults are", _written(own))
 
 
 def _of_backbone(name: str) -> Iterator[Note]:

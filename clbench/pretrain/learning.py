@@ -57,6 +57,7 @@ def pretrain(
     partial = Partial(file, asked, _digests(materials))
     make_folder(partial.folder)
     with only_writer(partial.folder):
+        refuse_in_the_way(file)  # of another process that was at its end just now
         account = partial.load(course)
         listener.begun(course.num_steps, len(account.losses), [*materials.notes, *course.notes()])
         with explained(method):
@@ -80,8 +81,7 @@ def _follow(
         loss = course.step(index)
         if not math.isfinite(loss):
             raise DivergedError(
-                f"the loss of step {index + 1} is {loss}; try a lower rate:"
-                " --set pretrain.learning_rate=..., and remove what is in"
+                f"the loss of step {index + 1} is {loss}; try a lower pretrain.learning_rate, and remove"
                 f" {partial.folder}"
             )
         account.losses.append(loss)

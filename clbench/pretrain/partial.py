@@ -70,11 +70,11 @@ class Partial:
         if checkpoint is None:
             return Account([])
         before, now = checkpoint.info["asked"], self._asked()
-        for name in now:
-            if before[name] != now[name]:
+        for name, value in now.items():
+            if before.get(name) != value:
                 raise OutError(
-                    f"{self.folder} is what another command left: {name} is {_told(before[name])} there and"
-                    f" {_told(now[name])} here; remove it, or give another --out"
+                    f"{self.folder} is what another command left: {name} is {_told(before.get(name))} there"
+                    f" and {_told(value)} here; remove it, or give another --out"
                 )
         course.take_back(under("course/", checkpoint.tensors))
         return Account(checkpoint.info["losses"], checkpoint.info["seconds"])
