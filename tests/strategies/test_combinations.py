@@ -23,6 +23,7 @@ from clbench.testing.generated import generated_stream
 # LAE meets every module, the others one of each kind: a branch beside a layer, another weight of it, more
 # keys and values, scales and shifts, few bits, the whole backbone, nothing.
 KINDS = ["adapter", "lora-qv", "prefix", "ssf", "bi-adapter", "full", "linear"]
+ONLY = {"mdpd": ["lst"]}  # those that refuse every other module
 QUICK = {"naive", "er"}  # strategies of different structure
 CHOSEN = {  # what fits a few images of 16 pixels
     "lae": {"frozen_epochs": 1},
@@ -40,7 +41,7 @@ def pairs() -> list[object]:
     for name in strategies.names():
         if name == "lae" or name.startswith("avalanche."):
             continue
-        for module in KINDS:
+        for module in ONLY.get(name, KINDS):
             found.append(pytest.param(name, module, marks=[] if name in QUICK else [pytest.mark.slow]))
     return found
 
