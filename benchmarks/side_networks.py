@@ -6,7 +6,7 @@
 that a step keeps for its backward pass beside the weights, the process's peak, and times. ``learners``:
 ``mdpd`` and ``naive`` learn CIFAR-100, which is in DIR, in ten tasks, all with the same images, epochs and
 optimiser. The learning rate of each is the best of three on validation images of the first two tasks; test
-images are predicted once. Runs that are in ``--out`` are not made again. ``--parts`` chooses one of the two.
+images are predicted once. Learners that have rows in ``--out`` are left as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from cifar100 import accuracy, cifar100, predictions, questions, ten_tasks
-from tables import Row, as_csv, finished
+from tables import Row, as_csv, finished, known_rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,19 +42,19 @@ from clbench.seeds import Seeds
 from clbench.streams import TaskStream
 
 MODULES = ("linear", "lst", "unipt", "sherl", "lora", "norm-tuning", "full")
-CASES = (("vit_tiny_patch16_224", 32), ("vit_base_patch16_224", 4))  # networks, and images of a batch
-STEPS = 5
+CASES = (("vit_tiny_patch16_224", 16), ("vit_base_patch16_224", 2))  # networks, and images of a batch
+STEPS = 3
 NUM_CLASSES = 100
 RATES = (0.001, 0.003, 0.01)
 LEARNERS: dict[str, dict[str, object]] = {
     "mdpd-lst": {},
     "mdpd-lst head": {"backbone_train": "head"},
-    "mdpd-lst ln": {"backbone_train": "ln"},
+    "naive-linear": {},
     "naive-lst": {},
+    "naive-lora": {},
     "naive-unipt": {},
     "naive-sherl": {},
-    "naive-lora": {},
-    "naive-linear": {},
+    "mdpd-lst ln": {"backbone_train": "ln"},
 }
 COUNTS = {"image_size": 64, "train_per_class": 20, "test_per_class": 10, "epochs": 4, "batch_size": 20}
 COMMON = {"optimizer": "adamw", "weight_decay": 0.0001}
@@ -151,14 +151,17 @@ def predicted(backbone: Backbone, image: Tensor) -> float:
 
 def learners(options: argparse.Namespace) -> None:
     """Choose each learner's rate, let it learn, and write what came of it, a row for each form."""
-    rows: list[Row] = []
+    table = options.out / "side_learners.csv"
+    rows: list[Row] = [*known_rows(table)]
     for label, own in LEARNERS.items():
+        if label in (row["learner"] for row in rows):
+            continue
         rate = chosen_rate(label, own, options)
         record = finished(spec_of(label, own, rate, options), options.out, options.data_dir)
         for each in with_variants(record):
             rows.append(measured(label, rate, each))
             print(*rows[-1].values(), flush=True)
-        write_text(options.out / "side_learners.csv", as_csv(rows))
+        write_text(table, as_csv(rows))
 
 
 def chosen_rate(label: str, own: dict[str, object], options: argparse.Namespace) -> float:

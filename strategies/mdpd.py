@@ -24,7 +24,7 @@ other on what the backbone learns. Our choice are
 - all that concerns tasks: cross-entropy over all classes seen, the side network carried from task to task
   (``side_network=anew`` draws it again, and what is distilled by, but keeps its head), 5 epochs each.
 
-The paper says nothing against forgetting, and nothing here is done against it.
+Nothing here is done against forgetting.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import VTAB_RECIPE, Petl, register
+from clbench.petl import Petl, register
 from clbench.petl.parts.side_layers import drawn_linear, projection, reduction_of, require_sequence
 from clbench.petl.parts.side_network import Opening, Reader, Reading, SideNetwork, side_network
 
@@ -126,7 +126,6 @@ class SHERL(Petl):
     """Not the identity at the start, not mergeable; for ViTs."""
 
     identity_at_start: ClassVar[bool] = False
-    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     reduction: Annotated[int, Field(ge=0)] = 0  # r, divides the width; 0: the largest that does up to 8
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of what is put together

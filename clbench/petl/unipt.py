@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.sites import Branch, Site
-from clbench.petl import VTAB_RECIPE, Petl, register
+from clbench.petl import Petl, register
 from clbench.petl.parts.side_layers import (
     Pooling,
     drawn_linear,
@@ -102,7 +102,6 @@ class UniPT(Petl):
 
     identity_at_start: ClassVar[bool] = False
     without_effect: ClassVar[tuple[str, ...]] = ("score.bias",)  # the softmax cancels it; the paper has it
-    recipe: ClassVar[dict[str, Any]] = VTAB_RECIPE
 
     reduction: Annotated[int, Field(ge=0)] = 0  # r, divides the width; 0: the largest that does up to 8
 
