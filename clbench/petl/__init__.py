@@ -134,11 +134,11 @@ def plain_state_dict(model: nn.Module | Backbone) -> dict[str, Tensor]:
 
 
 def name_of(module: Petl) -> str:
-    """Return the name or address that a module was asked for by, or its class's where it has none."""
+    """Return the name or address that a module was asked for by; of a strategy's own, what it is."""
     try:
         return registry.name_of(type(module))
     except UnknownNameError:
-        return type(module).__name__
+        return f"the strategy's own module ({type(module).__name__})"
 
 
 registry: Registry[Petl] = Registry("petl", __name__, Petl)

@@ -20,6 +20,7 @@ from clbench.seeds import Seeds
 pytestmark = pytest.mark.usefixtures("no_figures", "timed_once")
 
 TOME = {"name": "tome", "removed": 3}
+REFUSED = ("needs each token in its place", "needs blocks that attend among a sequence of tokens")
 
 
 @pytest.fixture
@@ -136,3 +137,16 @@ def test_a_damaged_plugin_is_refused_in_one_line(plugin: Path, run: Callable[...
     with pytest.raises(UserError, match=r"compress\.safetensors") as told:
         clbench.load(record.path)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.slow
+def test_every_strategy_learns_on_fewer_tokens_or_says_in_one_line_why_not(
+    strategy_name: str, run: Callable[..., Record]
+) -> None:
+    told, record = "", None
+    try:
+        record = run(strategy_name, compress=TOME)
+    except UserError as refusal:
+        told = str(refusal)
+    assert "\n" not in told
+    assert any(line in told for line in REFUSED) or (record and record.read_json("hashes.json")["compress"])
