@@ -11,7 +11,7 @@ over ``shrink_epochs``.
 
 Differs from the paper, our choice: of another depth than 12 it is the blocks at a quarter, a half and three
 quarters; distillation and register tokens stay, like the class token; in a stream the keep rate falls during
-the first task alone.
+the first task alone, and from epoch to epoch, not from step to step as in the official code.
 """
 
 from __future__ import annotations

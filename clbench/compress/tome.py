@@ -143,7 +143,8 @@ class BySize(Bound):
         if sizes is None:
             return output
         bias = sizes.log().to(output.dtype)[:, None, None, :, 0]
-        return output + F.pad(bias, (output.shape[-1] - bias.shape[-1], 0))
+        num_in_front = output.shape[-1] - bias.shape[-1]
+        return output + (F.pad(bias, (num_in_front, 0)) if num_in_front else bias)
 
 
 class Merge(Bound):
@@ -166,9 +167,10 @@ class Merge(Bound):
         if sizes is None:
             dtype = torch.promote_types(output.dtype, torch.float32)
             sizes = torch.ones(*output.shape[:2], 1, dtype=dtype, device=output.device)
-        passing.regroup = lambda tokens: matching.merged(tokens, sizes)
-        passing.sizes = matching.grown(sizes)
-        return matching.merged(output, sizes)
+        passing.sizes = matching.added(sizes)
+        shares = sizes / matching.unmerged(passing.sizes)  # exactly 1 of a token that is alone in its group
+        passing.regroup = lambda tokens: matching.merged(tokens, shares)
+        return matching.merged(output, shares)
 
 
 class MeanBySize(Bound):

@@ -25,7 +25,10 @@ from clbench.quant.rtn import RoundToNearest
 
 Opener = Callable[..., Backbone]
 TOME, EVIT = ToMe(removed=2), EViT(keep=0.6)
-NEEDS_ALL_TOKENS = {"convpass", "convpass-attn", "noah", "vpt-deep", "vpt-shallow"}
+NEEDS_ALL_TOKENS = {
+    *("convpass", "convpass-attn", "lst", "noah", "sherl", "unipt"),
+    *("vpt-deep", "vpt-shallow"),
+}
 NEEDS_A_CONVNET = {"conv-adapter"}
 QUICK = {"peft.boft", "peft.lora", "peft.vera"}  # of the modules that are peft's
 one_line = functools.partial(pytest.raises, match=r"^\S+ needs each token in its place, .* ssf$")
