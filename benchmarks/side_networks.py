@@ -112,7 +112,7 @@ def one_step(module: str, network: str, batch: int) -> Row:
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     memory = PeakMemory(torch.device("cpu"))
     for _ in range(STEPS):
