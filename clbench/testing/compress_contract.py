@@ -24,6 +24,7 @@ from clbench.outside.mistakes import explained
 from clbench.petl import Petl
 from clbench.petl.attached import Attached
 from clbench.testing.promises import Told, nobody
+from clbench.testing.seen import features_of, gap, refuse_changed
 
 CLOSE = 1e-5  # what two orders of the same float32 sums may differ by, relative to the features' size
 HALF_CLOSE = 0.5  # what bfloat16 may: besides its 8 bits, other tokens may come out as the most alike
@@ -57,12 +58,12 @@ def check_compress(compressor: Compressor, on: str | Backbone = "vit-micro", *, 
 def _check(compressor: Compressor, backbone: Backbone, told: Told) -> None:
     size = backbone.preprocessing.image_size
     images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
-    plain = _features(backbone, images)
+    plain = features_of(backbone, images)
     state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     _check_degrees(compressor, backbone, images, plain)
     told("each degree leaves as many tokens as it says, and one that removes none changes nothing")
     form = compressor.compress(backbone)
-    features = _features(backbone, images)
+    features = features_of(backbone, images)
     assert form.enabled, "compress() returns a form that is switched off"
     assert features.isfinite().all(), "a feature is not finite"
     _check_prefix(backbone, images)
@@ -80,22 +81,10 @@ def _check(compressor: Compressor, backbone: Backbone, told: Told) -> None:
     form.detach()
     _check_company(compressor, backbone, images)
     told("modules and compressor can come in any order, and gradients reach modules in every block")
-    assert torch.equal(_features(backbone, images), plain), "detached, it still has an effect"
+    assert torch.equal(features_of(backbone, images), plain), "detached, it still has an effect"
     assert not any(site.tokens for site in backbone.sites.values()), "detached, a step is left at a site"
-    after = backbone.state_dict()
-    is_same = after.keys() == state.keys() and all(torch.equal(after[name], state[name]) for name in state)
-    assert is_same, "the backbone's own tensors changed"
+    refuse_changed(backbone, state)
     told("detached, nothing of it is left")
-
-
-@torch.no_grad()
-def _features(backbone: Backbone, images: Tensor) -> Tensor:
-    features: Tensor = backbone(images)
-    return features
-
-
-def _gap(features: Tensor, reference: Tensor) -> float:
-    return float((features - reference).abs().max() / reference.abs().max())
 
 
 def _check_degrees(compressor: Compressor, backbone: Backbone, images: Tensor, plain: Tensor) -> None:
@@ -115,7 +104,7 @@ def _check_degrees(compressor: Compressor, backbone: Backbone, images: Tensor, p
     form = degrees[-1].compress(backbone)
     for degree, (key, features) in zip(degrees, begun, strict=True):
         form.degree = degree
-        is_same = torch.equal(_features(backbone, images), features) and form.state_key() == key
+        is_same = torch.equal(features_of(backbone, images), features) and form.state_key() == key
         assert is_same, f"changing to {degree} is not like beginning with it"
     form.detach()
 
@@ -129,7 +118,7 @@ def _begun(degree: Compressor, backbone: Backbone, images: Tensor) -> tuple[str,
     with ExitStack() as hooks:
         for block in backbone.blocks:
             hooks.enter_context(_heard(block[""], lambda inputs, output: counts.append(output.shape[1])))
-        features = _features(backbone, images)
+        features = features_of(backbone, images)
     expected = degree.tokens_after(num_tokens, num_prefix, depth)
     assert counts == expected, f"behind the blocks are {counts} tokens, not {expected}: {degree}"
     key = form.state_key()
@@ -154,7 +143,7 @@ def _check_prefix(backbone: Backbone, images: Tensor) -> None:
         for site in backbone.sites.values():
             if site.tokens is not None:
                 hooks.enter_context(_heard(site.tokens, partial(_expect_prefix, site.name, num_prefix)))
-        _features(backbone, images)
+        features_of(backbone, images)
 
 
 def _expect_prefix(site: str, num_prefix: int, inputs: Tensor, output: Tensor) -> None:
@@ -167,15 +156,15 @@ def _check_switch(
     backbone: Backbone, form: Compressed, images: Tensor, plain: Tensor, features: Tensor
 ) -> None:
     form.enabled = False
-    assert torch.equal(_features(backbone, images), plain), "switched off, it still has an effect"
+    assert torch.equal(features_of(backbone, images), plain), "switched off, it still has an effect"
     form.enabled = True
-    assert torch.equal(_features(backbone, images), features), "switched off and on, it has changed"
+    assert torch.equal(features_of(backbone, images), features), "switched off and on, it has changed"
 
 
 def _check_batch_mates(backbone: Backbone, images: Tensor, together: Tensor) -> None:
-    alone = torch.cat([_features(backbone, image[None]) for image in images])
-    gap = _gap(alone, together)
-    assert gap < CLOSE, f"a feature depends on the other images of its batch: {gap:.1e}"
+    alone = torch.cat([features_of(backbone, image[None]) for image in images])
+    far = gap(alone, together)
+    assert far < CLOSE, f"a feature depends on the other images of its batch: {far:.1e}"
 
 
 class _Stopped(Exception):
@@ -189,8 +178,8 @@ def _stop(*_: object) -> NoReturn:
 def _check_passes(backbone: Backbone, images: Tensor, features: Tensor) -> None:
     """Compute other images in between, to the end and up to each place where something may be left."""
     others = images.flip(0)
-    _features(backbone, others)
-    assert torch.equal(_features(backbone, images), features), "a pass has an effect on the next"
+    features_of(backbone, others)
+    assert torch.equal(features_of(backbone, images), features), "a pass has an effect on the next"
     for block in backbone.blocks:
         for name in BREAKING:
             handle = block[name].register_forward_pre_hook(_stop)
@@ -199,29 +188,29 @@ def _check_passes(backbone: Backbone, images: Tensor, features: Tensor) -> None:
             handle.remove()
             if block is backbone.blocks[-1]:
                 second = copy.deepcopy(backbone)
-                assert torch.equal(_features(second, images), features), "a copy remembers a pass"
-            is_same = torch.equal(_features(backbone, images), features)
+                assert torch.equal(features_of(second, images), features), "a copy remembers a pass"
+            is_same = torch.equal(features_of(backbone, images), features)
             assert is_same, f"a pass that broke off in block {block.index} has an effect on the next"
 
 
 def _check_copies(backbone: Backbone, images: Tensor, features: Tensor) -> None:
     second = copy.deepcopy(backbone)
-    assert torch.equal(_features(second, images), features), "a copy computes something else"
+    assert torch.equal(features_of(second, images), features), "a copy computes something else"
     for form in second.compressed:
         form.enabled = False
-    assert torch.equal(_features(backbone, images), features), "switching a copy off changes its original"
+    assert torch.equal(features_of(backbone, images), features), "switching a copy off changes its original"
 
 
 def _check_half_precision(backbone: Backbone, images: Tensor, full: Tensor) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        gap = _gap(_features(backbone, images).float(), full)
-    assert gap < HALF_CLOSE, f"under bf16 autocast the features differ by {gap:.1e}"
+        far = gap(features_of(backbone, images).float(), full)
+    assert far < HALF_CLOSE, f"under bf16 autocast the features differ by {far:.1e}"
     kept = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     backbone.model.bfloat16()
-    gap = _gap(_features(backbone, images), full)
+    far = gap(features_of(backbone, images), full)
     backbone.model.float()
     backbone.load_state_dict(kept)
-    assert gap < HALF_CLOSE, f"over a bf16 backbone the features differ by {gap:.1e}"
+    assert far < HALF_CLOSE, f"over a bf16 backbone the features differ by {far:.1e}"
 
 
 class _Mixed(Branch):
@@ -248,7 +237,7 @@ def _check_company(compressor: Compressor, backbone: Backbone, images: Tensor) -
     """Attach and compress in both orders, and learn something."""
     module = _attached(backbone)
     form = compressor.compress(backbone)
-    after = _features(backbone, images)
+    after = features_of(backbone, images)
     target = torch.randn(after.shape, generator=torch.Generator().manual_seed(2))
     torch.autograd.backward((backbone(images) - target).square().sum())
     missing = [name for name, each in module.named_parameters() if each.grad is None or not each.grad.any()]
@@ -257,7 +246,7 @@ def _check_company(compressor: Compressor, backbone: Backbone, images: Tensor) -
     assert not frozen, f"a gradient reaches {frozen[0]}, which is frozen"
     module.detach()
     module = _attached(backbone)
-    before = _features(backbone, images)
+    before = features_of(backbone, images)
     form.detach()
     module.detach()
     assert torch.equal(before, after), "it makes a difference whether a module or the compressor comes first"

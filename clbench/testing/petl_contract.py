@@ -19,6 +19,7 @@ from clbench.petl.ssf import SSF
 from clbench.seeds import forked
 from clbench.testing.attributes import unregistered
 from clbench.testing.promises import Told, nobody
+from clbench.testing.seen import features_of, gap
 
 CLOSE = 1e-5  # what two orders of the same float32 sums may differ by, relative to the features' size
 HALF_CLOSE = 0.2  # what the 8 bits of bfloat16 may add up to in a few layers of random weights
@@ -47,30 +48,30 @@ def _check(petl: Petl, backbone: Backbone, told: Told) -> None:
     size = backbone.preprocessing.image_size
     images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
     _fill_biases(backbone)
-    base, state = _features(backbone, images), _snapshot(backbone)
+    base, state = features_of(backbone, images), _snapshot(backbone)
     attached = _attached_anew(petl, backbone)
     told("every tensor that is to be trained is registered, and drawn from the generator given")
     if petl == type(petl)():  # what is declared is declared of the default options
-        gap = _gap(_features(backbone, images), base)
-        is_as_declared = gap < CLOSE if petl.identity_at_start else gap > 0
+        far = gap(features_of(backbone, images), base)
+        is_as_declared = far < CLOSE if petl.identity_at_start else far > 0
         declared = f"identity_at_start is {petl.identity_at_start}"
-        assert is_as_declared, f"{declared}, yet the features differ by {gap:.1e}"
+        assert is_as_declared, f"{declared}, yet the features differ by {far:.1e}"
         told(f"{declared}, and so it is")
     with forked(5):  # dropout and sampled architectures draw from the global generator
         _train(petl, backbone, attached, images)
-    trained = _features(backbone, images)
+    trained = features_of(backbone, images)
     if attached.num_parameters:
         assert not torch.equal(trained, base), "training the module changes no feature"
     told("training reaches each of its tensors, and none of the backbone's")
     attached.enabled = False
-    assert torch.equal(_features(backbone, images), base), "switched off, the module still has an effect"
+    assert torch.equal(features_of(backbone, images), base), "switched off, the module still has an effect"
     attached.enabled = True
-    assert torch.equal(_features(backbone, images), trained), "switched off and on, the module has changed"
+    assert torch.equal(features_of(backbone, images), trained), "switched off and on, the module has changed"
     told("switched off, the backbone is bit for bit what it was")
     _check_life(petl, backbone, attached, images, told)
     attached.detach()
     assert not any(site.attached for site in backbone.sites.values()), "detached, a branch is left at a site"
-    assert torch.equal(_features(backbone, images), base), "detached, the module still has an effect"
+    assert torch.equal(features_of(backbone, images), base), "detached, the module still has an effect"
     after = _snapshot(backbone)
     assert all(torch.equal(after[name], state[name]) for name in state), "the backbone's own tensors changed"
     told("detached, nothing of it is left")
@@ -78,7 +79,7 @@ def _check(petl: Petl, backbone: Backbone, told: Told) -> None:
 
 def _check_life(petl: Petl, backbone: Backbone, attached: Attached, images: Tensor, told: Told) -> None:
     """Merge it, copy it, save it and so on; each check ends with the features that it began with."""
-    features = _features(backbone, images)
+    features = features_of(backbone, images)
     _check_merge(petl, backbone, attached, images, features)
     told("merged, it gives the same features" if petl.mergeable else "that it merges is refused")
     _check_copy(backbone, attached, images, features)
@@ -104,10 +105,6 @@ def _attached_anew(petl: Petl, backbone: Backbone) -> Attached:
     return attached
 
 
-def _gap(features: Tensor, reference: Tensor) -> float:
-    return float((features - reference).abs().max() / reference.abs().max())
-
-
 @torch.no_grad()
 def _fill_biases(backbone: Backbone) -> None:
     """Draw the biases, which random weights have at zero: that hides what is done to them."""
@@ -115,12 +112,6 @@ def _fill_biases(backbone: Backbone) -> None:
     for name, parameter in backbone.named_parameters():
         if name.endswith("bias"):
             parameter.normal_(0, 0.1, generator=generator)
-
-
-@torch.no_grad()
-def _features(backbone: Backbone, images: Tensor) -> Tensor:
-    features: Tensor = backbone(images)
-    return features
 
 
 def _snapshot(backbone: Backbone) -> dict[str, Tensor]:
@@ -169,30 +160,30 @@ def _check_merge(
         try:
             attached.merge()
         except TypeError:
-            assert torch.equal(_features(backbone, images), unmerged), "refused, merging changed something"
+            assert torch.equal(features_of(backbone, images), unmerged), "refused, merging changed something"
             return
         raise AssertionError("merge() raises no TypeError although mergeable is False")
     attached.merge()
-    gap = _gap(_features(backbone, images), unmerged)
-    assert gap < CLOSE, f"merged and unmerged features differ by {gap:.1e}"
+    far = gap(features_of(backbone, images), unmerged)
+    assert far < CLOSE, f"merged and unmerged features differ by {far:.1e}"
     attached.unmerge()
-    assert torch.equal(_features(backbone, images), unmerged), "unmerged again, the features have changed"
+    assert torch.equal(features_of(backbone, images), unmerged), "unmerged again, the features have changed"
 
 
 def _check_copy(backbone: Backbone, attached: Attached, images: Tensor, features: Tensor) -> None:
     twin = attached.copy()
-    assert torch.equal(_features(backbone, images), features), "making a copy changes the features"
+    assert torch.equal(features_of(backbone, images), features), "making a copy changes the features"
     kept = {name: tensor.clone() for name, tensor in attached.state_dict().items()}
     with torch.no_grad():
         for parameter in attached.parameters():
             parameter.add_(1)
     with swapped(off=attached, on=twin):
-        assert torch.equal(_features(backbone, images), features), "a copy shares tensors with its original"
+        assert torch.equal(features_of(backbone, images), features), "a copy shares tensors with its original"
     attached.load_state_dict(kept)
-    assert torch.equal(_features(backbone, images), features), "swapped back, the module has changed"
+    assert torch.equal(features_of(backbone, images), features), "swapped back, the module has changed"
     twin.detach()
     assert attached.enabled, "detaching a copy switches its original off"
-    assert torch.equal(_features(backbone, images), features), "detaching a copy changes its original"
+    assert torch.equal(features_of(backbone, images), features), "detaching a copy changes its original"
 
 
 def _check_saved_state(
@@ -202,7 +193,7 @@ def _check_saved_state(
     attached.enabled = False
     another = _attach(petl, backbone, seed=3)
     another.load_state_dict(load(saved))
-    assert torch.equal(_features(backbone, images), features), "a saved and loaded module is another one"
+    assert torch.equal(features_of(backbone, images), features), "a saved and loaded module is another one"
     another.detach()
     attached.enabled = True
 
@@ -210,30 +201,32 @@ def _check_saved_state(
 def _check_company(backbone: Backbone, attached: Attached, images: Tensor, alone: Tensor) -> None:
     """Put another module on the same backbone: both are felt, and each goes without the other."""
     other = _attach(SSF(), backbone, seed=4)
-    assert not torch.equal(_features(backbone, images), alone), "a second module is not felt beside this one"
+    assert not torch.equal(features_of(backbone, images), alone), (
+        "a second module is not felt beside this one"
+    )
     attached.enabled = False
-    without = _features(backbone, images)
+    without = features_of(backbone, images)
     attached.enabled = True
     if attached.num_parameters:
-        both = _features(backbone, images)
+        both = features_of(backbone, images)
         assert not torch.equal(both, without), "the module is not felt beside a second one"
     other.detach()
-    assert torch.equal(_features(backbone, images), alone), "a second module leaves traces in this one"
+    assert torch.equal(features_of(backbone, images), alone), "a second module leaves traces in this one"
 
 
 def _check_half_precision(backbone: Backbone, images: Tensor, full: Tensor) -> None:
     """Compute under autocast, and on a backbone that is held in bf16 itself."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert _features(backbone, images).isfinite().all(), "under bf16 autocast a feature is not finite"
+        assert features_of(backbone, images).isfinite().all(), "under bf16 autocast a feature is not finite"
     frozen = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     backbone.model.bfloat16()
-    gap = _gap(_features(backbone, images), full)
+    far = gap(features_of(backbone, images), full)
     backbone.model.float()
     backbone.load_state_dict(frozen)
-    assert gap < HALF_CLOSE, f"over a bf16 backbone the features differ by {gap:.1e}"
+    assert far < HALF_CLOSE, f"over a bf16 backbone the features differ by {far:.1e}"
 
 
 def _check_batch_mates(backbone: Backbone, images: Tensor, together: Tensor) -> None:
-    alone = torch.cat([_features(backbone, image[None]) for image in images])
-    gap = _gap(alone, together)
-    assert gap < CLOSE, f"a feature depends on the other images of its batch: {gap:.1e}"
+    alone = torch.cat([features_of(backbone, image[None]) for image in images])
+    far = gap(alone, together)
+    assert far < CLOSE, f"a feature depends on the other images of its batch: {far:.1e}"

@@ -19,6 +19,7 @@ from clbench.quant.files import from_bytes, to_bytes
 from clbench.quant.parts.low_bit_weight import IN_A_BYTE
 from clbench.quant.quantised import Quantised
 from clbench.testing.promises import Told, nobody
+from clbench.testing.seen import features_of, gap, refuse_changed
 
 HALF_CLOSE = 0.2  # what bfloat16 may change of features, relative to their size
 ANOTHER_CODE = 0.5  # the same where rounding may fall to another code for it
@@ -49,10 +50,10 @@ def _check(quantiser: Quantiser, backbone: Backbone, told: Told) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(4, 3, size, size, generator=generator)
     seen = torch.randn(quantiser.num_images, 3, size, size, generator=generator)
-    float_features, state = _features(backbone, images), backbone.state_dict()
+    float_features, state = features_of(backbone, images), backbone.state_dict()
     twin = copy.deepcopy(backbone)
     form = _quantised(quantiser, backbone, seen)
-    features = _features(backbone, images)
+    features = features_of(backbone, images)
     assert features.isfinite().all(), "a feature is not finite"
     assert not torch.equal(features, float_features), "quantised, the backbone computes what it did before"
     _check_switch(backbone, form, images, float_features, features)
@@ -67,9 +68,9 @@ def _check(quantiser: Quantiser, backbone: Backbone, told: Told) -> None:
     _check_copies(backbone, other, images, features)
     told("two copies are independent")
     other = from_bytes(to_bytes(form), twin, quantiser, "what was saved")
-    assert torch.equal(_features(twin, images), features), "saved and loaded, it computes something else"
+    assert torch.equal(features_of(twin, images), features), "saved and loaded, it computes something else"
     other.settle()
-    assert torch.equal(_features(twin, images), features), "with the float weights dropped, it does, too"
+    assert torch.equal(features_of(twin, images), features), "with the float weights dropped, it does, too"
     told("saved and loaded, it computes the same")
     _check_batch_mates(backbone, images, features)
     told("an image's features do not depend on the others of its batch")
@@ -78,21 +79,9 @@ def _check(quantiser: Quantiser, backbone: Backbone, told: Told) -> None:
     _check_gradients(backbone, images)
     told("gradients reach modules below low-bit layers")
     form.detach()
-    assert torch.equal(_features(backbone, images), float_features), "detached, it still has an effect"
-    after = backbone.state_dict()
-    is_same = after.keys() == state.keys() and all(torch.equal(after[name], state[name]) for name in state)
-    assert is_same, "the backbone's own tensors changed"
+    assert torch.equal(features_of(backbone, images), float_features), "detached, it still has an effect"
+    refuse_changed(backbone, state)
     told("detached, nothing of it is left")
-
-
-@torch.no_grad()
-def _features(backbone: Backbone, images: Tensor) -> Tensor:
-    features: Tensor = backbone(images)
-    return features
-
-
-def _gap(features: Tensor, reference: Tensor) -> float:
-    return float((features - reference).abs().max() / reference.abs().max())
 
 
 def _quantised(quantiser: Quantiser, backbone: Backbone, images: Tensor) -> Quantised:
@@ -107,9 +96,9 @@ def _check_switch(
     backbone: Backbone, form: Quantised, images: Tensor, float_features: Tensor, features: Tensor
 ) -> None:
     form.enabled = False
-    assert torch.equal(_features(backbone, images), float_features), "switched off, it still has an effect"
+    assert torch.equal(features_of(backbone, images), float_features), "switched off, it still has an effect"
     form.enabled = True
-    assert torch.equal(_features(backbone, images), features), "switched off and on, it has changed"
+    assert torch.equal(features_of(backbone, images), features), "switched off and on, it has changed"
 
 
 def _check_codes(backbone: Backbone, form: Quantised) -> None:
@@ -150,19 +139,19 @@ def _check_bytes(form: Quantised) -> None:
 
 def _check_copies(backbone: Backbone, other: Quantised, images: Tensor, features: Tensor) -> None:
     second = copy.deepcopy(backbone)
-    assert torch.equal(_features(second, images), features), "a copy computes something else"
+    assert torch.equal(features_of(second, images), features), "a copy computes something else"
     other.detach()
-    assert torch.equal(_features(backbone, images), features), "detaching one form changes another"
+    assert torch.equal(features_of(backbone, images), features), "detaching one form changes another"
     for form in second.quantised:
         form.enabled = False
-    assert torch.equal(_features(backbone, images), features), "switching a copy off changes its original"
+    assert torch.equal(features_of(backbone, images), features), "switching a copy off changes its original"
 
 
 def _check_batch_mates(backbone: Backbone, images: Tensor, together: Tensor) -> None:
-    alone = torch.cat([_features(backbone, image[None]) for image in images])
-    gap = _gap(alone, together)
+    alone = torch.cat([features_of(backbone, image[None]) for image in images])
+    far = gap(alone, together)
     # sums in another order may fall to another code
-    assert gap < ANOTHER_CODE, f"a feature depends on the other images of its batch: {gap:.1e}"
+    assert far < ANOTHER_CODE, f"a feature depends on the other images of its batch: {far:.1e}"
 
 
 def _check_half_precision(form: Quantised, backbone: Backbone, images: Tensor, full: Tensor) -> None:
@@ -170,8 +159,8 @@ def _check_half_precision(form: Quantised, backbone: Backbone, images: Tensor, f
         ANOTHER_CODE if form.roundings or any(each.rounding for each in form.layers.values()) else HALF_CLOSE
     )
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        gap = _gap(backbone(images).float(), full)
-    assert gap < close, f"under bf16 autocast the features differ by {gap:.1e}"
+        far = gap(backbone(images).float(), full)
+    assert far < close, f"under bf16 autocast the features differ by {far:.1e}"
 
 
 def _check_gradients(backbone: Backbone, images: Tensor) -> None:
