@@ -128,7 +128,10 @@ def test_a_keep_rate_that_is_to_fall_refuses_from_the_start(transformer: Opener)
 def test_prompts_of_an_image_s_own_among_its_tokens_are_refused(transformer: Opener) -> None:
     backbone = transformer()
     TOME.compress(backbone)
-    with pytest.raises(NeedsAllTokensError, match=r"^GivenTokens needs each token in its place.*$"):
+    with pytest.raises(
+        NeedsAllTokensError,
+        match=r"^the strategy.s own module \(GivenTokens\) needs each token in its place.*$",
+    ):
         GivenTokens(length=3).attach(backbone, torch.Generator())
 
 
