@@ -135,7 +135,8 @@ def drawn(learner: str, rows: Sequence[Row], options: argparse.Namespace) -> Pic
             )
     clean(axes, ("left", "bottom"))
     name_axes(axes, "multiply-adds of an image (G)", "accuracy after ten tasks (%)")
-    axes.legend(fontsize=7.5, frameon=False)
+    if axes.lines:
+        axes.legend(fontsize=7.5, frameon=False)
     set_title(
         figure,
         f"One {learner} at other degrees than it learnt at",
