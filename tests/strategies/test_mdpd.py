@@ -218,7 +218,7 @@ def test_masks_are_drawn_step_by_step() -> None:
     assert not torch.equal(first, made.loss(later))
 
 
-@pytest.mark.parametrize("module", ["lora", "unipt", "linear"])
+@pytest.mark.parametrize("module", ["lora", "unipt", "ssf"])
 def test_other_modules_are_refused_in_one_line(module: str) -> None:
     with pytest.raises(UserError, match=f"module lst, and takes no {module}") as caught:
         learner(module=module)
