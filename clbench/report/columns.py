@@ -57,8 +57,8 @@ CAPACITY = Column("capacity_bytes.total", "stored bytes if full", partial(quanti
 DEPLOYED = (  # where some of the learners compute with few bits, or there are other forms of them
     Column("deployed_bytes", "bytes to deploy", partial(quantity, unit="B")),
     Column("bit_operations.evaluate_per_image", "bit operations an image", quantity),
-    Column("speed.latency_ratio", "time of one image, float = 1", ratio),
-    Column("speed.throughput_ratio", "images a second, float = 1", ratio),
+    Column("speed.latency_ratio", "time of one image, learner = 1", ratio),
+    Column("speed.throughput_ratio", "images a second, learner = 1", ratio),
     Column("calibration.seconds", "calibration time", seconds),
 )
 ABBREVIATIONS = {"auc", "bwt", "cka", "ece", "fwt", "nll"}  # in names of metrics

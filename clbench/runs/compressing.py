@@ -7,13 +7,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from clbench import compress
-from clbench.backbones.backbone import Backbone
+from clbench.backbones.backbone import NEEDS_ALL_TOKENS, Backbone
 from clbench.compress import Compressor
 from clbench.compress.compressed import Compressed
+from clbench.compress.parts.passing import Passing
+from clbench.compress.parts.places import CompressError
 from clbench.options import build
 from clbench.outside.mistakes import explained
 from clbench.outside.reading import read_bytes
-from clbench.records.spec import Part
+from clbench.records.spec import Part, RunSpec
 
 FILE = "compress.safetensors"  # of a record: the plug-in, where there is one
 
@@ -44,6 +46,20 @@ def compressed(
     compressor = compressor_of(part)
     with explained(compressor):
         return compressor.compress(backbone, plugin, is_folded=is_folded)
+
+
+def refuse_misfits(spec: RunSpec, backbone: Backbone) -> None:
+    """Raise CompressError in one line, before anything is learnt, where a variant cannot be compressed.
+
+    A variant of a strategy's own may be rid of the modules that stand in the way.
+    """
+    for variant in spec.variants:
+        if variant.compress is None:
+            continue
+        moves = any(compressor_of(variant.compress).steps(backbone, Passing()))
+        for module in backbone.attached if moves and not variant.own else ():
+            if module.needs_all_tokens:
+                raise CompressError(f"variant {variant.name}: {module.name} {NEEDS_ALL_TOKENS}")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from clbench.records.spec import RunSpec
 from clbench.report.units import quantity
 from clbench.runs.backbone import opened_backbone
 from clbench.runs.calibration import refuse_uncalibrated
-from clbench.runs.compressing import compressed, plugin_of
+from clbench.runs.compressing import compressed, plugin_of, refuse_misfits
 from clbench.runs.earlier import build_stream, earlier_stream, refuse_missing_images, remembered_by, told
 from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.runs.quantising import FILE, form_of
@@ -87,6 +87,7 @@ def prepare(
         strategy.setup(backbone, module, seeds)
         checked_parts(strategy)
     refuse_uncalibrated(spec, strategy, stream)
+    refuse_misfits(spec, backbone)
     chapters.append(chapter_of(own, spec.to_dict()["stream"], spec.run.seed))
     return Parts(stream, backbone, strategy, seeds, device, history_of(stream, chapters), form, fewer)
 

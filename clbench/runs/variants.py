@@ -34,7 +34,7 @@ from clbench.records.record import Record
 from clbench.records.spec import RunSpec, Variant
 from clbench.runs.calibration import calibration_images, quantiser_of
 from clbench.runs.compressing import FILE as PLUGIN
-from clbench.runs.compressing import compressed, plugin_of
+from clbench.runs.compressing import compressed, compressor_of, plugin_of
 from clbench.runs.deployed import Deployed, copied, felt, quantise, quantise_like
 from clbench.runs.evaluator import Evaluator
 from clbench.runs.quantising import FILE
@@ -125,6 +125,9 @@ class Variants:
             return None
         known = {PLUGIN: read_bytes(kept.path / PLUGIN)} if (kept.path / PLUGIN).is_file() else {}
         plugin = plugin_of(variant.compress, known)
+        if plugin is not None:
+            compressor = compressor_of(variant.compress)
+            list(compressor.repairs(self.backbone, plugin, compressor.plugin_file))  # refused now, if at all
         if plugin is not None and not known:
             kept.write_bytes(PLUGIN, plugin)
         return plugin
@@ -233,7 +236,7 @@ class Variants:
         costs: dict[str, Any] = {
             **held(made.strategy, made.backbone, log.meter, folded),
             "bit_operations": {"evaluate_per_image": bits},
-            "calibration": {"seconds": made.seconds, "times": log.num_calibrated},
+            "calibration": {"seconds": made.seconds if made.form else None, "times": log.num_calibrated},
         }
         log.meter.task_ended(task.index, costs)
         behind = [each for each in log.by_task if each["task"] < task.index]  # not what is done once more

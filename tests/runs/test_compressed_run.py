@@ -193,6 +193,19 @@ def test_a_record_keeps_its_plugins_and_needs_their_files_no_more(
             {"compress": {**TOME, "plugin": "a", "removed": 17}},
             "removed: 17 is not allowed: .* knows 0 to 16",
         ),
+        (
+            {"variant": ["tome:removed=2"], "petl": {"name": "convpass"}},
+            "^variant tome:removed=2: convpass needs each token",
+        ),
+        (
+            {
+                "variant": ["tome"],
+                "backbone": {"name": "resnet20", "weights": "none"},
+                "petl": {"name": "linear"},
+            },
+            "tome needs blocks that attend",
+        ),
+        ({"variant": ["tome:plugin=none.safetensors"]}, "none.safetensors"),
         ({"compress": TOME, "petl": {"name": "convpass"}}, "convpass needs each token in its place"),
         ({"compress": TOME, "petl": {"name": "vpt-deep"}}, "vpt-deep needs each token in its place"),
         (
@@ -207,6 +220,7 @@ def test_what_cannot_be_compressed_is_refused_in_one_line(
     with pytest.raises(UserError, match=line) as told:
         run(spec_of("naive", **sections), tmp_path)
     assert "\n" not in str(told.value)
+    assert not [*tmp_path.rglob("predictions")]  # nothing was learnt before
 
 
 @pytest.mark.parametrize(
