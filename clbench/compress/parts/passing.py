@@ -26,9 +26,8 @@ class Passing:
 
     def begin(self) -> None:
         """Forget the pass before."""
-        self.sizes: Tensor | None = (
-            None  # (B, N, 1), of float32 or more: tokens of the image in each; None: one
-        )
+        # (B, N, 1), of float32 or more: how many tokens of the image are in each; None: one
+        self.sizes: Tensor | None = None
         self.seen: Tensor | None = None  # what the attention of the block left for the step behind it
         self.regroup: Callable[[Tensor], Tensor] | None = None  # what the block did with its tokens
 
