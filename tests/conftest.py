@@ -252,3 +252,23 @@ def _round_costs(seed: int, training: float) -> dict[str, Any]:
         },
         "energy": None,
     }
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    """A file of ToCom's plug-in for ``vit-micro`` that changes much: its second matrices are drawn, too."""
+    import torch
+
+    from clbench import backbones
+    from clbench.backbones import BackboneOptions
+    from clbench.compress.parts.compensation import new_plugin, to_plugin
+
+    generator = torch.Generator().manual_seed(0)
+    backbone = backbones.create("vit-micro", BackboneOptions(weights="none"))
+    branches = [branch for _, branch in new_plugin(backbone, 2, generator)]
+    for branch in branches:
+        for tensor in (branch.query_up, branch.value_up):
+            tensor.data.normal_(0, 0.3, generator=generator)
+    file = tmp_path / "tocom.safetensors"
+    file.write_bytes(to_plugin(branches, {"backbone": "vit-micro"}))
+    return file

@@ -10,9 +10,7 @@ import pytest
 import torch
 
 import clbench
-from clbench import Learner, Places, Record, UserError, backbones
-from clbench.backbones import BackboneOptions
-from clbench.compress.parts.compensation import new_plugin, to_plugin
+from clbench import Learner, Places, Record, UserError
 from clbench.records.forms import variant_record
 from clbench.runs.earlier import build_stream
 from clbench.seeds import Seeds
@@ -21,20 +19,6 @@ pytestmark = pytest.mark.usefixtures("no_figures", "timed_once")
 
 TOME = {"name": "tome", "removed": 3}
 REFUSED = ("needs each token in its place", "needs blocks that attend among a sequence of tokens")
-
-
-@pytest.fixture
-def plugin(tmp_path: Path) -> Path:
-    """A plug-in for ``vit-micro`` that changes much."""
-    generator = torch.Generator().manual_seed(0)
-    backbone = backbones.create("vit-micro", BackboneOptions(weights="none"))
-    branches = [branch for _, branch in new_plugin(backbone, 2, generator)]
-    for branch in branches:
-        for tensor in (branch.query_up, branch.value_up):
-            tensor.data.normal_(0, 0.3, generator=generator)
-    file = tmp_path / "tocom.safetensors"
-    file.write_bytes(to_plugin(branches, {"backbone": "vit-micro"}))
-    return file
 
 
 def assert_says(learner: Learner, record: Record) -> None:

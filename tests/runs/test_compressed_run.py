@@ -14,7 +14,6 @@ from clbench import backbones
 from clbench.backbones import BackboneOptions
 from clbench.backbones.backbone import Backbone
 from clbench.compress.evit import EViT
-from clbench.compress.parts.compensation import new_plugin, to_plugin
 from clbench.compress.tome import ToMe
 from clbench.errors import UserError
 from clbench.options import SpecError
@@ -44,19 +43,6 @@ def run(spec: RunSpec, tmp_path: Path, **more: Any) -> Record:
 
 def micro() -> Backbone:
     return backbones.create("vit-micro", BackboneOptions(weights="none"))
-
-
-@pytest.fixture
-def plugin(tmp_path: Path) -> Path:
-    """A plug-in for ``vit-micro`` that changes much: its second matrices are drawn, too."""
-    generator = torch.Generator().manual_seed(0)
-    branches = [branch for _, branch in new_plugin(micro(), 2, generator)]
-    for branch in branches:
-        for tensor in (branch.query_up, branch.value_up):
-            tensor.data.normal_(0, 0.3, generator=generator)
-    file = tmp_path / "tocom.safetensors"
-    file.write_bytes(to_plugin(branches, {"backbone": "vit-micro"}))
-    return file
 
 
 def assert_same_log(one: Record, other: Record) -> None:
