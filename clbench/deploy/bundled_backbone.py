@@ -112,7 +112,7 @@ def take_form(
     return replace(learnt, spec=spec, folded=tuple(about.folded))
 
 
-def weights_of(backbone: Backbone, *, is_repaired: bool) -> dict[str, Tensor]:
+def weights_of(backbone: Backbone, *, is_repaired: bool = False) -> dict[str, Tensor]:
     """Return the backbone's own weights under timm's names, whatever modules have put in their places.
 
     ``is_repaired``: with what a plug-in has done to them.

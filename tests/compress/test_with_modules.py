@@ -61,7 +61,7 @@ def attached(name: str, backbone: Backbone) -> Attached:
 def test_every_module_works_in_both_orders_or_is_refused_in_both(
     transformer: Opener, name: str, compressor: Compressor
 ) -> None:
-    backbone = transformer()
+    backbone = transformer(embed_dim=128)  # some of peft's do not fit a narrower one
     form = compressor.compress(backbone)
     alone = backbone(pictures())
     if name in NEEDS_ALL_TOKENS:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from timm.models.vision_transformer import VisionTransformer
+from typing import TYPE_CHECKING, cast
 
 from clbench.backbones.backbone import Backbone
 from clbench.errors import UserError
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 
 class CompressError(UserError, ValueError):
