@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from clbench import backbones, devices, petl, pretrain, strategies, streams
-from clbench.cli.early import FORMS, Named, check, check_backbone, check_options
+from clbench.cli.early import Named, check, check_backbone, check_options
 from clbench.options import SpecError
 from clbench.records.resolving import contradiction, resolve
 from clbench.records.spec import SECTIONS, USED, RunSpec, read_toml
-from clbench.records.variants import split_text
+from clbench.records.variants import form_registries, split_text
 from clbench.registry import did_you_mean
 
 Sections = Mapping[str, Mapping[str, Any]]
@@ -206,7 +206,7 @@ def _sections(options: Mapping[str, str | None]) -> Sections:
     sections: dict[str, dict[str, str]] = {}
     for option, value in options.items():
         if value is not None and option in USED:
-            sections[option] = split_text(value, FORMS[option].names())
+            sections[option] = split_text(value, form_registries()[option].names())
         elif value is not None:
             section, name = (option, "name") if option in RunSpec.model_fields else ("run", option)
             sections.setdefault(section, {})[name] = value

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clbench import backbones, compress, petl, quant, strategies, streams
+from clbench import backbones, petl, strategies, streams
 from clbench.backbones.known import timm_names
 from clbench.cards import read_cards
 from clbench.cli.declared import declared_options
@@ -19,10 +19,9 @@ from clbench.options import SpecError, build, validated
 from clbench.outside.visible import visible
 from clbench.records.resolving import DEFAULTS, contradiction, run_options
 from clbench.records.spec import USED, RunSpec, in_forms
-from clbench.records.variants import NONE
+from clbench.records.variants import NONE, form_registries
 from clbench.registry import Registry, UnknownNameError, did_you_mean
 
-FORMS: dict[str, Registry[Any]] = {"quant": quant.registry, "compress": compress.registry}
 MARKS = ("spec.toml", "learner.json")  # files that make a folder one of a run, or a bundle
 
 
@@ -92,7 +91,7 @@ def check(sections: Mapping[str, Mapping[str, Any]]) -> Named:
 def _used(tables: Mapping[str, dict[str, Any]]) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Return what the backbone is quantised and compressed by, with the options that were given."""
     found: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for kind, registry in FORMS.items():
+    for kind, registry in form_registries().items():
         name = str(tables[kind].pop("name", NONE))
         if name != NONE:
             registry.check(name)

@@ -87,12 +87,11 @@ def opened(
 
 def with_fewer_tokens(
     backbone: Backbone, spec: RunSpec, variant: Variant | None, plugin: bytes | None, *, is_folded: bool
-) -> Backbone:
-    """Return a backbone, compressed as the variant is or as it learnt; the ``plugin`` comes from a bundle."""
+) -> None:
+    """Compress a backbone as the variant is, or as it learnt; the ``plugin`` comes from a bundle."""
     part = variant.compress if variant and variant.compress else spec.compress
     if part is not None:
         compressed(part, backbone, plugin or b"", is_folded=is_folded)
-    return backbone
 
 
 def take_form(

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from clbench.strategies import Strategy
 
 
+LONGEST_FOLDER = 100  # characters of a variant's name, with its options
+NONE = "none"
+REFIT = "refit"  # the word that asks for what was learnt in closed form to be learnt anew
+
+
 def form_registries() -> dict[str, Registry[Any]]:
     """Return the registries of what changes a backbone's form, by section."""
     from clbench import compress, quant
 
     return {"quant": quant.registry, "compress": compress.registry}
-
-
-LONGEST_FOLDER = 100  # characters of a variant's name, with its options
-NONE = "none"
-REFIT = "refit"  # the word that asks for what was learnt in closed form to be learnt anew
 
 
 def split_text(text: str, known: Collection[str] = ()) -> dict[str, str]:
