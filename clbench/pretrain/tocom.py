@@ -51,9 +51,9 @@ from clbench.pretrain.materials import Materials
 from clbench.pretrain.parts.agreement import compared, divergence
 from clbench.pretrain.parts.drop_path import attach_drop_path
 from clbench.pretrain.parts.mixing import mixed
-from clbench.pretrain.parts.optimizer_state import optimizer_tensors, restore_optimizer
 from clbench.pretrain.parts.rates import cosine
 from clbench.pretrain.parts.readout import readout
+from clbench.runs.optimizer_state import optimizer_tensors, restore_optimizer
 
 BATCH_OF_RATE = 512  # images that a learning rate is given for
 LEAST_RATE = 1e-5  # where the cosine ends

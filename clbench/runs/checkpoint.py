@@ -23,6 +23,7 @@ from torch import Tensor
 
 from clbench.files import make_folder, write_bytes
 from clbench.outside.reading import RecordError, read_bytes, read_json, told_in_one_line
+from clbench.runs.optimizer_state import optimizer_tensors, restore_optimizer
 from clbench.strategies import Strategy
 
 NAME = re.compile(r"(\d{6,12})-([0-9a-f]{16})\.safetensors")
@@ -149,9 +150,7 @@ def capture(
         for name, tensor in part.state_dict().items()
     }
     if optimizer is not None:
-        state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-        for number, values in state.items():
-            tensors |= {f"optimizer/{number}.{name}": value for name, value in values.items()}
+        tensors |= optimizer_tensors(optimizer)
     return Checkpoint(position, tensors, info)
 
 
@@ -159,11 +158,7 @@ def restore(checkpoint: Checkpoint, strategy: Strategy, optimizer: torch.optim.O
     """Load the values into a strategy of the same shapes, and into its freshly made optimiser, if any."""
     strategy.take_back({kind: under(f"{kind}/", checkpoint.tensors) for kind in strategy.parts()})
     if optimizer is not None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in under("optimizer/", checkpoint.tensors).items():
-            number, _, name = key.partition(".")
-            state.setdefault(int(number), {})[name] = tensor.clone()
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        restore_optimizer(optimizer, checkpoint.tensors)
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""Hold what several courses are made of: read-outs, mixing, rates, what an optimiser keeps."""
+"""Hold what several courses are made of: read-outs, mixing, rates."""
