@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.progress import TaskID
-from rich.table import Table
 
 from clbench.cli.live import SECONDS_BETWEEN_UPDATES, bars_on, duration
-from clbench.cli.outcome import lines
+from clbench.cli.pretrained import outcome
 from clbench.cli.terminal import console, say, show
 from clbench.data.tasks import Places
 from clbench.outside.reading import read_json
@@ -31,7 +29,7 @@ def pretrain_and_print(asked: Asked, file: Path, places: Places, command: str) -
     with _watched() as live:
         live.say(f"on {asked.device} -> {file}")
         pretrain(asked, file, places=places, listener=live, command=command)
-    show(_outcome(file, read_json(account_of(file))))
+    show(outcome(file, read_json(account_of(file))))
 
 
 @contextmanager
@@ -78,18 +76,20 @@ class LiveCourse(Listener):
         self.bar = self.bars.add_task("step", total=num_steps, completed=num_done, told="")
         self.started = self.drawn = time.monotonic()
 
-    def step_done(self, loss: float) -> None:
+    def step_done(self, loss: float, where: str) -> None:
         """Move the bar on, and put a line down after each tenth of the steps."""
         self.num_done += 1
         self.recent.append(loss)
         is_tenth = self.num_done * LINES // self.num_steps > (self.num_done - 1) * LINES // self.num_steps
         if is_tenth:
             mean = sum(self.recent) / len(self.recent)
-            self.say(f"step {self.num_done:>5}/{self.num_steps}  loss {mean:.3g}  {self._time_left()} left")
+            at = f"{where}  " if where else ""
+            self.say(f"step {self.num_done:>5}/{self.num_steps}  {at}loss {mean:.3g}  {self._time_left()} left")
             self.recent = []
         now = time.monotonic()
         if self.bar is not None and (is_tenth or now - self.drawn >= SECONDS_BETWEEN_UPDATES):
-            told = f"loss {loss:.3g} · {self._time_left()} left"
+            at = f"{where} · " if where else ""
+            told = f"{at}loss {loss:.3g} · {self._time_left()} left"
             self.bars.update(self.bar, completed=self.num_done, told=told)
             self.bars.refresh()
             self.drawn = now
@@ -108,22 +108,3 @@ class LiveCourse(Listener):
     def _time_left(self) -> str:
         seconds = time.monotonic() - self.started
         return duration(seconds * (self.num_steps - self.num_done) / (self.num_done - self.num_before))
-
-
-def _outcome(file: Path, made: Mapping[str, Any]) -> RenderableType:
-    """Return what was examined as a table, and where the files are."""
-    pairs = made["examined"].get("pairs", [])
-    written = lines([f"written: {file} and {account_of(file).name}, which says how it was made"])
-    if not pairs:
-        return written
-    table = Table(title=f"{made['examined']['images']} test images", title_justify="left", box=None)
-    for heading in ("from", "to", "KL", "repaired", "agreement", "repaired"):
-        table.add_column(heading, justify="right")
-    for pair in pairs:
-        plain, repaired = pair["plain"], pair["repaired"]
-        table.add_row(
-            *(str(pair["from"]), str(pair["to"])),
-            *(f"{each['divergence']:.3f}" for each in (plain, repaired)),
-            *(f"{100 * each['agreement']:.1f} %" for each in (plain, repaired)),
-        )
-    return Group(table, written)

@@ -34,6 +34,13 @@ class Course(ABC):
     def product(self, about: Mapping[str, str]) -> bytes:
         """Return the file that comes out, with what is to be said of it in its header."""
 
+    def where(self) -> str:
+        """Return which part of the course the last step was in, in a few words; empty: there is but one."""
+        return ""
+
+    def close(self) -> None:
+        """Let go of what it holds outside this process; no step follows."""
+
     def notes(self) -> list[str]:
         """Return what a user should know before the first step, a line each."""
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def pretrain(
         refuse_in_the_way(file)  # of another process that was at its end just now
         account = partial.load(course)
         listener.begun(course.num_steps, len(account.losses), [*materials.notes, *course.notes()])
-        with explained(method):
+        with explained(method), closing(course):
             _follow(course, account, partial, listener, seconds_between)
             listener.examining()
             examined = course.examined()
@@ -85,7 +86,7 @@ def _follow(
                 f" {partial.folder}"
             )
         account.losses.append(loss)
-        listener.step_done(loss)
+        listener.step_done(loss, course.where())
         now = time.monotonic()
         account.seconds = before + now - begun
         if now - saved >= seconds_between or index + 1 == course.num_steps:

@@ -11,8 +11,8 @@ class Listener:
     def begun(self, num_steps: int, num_done: int, notes: Sequence[str]) -> None:
         """Hear how many steps there are, how many were done before, and what a user should know."""
 
-    def step_done(self, loss: float) -> None:
-        """Hear of a step."""
+    def step_done(self, loss: float, where: str) -> None:
+        """Hear of a step, and which part of the course it was in, if there are several."""
 
     def examining(self) -> None:
         """Hear that all steps are done, and that what they made is looked at."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,16 +30,33 @@ class Materials:
     classifier: tuple[Tensor, Tensor] | None
     batcher: Batcher  # with the stream's own training transform
     train: Samples  # training images of all tasks, each once; neither validation nor test
+    validation: Samples  # those of all tasks that are held out to choose by; mostly none
     test: Samples  # test images of all tasks, to see what was learnt; nothing is chosen by them
     num_classes: int  # of the labels
     stream_digest: str
     notes: Sequence[str]  # of stream and backbone, a line each
     seeds: Seeds
+    asked: Asked
+    places: Places
 
     @property
     def device(self) -> torch.device:
         """Where it is computed."""
         return self.batcher.device
+
+    def fresh_backbone(self, seed: int) -> Backbone:
+        """Return a backbone of the kind that is asked for, with weights drawn by another seed."""
+        asked = self.asked
+        return backbones.create(asked.backbone.name, asked.backbone_options(), seed=seed).to(self.device)
+
+    def held_out(self, accuracy: Callable[[Batcher, Samples], float]) -> dict[str, Any]:
+        """Return the accuracy on the test images and on those of validation, if there are any, and how many."""
+        parts = {"test": self.test, "validation": self.validation}
+        return {
+            name: {"images": len(part), "accuracy": round(accuracy(self.batcher, part), 4)}
+            for name, part in parts.items()
+            if len(part)
+        }
 
 
 def gathered(asked: Asked, places: Places) -> Materials:
@@ -53,11 +71,14 @@ def gathered(asked: Asked, places: Places) -> Materials:
         classifier=classifier_of(name, options, backbone.width, folder=folder),
         batcher=Batcher(images, backbone.preprocessing, stream.augment, device),
         train=_each_once([task.train for task in stream.tasks]),
+        validation=_each_once([task.validation for task in stream.tasks]),
         test=_each_once([task.test for task in stream.tasks]),
         num_classes=len(stream.class_names),
         stream_digest=stream.digest,
         notes=[*stream.notes, *backbone.notes],
         seeds=seeds,
+        asked=asked,
+        places=places,
     )
 
 

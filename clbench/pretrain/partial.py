@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from clbench import pretrain
 from clbench.errors import UserError
 from clbench.outside.visible import visible
 from clbench.pretrain.asked import Asked
@@ -86,10 +87,12 @@ class Partial:
     def _asked(self) -> dict[str, Any]:
         """Return what two commands must share, each option under a name of its own."""
         flat: dict[str, Any] = {}
+        unlike = {f"method.{name}" for name in pretrain.get(self.asked.method.name).only_how}
         for kind, value in self.asked.to_dict().items():
             pairs = value.items() if isinstance(value, dict) else [("", value)]
             flat |= {f"{kind}.{name}" if name else kind: each for name, each in pairs}
-        return dict(plain({**flat, **self.digests}))
+        shared = {name: value for name, value in flat.items() if name not in unlike}
+        return dict(plain({**shared, **self.digests}))
 
 
 def refuse_in_the_way(file: Path) -> None:

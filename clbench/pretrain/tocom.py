@@ -51,12 +51,10 @@ from clbench.pretrain.materials import Materials
 from clbench.pretrain.parts.agreement import compared, divergence
 from clbench.pretrain.parts.drop_path import attach_drop_path
 from clbench.pretrain.parts.mixing import mixed
-from clbench.pretrain.parts.rates import cosine
+from clbench.pretrain.parts.rates import LEAST_RATE, cosine, for_batch
 from clbench.pretrain.parts.readout import readout
 from clbench.runs.optimizer_state import optimizer_tensors, restore_optimizer
 
-BATCH_OF_RATE = 512  # images that a learning rate is given for
-LEAST_RATE = 1e-5  # where the cosine ends
 EXAMINED, AT_ONCE = 256, 64  # test images that are looked at in the end, in batches
 
 
@@ -111,7 +109,7 @@ class Distillation(Course):
         self.steps_an_epoch = len(self._batches(epoch=0))
         steps = options.epochs * self.steps_an_epoch
         self.num_steps = min(steps, options.max_steps) if options.max_steps else steps
-        self.rate = options.learning_rate * options.batch_size / BATCH_OF_RATE
+        self.rate = for_batch(options.learning_rate, options.batch_size)
         parameters = [parameter for branch in self.plugin for parameter in branch.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, self.rate, weight_decay=options.weight_decay)
 
@@ -224,7 +222,7 @@ class Distillation(Course):
         seeds = self.materials.seeds
         rows = self.materials.train.rows[self._batches(epoch)[step]]
         images = self.batcher.training_batch(rows, seeds.generator("augment", index))
-        return mixed(images, seeds.derive("mixup", index)) if self.options.mixes else images
+        return mixed(images, seeds.derive("mixup", index))[0] if self.options.mixes else images
 
     def _logits_of(self, rows: NDArray[np.int64], degree: int, *, repaired_from: int | None = None) -> Tensor:
         """Return the logits of test images."""

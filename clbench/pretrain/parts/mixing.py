@@ -12,14 +12,23 @@ from torch import Tensor
 
 from clbench.seeds import forked_everywhere
 
-MIXUP, CUTMIX = 0.8, 1.0
+MIXUP, CUTMIX = 0.8, 1.0  # DeiT's
 
 
-def mixed(images: Tensor, seed: int) -> Tensor:
-    """Return images (B, 3, S, S) mixed, in place; of an odd number the last is left out."""
+def mixed(
+    images: Tensor, seed: int, *, mixup: float = MIXUP, cutmix: float = CUTMIX
+) -> tuple[Tensor, Tensor]:
+    """Return images (B, 3, S, S) mixed, in place, and the share (B, B) that each has in each.
+
+    Of an odd number the last is left out. ``mixup`` and ``cutmix`` are the Beta distributions' parameters, in
+    (0, inf); 0: that one is never drawn.
+    """
     images = images[: len(images) - len(images) % 2]
-    mix = Mixup(mixup_alpha=MIXUP, cutmix_alpha=CUTMIX, num_classes=1)
-    no_labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    own = torch.arange(len(images), device=images.device)
+    # timm mixes labels, too: of labels that are all different it makes what each image is made of
+    mix = Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.0, num_classes=len(images))
     with forked_everywhere(seed):  # timm draws from numpy's own generator
-        both: Tensor = mix(images, no_labels)[0]
-    return both
+        both: Tensor
+        shares: Tensor
+        both, shares = mix(images, own)
+    return both, shares
