@@ -80,7 +80,9 @@ def _stages(stages: Mapping[str, Any], cost: Mapping[str, Any] | None) -> Table:
         )
     for name, shown in (("sequential", "one after another"), ("critical_path", "modules at once")):
         if cost is not None:
-            table.add_row(shown, "", quantity(cost["flops"][name], unit="FLOP"), duration(cost["seconds"][name]), "", "")
+            table.add_row(
+                shown, "", quantity(cost["flops"][name], unit="FLOP"), duration(cost["seconds"][name]), "", ""
+            )
     return table
 
 

@@ -84,7 +84,9 @@ class LiveCourse(Listener):
         if is_tenth:
             mean = sum(self.recent) / len(self.recent)
             at = f"{where}  " if where else ""
-            self.say(f"step {self.num_done:>5}/{self.num_steps}  {at}loss {mean:.3g}  {self._time_left()} left")
+            self.say(
+                f"step {self.num_done:>5}/{self.num_steps}  {at}loss {mean:.3g}  {self._time_left()} left"
+            )
             self.recent = []
         now = time.monotonic()
         if self.bar is not None and (is_tenth or now - self.drawn >= SECONDS_BETWEEN_UPDATES):

@@ -26,7 +26,9 @@ class PretrainingMethod(ABC):
 
     # defaults of other recipes than the first, by the recipe's name, for a method with an option ``recipe``
     recipes: ClassVar[dict[str, dict[str, bool | int | float | str]]] = {}
-    backbone_preset: ClassVar[dict[str, bool | int | float | str]] = {}  # options of the backbone, where none are asked for
+    backbone_preset: ClassVar[
+        dict[str, bool | int | float | str]
+    ] = {}  # options of the backbone, where none are asked for
     only_how: ClassVar[tuple[str, ...]] = ()  # options that change nothing of what comes out
 
     @abstractmethod

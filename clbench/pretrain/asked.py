@@ -56,7 +56,9 @@ def asked(
     component = pretrain.get(method)
     stream, argument = streams.split(stream)
     preset = backbones.registry.card(backbone).preset if backbone in backbones.names() else {}
-    options = complete(BackboneOptions, "backbone", {**preset, **component.backbone_preset, **chosen["backbone"]})
+    options = complete(
+        BackboneOptions, "backbone", {**preset, **component.backbone_preset, **chosen["backbone"]}
+    )
     own = complete(component, "pretrain", with_recipe(component, chosen["pretrain"]))
     images = complete(streams.get(stream), "stream", {**argument, **chosen["stream"]})
     return Asked(

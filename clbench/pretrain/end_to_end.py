@@ -4,9 +4,9 @@ Cross-entropy by the recipe of all supervised methods (``clbench/pretrain/superv
 warm-up and a cosine, label smoothing, mixup and cutmix, random erasing, stochastic depth, clipped gradients.
 Begins with random weights; ``--set backbone.weights=FILE`` goes on from others.
 
-``recipe=deit`` takes DeiT's numbers (H. Touvron et al., ICML 2021, arXiv 2012.12877) as Deep Incubation's
-authors use them (Z. Ni et al., ICCV 2023, arXiv 2212.04129): 300 epochs of 2,048 images. ``small``, ours, fits
-two cores and small images.
+``recipe=deit`` takes DeiT's numbers (H. Touvron et al., ICML 2021, arXiv 2012.12877) as the authors of Deep
+Incubation use them (Z. Ni et al., ICCV 2023, arXiv 2212.04129): 300 epochs, 2,048 images a step. ``small``,
+ours, fits two cores and small images.
 
 Differs from the paper:
 - Images come from a stream, at its size, in float32.
@@ -73,4 +73,7 @@ class WholeTraining(Course):
 
     def examined(self) -> dict[str, Any]:
         """Return the accuracy on held-out images, and what it took."""
-        return {**self.materials.held_out(self.network.accuracy), "stages": {"whole": self.training.spent.to_dict()}}
+        return {
+            **self.materials.held_out(self.network.accuracy),
+            "stages": {"whole": self.training.spent.to_dict()},
+        }

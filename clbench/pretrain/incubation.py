@@ -2,7 +2,7 @@
 
 Z. Ni, Y. Wang, J. Yu, H. Jiang, Y. Cao, G. Huang, "Deep Incubation: Training Large Models by
 Divide-and-Conquering", ICCV 2023, arXiv 2212.04129. A network of D blocks is divided into K modules, runs of
-neighbouring blocks; the first also holds what is in front of all blocks, the last the norm and the classifier.
+neighbouring blocks; the first also holds what is in front of all blocks, the last norm and classifier.
 
 1. The meta model, the same network with one block a module, learns end to end.
 2. Each module i is incubated by itself: drawn at random, it takes the i-th place among the meta model's
@@ -12,9 +12,9 @@ neighbouring blocks; the first also holds what is in front of all blocks, the la
 3. The modules are put together, and the whole learns on for a while, end to end.
 
 The cost is PT + sum of MT_i + FT; the critical path, with K machines, PT + the largest MT_i + FT.
-``divided_depths`` gives each module any depth; a ResNet is divided by its stages. ``modules=1`` is end-to-end
-training, without a meta model. Recipe ``deit`` takes the authors' numbers for ViT-B (300, 100 and 100 epochs);
-for ViT-L and ViT-H they take ``drop_path`` 0.5 and 0.6 in the fine-tuning alone: ``tuning_drop_path``.
+``divided_depths`` gives each module any depth; a ResNet is divided by its stages. ``modules=1`` is training
+end to end, without a meta model. Recipe ``deit`` takes the authors' numbers for ViT-B (300, 100 and 100
+epochs); for ViT-L and ViT-H they take a ``tuning_drop_path`` of 0.5 and 0.6.
 
 Differs from the paper:
 - Gradients are cut in all three phases where ``clip`` says so, module by module in the second; the authors'
@@ -101,7 +101,10 @@ class Incubating(Course):
         alone = Stage(WHOLE, options.epochs, options.warm_up, options.drop_path)
         stages = [
             *([Stage(META, options.meta_epochs, options.warm_up, 0.0)] if is_divided else []),
-            *(Stage(each, options.module_epochs, options.warm_up, options.drop_path) for each in self.modules),
+            *(
+                Stage(each, options.module_epochs, options.warm_up, options.drop_path)
+                for each in self.modules
+            ),
             tuning if is_divided else alone,
         ]
         self.stages = {stage.name: stage for stage in stages}
@@ -153,23 +156,24 @@ class Incubating(Course):
     def network(self, name: str) -> Network:
         """Return the network that a stage learns, or learns in, as it is at its beginning."""
         seeds, depth = self.materials.seeds, self.options.meta_depth
-        place = list(self.stages).index(name)
-        backbone = self.materials.fresh_backbone(seeds.derive("weights", place))
-        network = Network(backbone, self.materials.num_classes, seeds.derive("classifier", place))
+        place = (
+            [] if name == WHOLE else [list(self.stages).index(name)]
+        )  # the whole begins as if it were alone
+        backbone = self.materials.fresh_backbone(seeds.derive("weights", *place))
+        network = Network(backbone, self.materials.num_classes, seeds.derive("classifier", *place))
         if name == META:
             cut_to(network, self.division, self.division.small(depth))
         if name not in self.modules:
-            for module in self.modules if name == WHOLE else []:
-                network.take(self.results[module])
+            for each in self.modules if name == WHOLE else []:
+                network.take(self.results[each])
             network.let_learn(network.named())
             return network
         module = self.modules.index(name)
         cut_to(network, self.division, self.division.hybrid(module, depth))
-        learning, *_ = names = names_of_modules(network, self.division)
-        learning = names[module]
-        meta = self.results[META]
-        network.take({each: meta[each] for own in names if own is not learning for each in own})
-        network.let_learn(learning)
+        names = names_of_modules(network, self.division)
+        fixed = [own for number, own in enumerate(names) if number != module]
+        network.take({each: self.results[META][each] for own in fixed for each in own})
+        network.let_learn(names[module])
         return network
 
     def state(self) -> dict[str, Tensor]:
@@ -228,7 +232,9 @@ class Incubating(Course):
         """Return the accuracy on held-out images, before fine-tuning and after, and what it took."""
         held_out, network = self.materials.held_out, self.running[WHOLE].network
         assembled = {"assembled": held_out(self.network(WHOLE).accuracy)} if self.modules else {}
-        before, after = ([self.spent[name]] for name in (META, WHOLE)) if self.modules else ([], [self.spent[WHOLE]])
+        before, after = (
+            ([self.spent[name]] for name in (META, WHOLE)) if self.modules else ([], [self.spent[WHOLE]])
+        )
         apart = [self.spent[name] for name in self.modules]
         return {
             **held_out(network.accuracy),
@@ -243,7 +249,7 @@ class Incubating(Course):
             known = {name: self.running.pop(name).state() for name in self.modules if name in self.running}
             self.apart = Apart(
                 self.materials,
-                self.results[META],
+                known={META: self.results[META]},
                 waiting={name: known.get(name, {}) for name in self.modules if name not in self.results},
                 num_processes=self.options.workers,
                 num_threads=self.options.threads,

@@ -50,7 +50,7 @@ class Materials:
         return backbones.create(asked.backbone.name, asked.backbone_options(), seed=seed).to(self.device)
 
     def held_out(self, accuracy: Callable[[Batcher, Samples], float]) -> dict[str, Any]:
-        """Return the accuracy on the test images and on those of validation, if there are any, and how many."""
+        """Return the accuracy on test images and on those of validation, where there are any."""
         parts = {"test": self.test, "validation": self.validation}
         return {
             name: {"images": len(part), "accuracy": round(accuracy(self.batcher, part), 4)}

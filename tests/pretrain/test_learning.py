@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
+from clbench import pretrain as methods
 from clbench.cli.app import main
 from clbench.data.tasks import Places
 from clbench.errors import UserError
@@ -19,13 +23,21 @@ from clbench.pretrain.learning import DivergedError, pretrain
 from clbench.pretrain.listener import Listener
 from clbench.pretrain.partial import OutError
 
+FEW = {"train_per_class": 8, "test_per_class": 2}  # 70 images to learn from
 STEPS = 5
 OPTIONS = {
     "pretrain": {"batch_size": 8, "max_steps": STEPS, "drop_path": 0.1, "mixes": True},
-    "stream": {"train_per_class": 8, "test_per_class": 2},
+    "stream": FEW,
 }
 WORDS = [f"{kind}.{name}={value}" for kind, table in OPTIONS.items() for name, value in table.items()]
 COMMAND = ["pretrain", "tocom", "--backbone", "vit-micro", "--stream", "split-digits", "--device", "cpu"]
+RECIPE = {"batch_size": 30, "drop_path": 0.1, "mixup": 0.8, "cutmix": 1.0, "erasing": 0.5}  # 2 steps an epoch
+INCUBATED = {**RECIPE, "modules": 2, "meta_epochs": 1, "module_epochs": 2, "epochs": 1, "threads": 1}
+SHORT: dict[str, dict[str, object]] = {  # options of a short course of every method
+    "tocom": OPTIONS["pretrain"],
+    "end-to-end": {**RECIPE, "epochs": 3},
+    "incubation": INCUBATED,
+}
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -36,14 +48,16 @@ from clbench.pretrain.listener import Listener
 
 class Killer(Listener):
     steps = 0
-    def step_done(self, loss):
+    def step_done(self, loss, where):
         self.steps += 1
         if self.steps == 4:
             os.kill(os.getpid(), signal.SIGKILL)
 
-wanted = asked("tocom", backbone="vit-micro", stream="split-digits", sections={options})
-places = Places(cache_dir=Path(sys.argv[2]))
-pretrain(wanted, Path(sys.argv[1]), places=places, listener=Killer(), seconds_between=0)
+if __name__ == "__main__":  # processes of its own begin here, too
+    sections = {"pretrain": {options}, "stream": {stream}}
+    wanted = asked("{method}", backbone="vit-micro", stream="split-digits", sections=sections)
+    places = Places(cache_dir=Path(sys.argv[2]))
+    pretrain(wanted, Path(sys.argv[1]), places=places, listener=Killer(), seconds_between=0)
 """
 
 
@@ -56,7 +70,7 @@ class Stopper(Listener):
     def begun(self, num_steps: int, num_done: int, notes: object) -> None:
         self.num_done = num_done
 
-    def step_done(self, loss: float) -> None:
+    def step_done(self, loss: float, where: str) -> None:
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
@@ -70,46 +84,72 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     return Places(cache_dir=tmp_path / "cache")
 
 
-def wanted(seed: int = 0, **options: object) -> Asked:
-    sections = {**OPTIONS, "pretrain": {**OPTIONS["pretrain"], **options}}
-    return asked("tocom", backbone="vit-micro", stream="split-digits", sections=sections, seed=seed)
+def wanted(method: str = "tocom", seed: int = 0, **options: object) -> Asked:
+    sections = {"stream": FEW, "pretrain": {**SHORT[method], **options}}
+    return asked(method, backbone="vit-micro", stream="split-digits", sections=sections, seed=seed)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What comes out of an undisturbed course."""
-    folder = tmp_path_factory.mktemp("whole")
-    places = Places(cache_dir=folder / "cache")
-    return pretrain(wanted(), folder / "whole.safetensors", places=places).read_bytes()
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
+    """What comes out of an undisturbed course of a method."""
+
+    @cache
+    def made(method: str) -> bytes:
+        folder = tmp_path_factory.mktemp("whole")
+        places = Places(cache_dir=folder / "cache")
+        return pretrain(wanted(method), folder / "whole.safetensors", places=places).read_bytes()
+
+    return made
 
 
+@pytest.fixture
+def whole(undisturbed: Callable[[str], bytes]) -> bytes:
+    return undisturbed("tocom")
+
+
+def test_every_method_has_a_short_course_here() -> None:
+    assert sorted(SHORT) == sorted(methods.names())
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [*((method, {}) for method in SHORT), ("incubation", {"workers": 2})],
+    ids=[*SHORT, "incubation by two"],
+)
 def test_a_course_that_was_killed_goes_on_to_the_same_bytes(
-    tmp_path: Path, places: Places, whole: bytes, checkout: Path
+    method: str,
+    options: dict[str, object],
+    tmp_path: Path,
+    places: Places,
+    undisturbed: Callable[[str], bytes],
+    checkout: Path,
 ) -> None:
-    file = tmp_path / "killed.safetensors"
-    code = KILLED.replace("{options}", repr(OPTIONS))
-    words = [sys.executable, "-c", code, str(file), str(places.cache_dir)]
+    file, script = tmp_path / "killed.safetensors", tmp_path / "script.py"
+    code = KILLED.replace("{options}", repr({**SHORT[method], **options})).replace("{stream}", repr(FEW))
+    script.write_text(code.replace("{method}", method))
+    words = [sys.executable, str(script), str(file), str(places.cache_dir)]
     done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(checkout)}, check=False)
     assert done.returncode == -9
     assert not file.exists()
     assert file.with_suffix(".partial").is_dir()
     rest = Stopper(after=-1)
-    pretrain(wanted(), file, places=places, listener=rest)
+    pretrain(wanted(method, **options), file, places=places, listener=rest)
     assert rest.num_done == 3  # it was killed before the fourth was kept
-    assert file.read_bytes() == whole
+    assert file.read_bytes() == undisturbed(method)
     assert sorted(path.name for path in tmp_path.glob("killed*")) == ["killed.json", "killed.safetensors"]
     made = json.loads(file.with_suffix(".json").read_text())
-    assert (made["steps"], len(made["loss"])) == (STEPS, STEPS)
+    assert made["steps"] == len(made["loss"])
 
 
+@pytest.mark.parametrize("method", SHORT)
 def test_a_course_that_was_interrupted_again_and_again_ends_in_the_same_bytes(
-    tmp_path: Path, places: Places, whole: bytes
+    method: str, tmp_path: Path, places: Places, undisturbed: Callable[[str], bytes]
 ) -> None:
     file = tmp_path / "stopped.safetensors"
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(wanted(), file, places=places, listener=Stopper(after=2), seconds_between=0)
-    assert pretrain(wanted(), file, places=places).read_bytes() == whole
+    while not file.exists():
+        with suppress(KeyboardInterrupt):
+            pretrain(wanted(method), file, places=places, listener=Stopper(after=2), seconds_between=0)
+    assert file.read_bytes() == undisturbed(method)
 
 
 def test_another_seed_makes_another_file(tmp_path: Path, places: Places, whole: bytes) -> None:

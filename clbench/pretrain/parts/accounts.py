@@ -22,7 +22,9 @@ class Spent:
     seconds: float = 0.0
     flops_a_step: int = 0  # of the first step, forward and backward; all are alike
     activations: int = 0  # bytes that its forward pass kept for the backward pass
-    peak_memory: int = 0  # bytes of the process, or of tensors on the accelerator, in the first step; 0: unknown
+    peak_memory: int = (
+        0  # bytes of the process, or of tensors on the accelerator, in the first step; 0: unknown
+    )
 
     @property
     def flops(self) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -24,11 +24,24 @@ from clbench.pretrain.asked import Asked
 from clbench.pretrain.parts.accounts import Spent
 
 if TYPE_CHECKING:
-    from clbench.pretrain.incubation import Incubating
     from clbench.pretrain.materials import Materials
+    from clbench.pretrain.parts.training import Training
 
 Finish = Callable[[str, Mapping[str, Tensor], Spent], object]
 SECONDS_TO_END = 5.0  # that a process is given before it is killed
+
+
+class InStages(Protocol):
+    """A course whose stages can be done one without the other."""
+
+    results: dict[str, dict[str, Tensor]]
+    spent: dict[str, Spent]
+
+    def begun(self, name: str) -> Training:
+        """Return the training of a stage, at its beginning where it was not begun before."""
+
+    def advance(self, name: str) -> float:
+        """Make a step of a stage and return its loss; the last one puts down what the stage has learnt."""
 
 
 class ApartError(UserError, RuntimeError):
@@ -49,8 +62,8 @@ class Apart:
     def __init__(
         self,
         materials: Materials,
-        meta: Mapping[str, Tensor],
         *,
+        known: Mapping[str, Mapping[str, Tensor]],
         waiting: Mapping[str, Mapping[str, Tensor]],
         num_processes: int,
         num_threads: int,
@@ -60,8 +73,8 @@ class Apart:
 
         Args:
             materials: What was asked for, and where data are found.
-            meta: The meta model's tensors.
-            waiting: The stages that are to be done, by name, each with its state, empty before the first step.
+            known: What finished stages have learnt that the others need, by name.
+            waiting: The stages to be done, by name, each with its state, empty before the first step.
             num_processes: How many at a time.
             num_threads: Of each; 0: the threads of this one, shared out.
             finish: Is told what a stage has learnt when it is done.
@@ -72,7 +85,8 @@ class Apart:
         self.finish = finish
         count = min(num_processes, len(self.waiting))
         num_threads = num_threads or max(1, torch.get_num_threads() // count)
-        given = (materials.asked, materials.places, save(_whole(meta)), num_threads)
+        results = {name: save(_whole(result)) for name, result in known.items()}
+        given = (materials.asked, materials.places, results, num_threads)
         self.workers = [_started(given) for _ in range(count)]
 
     def hear(self) -> list[tuple[str, float]]:
@@ -154,7 +168,7 @@ def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _started(given: tuple[Asked, Places, bytes, int]) -> _Worker:
+def _started(given: tuple[Asked, Places, dict[str, bytes], int]) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, *given), daemon=True)
@@ -164,12 +178,12 @@ def _started(given: tuple[Asked, Places, bytes, int]) -> _Worker:
 
 
 def _work(
-    pipe: connection.Connection, asked: Asked, places: Places, meta: bytes, num_threads: int
+    pipe: connection.Connection, asked: Asked, places: Places, known: dict[str, bytes], num_threads: int
 ) -> None:
     """Do what is asked for until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked ends this one
     try:
-        _serve(pipe, asked, places, meta, num_threads)
+        _serve(pipe, asked, places, known, num_threads)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # nobody asks any more
     except UserError as error:
@@ -179,16 +193,15 @@ def _work(
 
 
 def _serve(
-    pipe: connection.Connection, asked: Asked, places: Places, meta: bytes, num_threads: int
+    pipe: connection.Connection, asked: Asked, places: Places, known: dict[str, bytes], num_threads: int
 ) -> None:
     import torch
 
-    from clbench.pretrain.incubation import META, Incubating
     from clbench.pretrain.materials import gathered
 
     torch.set_num_threads(num_threads)
-    course = cast("Incubating", asked.made_method().begin(gathered(asked, places)))
-    course.results[META] = load(meta)
+    course = cast("InStages", asked.made_method().begin(gathered(asked, places)))
+    course.results |= {name: load(result) for name, result in known.items()}
     stage = ""
     while True:
         what, *told = pipe.recv()
@@ -198,7 +211,7 @@ def _serve(
             if state:
                 training.take_back(state)
         elif what == "state":
-            pipe.send(("state", save(_whole(course.running[stage].state()))))
+            pipe.send(("state", save(_whole(course.begun(stage).state()))))
         else:
             loss = course.advance(stage)
             result = course.results.get(stage)

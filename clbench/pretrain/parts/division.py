@@ -1,4 +1,4 @@
-"""Divide a network into modules: runs of neighbouring blocks, the first with the stem, the last with the head.
+"""Divide a network into modules: runs of neighbouring blocks, with the stem before and the head behind them.
 
 Z. Ni et al., "Deep Incubation", ICCV 2023, arXiv 2212.04129: a network is described by how many blocks each
 of its K modules has, such as (3, 3, 3, 3) for the whole, (1, 1, 1, 1) for a small one of the same shapes
@@ -92,7 +92,7 @@ def _read(depths: str) -> tuple[int, ...]:
 
 
 def _default(backbone: Backbone, modules: int) -> tuple[int, ...]:
-    """Return depths by the stages of a network that has some; else of so many modules, the last ones deepest."""
+    """Return depths by the stages of a network that has some; else of so many modules."""
     count = len(backbone.blocks)
     starts = sorted({0, *(block.index for block in backbone.blocks if not block.keeps_shape)})
     if len(starts) > 1 and modules in (0, len(starts)):
@@ -104,13 +104,9 @@ def _default(backbone: Backbone, modules: int) -> tuple[int, ...]:
 
 
 def cut_to(network: Network, division: Division, depths: Sequence[int]) -> None:
-    """Take blocks out of a whole network, in place: each module keeps as many as ``depths`` says, the first."""
+    """Take blocks out of a network, in place: each module keeps its first ones, by ``depths``."""
     backbone = network.backbone
-    kept = {
-        index
-        for blocks, depth in zip(division.blocks, depths, strict=True)
-        for index in blocks[:depth]
-    }
+    kept = {index for blocks, depth in zip(division.blocks, depths, strict=True) for index in blocks[:depth]}
     for block in backbone.blocks:
         if block.index not in kept:
             block[""].layer = None
@@ -133,7 +129,9 @@ def names_of_modules(network: Network, division: Division) -> list[list[str]]:
     for name, each in own.items():
         if id(each) in of_block:
             module_of[name] = of_block[id(each)]
-        elif id(each) in in_front or name.rpartition(".")[0] in layers:  # a batch norm's means have no gradient
+        elif (
+            id(each) in in_front or name.rpartition(".")[0] in layers
+        ):  # a batch norm's means have no gradient
             module_of[name] = 0
     return [[name for name in own if module_of[name] == module] for module in range(len(division))]
 

@@ -109,7 +109,8 @@ class Network(nn.Module):
 def classifier_name(backbone: Backbone) -> str:
     """Return what timm calls the layer that the classifier is in, such as ``head`` or ``fc``."""
     layer = backbone.classifier[0]
-    return next(name for name, each in backbone.model.named_modules() if each is layer)
+    named: dict[nn.Module, str] = {each: name for name, each in backbone.model.named_modules()}
+    return named[layer]
 
 
 def to_file(tensors: Mapping[str, Tensor], about: Mapping[str, str], stored: str) -> bytes:

@@ -59,7 +59,9 @@ class Training:
         self.num_steps = stage.epochs * self.an_epoch
         self.rate = for_batch(recipe.learning_rate, recipe.batch_size)
         fused = materials.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(network.groups(recipe.weight_decay, decays_all=decays_all), self.rate, fused=fused)
+        self.optimizer = torch.optim.AdamW(
+            network.groups(recipe.weight_decay, decays_all=decays_all), self.rate, fused=fused
+        )
         self.dropping = Switch()
         if stage.drop_path:
             attach_drop_path(network.backbone, stage.drop_path, self.dropping)
@@ -83,7 +85,9 @@ class Training:
         self.dropping.on = True
         self.optimizer.zero_grad()
         total = 0.0
-        for some, wanted in zip(*(each.chunk(self.recipe.accumulate) for each in (images, targets)), strict=True):
+        for some, wanted in zip(
+            *(each.chunk(self.recipe.accumulate) for each in (images, targets)), strict=True
+        ):
             loss = soft_cross_entropy(self.network(some), wanted) * (len(some) / len(images))
             loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
             total += float(loss.detach())
@@ -113,7 +117,9 @@ class Training:
 
     def take_back(self, state: Mapping[str, Tensor]) -> None:
         """Go back to a state that was returned before."""
-        values = {name.removeprefix("learnt/"): each for name, each in state.items() if name.startswith("learnt/")}
+        values = {
+            name.removeprefix("learnt/"): each for name, each in state.items() if name.startswith("learnt/")
+        }
         self.network.take(values)
         restore_optimizer(self.optimizer, state)
         self.spent = Spent.from_tensor(state["spent"])
@@ -157,7 +163,9 @@ class Batches:
         epoch, step = divmod(index, self.an_epoch)
         size, repeats = self.recipe.batch_size, self.recipe.repeats
         generator = self.seeds.generator("order", epoch)
-        (order,) = shuffled(len(self.materials.train), len(self.materials.train), drop_last=False, generator=generator)
+        (order,) = shuffled(
+            len(self.materials.train), len(self.materials.train), drop_last=False, generator=generator
+        )
         places = order[: math.ceil(len(order) / repeats)].repeat(repeats)
         return self.materials.train.select(places[step * size : (step + 1) * size])
 
