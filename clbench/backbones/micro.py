@@ -1,16 +1,21 @@
 """Build ``vit-micro``: a Vision Transformer small enough to ship inside the package.
 
-Six blocks of width 128 on a 4 x 4 grid of 8-pixel patches of a 32-pixel image: 1.2 million parameters, 2.4 MB
-as fp16. It exists so that everything can be tried without a download; how its weights were made, on what and
-how good they are is told in ``weights/vit-micro.md``.
+Five convolutions bring an image of 32 pixels to a 4 x 4 grid, one patch of 8 pixels each (T. Xiao et al.,
+"Early Convolutions Help Transformers See Better", NeurIPS 2021, arXiv 2106.14881); four blocks of width 128
+follow: 1.1 million parameters, 2.2 MB as fp16. It exists so that everything can be tried without a download;
+how its weights were made, on what and how good they are is told in ``weights/vit-micro.md``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from importlib import resources
+from typing import Any
 
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from clbench.backbones import register
 from clbench.backbones.architecture import Architecture
@@ -18,13 +23,48 @@ from clbench.backbones.backbone import Preprocessing
 from clbench.backbones.weights import load_weights
 
 IMAGE_SIZE = 32
+PATCH_SIZE, WIDTH, DEPTH, HEADS, MLP_RATIO = 8, 128, 4, 4, 2
+STEM = ((32, 1), (64, 2), (128, 2), (128, 1), (256, 2))  # channels and stride of each convolution
 MEAN = STD = (0.5, 0.5, 0.5)
+
+
+class ConvolutionalPatches(PatchEmbed):
+    """timm's patch embedding behind convolutions, each with batch norm and ReLU."""
+
+    def __init__(self, *, stem: Sequence[tuple[int, int]], **options: Any) -> None:
+        """Take timm's own options; the strides of the stem multiply to the patch size."""
+        super().__init__(**options)
+        channels = [3, *(each for each, _ in stem)]
+        self.stem = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(before, after, kernel_size=3, stride=stride, padding=1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(),
+                )
+                for before, (after, stride) in zip(channels, stem, strict=False)
+            )
+        )
+        self.proj = nn.Conv2d(channels[-1], options["embed_dim"], kernel_size=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the patches (B, N, D) of images (B, 3, S, S)."""
+        maps = self.proj(self.stem(images))
+        patches: Tensor = self.norm(maps.flatten(2).transpose(1, 2))
+        return patches
 
 
 def vit_micro(image_size: int = IMAGE_SIZE, num_classes: int = 0) -> VisionTransformer:
     """Return the network with random weights; ``num_classes=0`` leaves the classifier away."""
     return VisionTransformer(
-        img_size=image_size, patch_size=8, embed_dim=128, depth=6, num_heads=4, num_classes=num_classes
+        img_size=image_size,
+        patch_size=PATCH_SIZE,
+        embed_dim=WIDTH,
+        depth=DEPTH,
+        num_heads=HEADS,
+        mlp_ratio=MLP_RATIO,
+        num_classes=num_classes,
+        embed_layer=partial(ConvolutionalPatches, stem=STEM),
     )
 
 

@@ -13,6 +13,7 @@ Shape letters: B batch, N tokens, D width, H heads, E width of a head, M keys (N
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -134,7 +135,9 @@ def open_vit(model: VisionTransformer) -> Opened:
         sites = {"": model.blocks[index], **inner}
         blocks.append(BlockSites(index, width, heads, sites, grid=grid, num_prefix=model.num_prefix_tokens))
     outside = {"patches": patches, "embed": embed, "norm": norm}
-    return Opened(blocks, width=model.head_hidden_size, sites=outside, grid=grid)
+    has_stem = any(isinstance(part, nn.BatchNorm2d) for part in model.patch_embed.modules())
+    memory_format = torch.channels_last if has_stem else torch.contiguous_format  # for its convolutions
+    return Opened(blocks, width=model.head_hidden_size, sites=outside, grid=grid, memory_format=memory_format)
 
 
 @resize.register

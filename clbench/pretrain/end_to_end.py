@@ -25,7 +25,8 @@ from torch import Tensor
 from clbench.pretrain import register
 from clbench.pretrain.course import Course
 from clbench.pretrain.materials import Materials
-from clbench.pretrain.parts.network import Network, to_file
+from clbench.pretrain.parts.glyphs import with_glyphs
+from clbench.pretrain.parts.network import Network
 from clbench.pretrain.parts.training import Stage, Training
 from clbench.pretrain.supervised import DEIT, Supervised
 
@@ -39,7 +40,7 @@ class EndToEnd(Supervised):
 
     def begin(self, materials: Materials) -> Course:
         """Put a classifier on the backbone, and let all of it learn."""
-        return WholeTraining(self, materials)
+        return WholeTraining(self, with_glyphs(materials, self.glyphs))
 
 
 class WholeTraining(Course):
@@ -49,7 +50,7 @@ class WholeTraining(Course):
         """Begin it."""
         self.options, self.materials = options, materials
         seed = materials.seeds.derive("classifier")
-        self.network = Network(materials.backbone, materials.num_classes, seed)
+        self.network = Network(materials.backbone, materials.num_classes, seed, num_extra=materials.num_extra)
         self.network.let_learn(self.network.named())
         stage = Stage("whole", options.epochs, options.warm_up, options.drop_path)
         self.training = Training(self.network, stage, options, materials)
@@ -69,7 +70,7 @@ class WholeTraining(Course):
 
     def product(self, about: Mapping[str, str]) -> bytes:
         """Return the weights with their classifier, named as timm names them."""
-        return to_file(self.network.tensors(), about, self.options.stored)
+        return self.network.to_file(about, self.options.stored)
 
     def examined(self) -> dict[str, Any]:
         """Return the accuracy on held-out images, and what it took."""

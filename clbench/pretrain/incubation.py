@@ -44,7 +44,8 @@ from clbench.pretrain.materials import Materials
 from clbench.pretrain.parts.accounts import Spent, in_parallel
 from clbench.pretrain.parts.apart import Apart
 from clbench.pretrain.parts.division import cut_to, division_of, names_of_modules
-from clbench.pretrain.parts.network import Network, to_file
+from clbench.pretrain.parts.glyphs import with_glyphs
+from clbench.pretrain.parts.network import Network
 from clbench.pretrain.parts.training import Stage, Training, steps_an_epoch
 from clbench.pretrain.supervised import DEIT, Supervised
 from clbench.runs.checkpoint import under
@@ -83,7 +84,7 @@ class Incubation(Supervised):
 
     def begin(self, materials: Materials) -> Course:
         """Divide the backbone."""
-        return Incubating(self, materials)
+        return Incubating(self, with_glyphs(materials, self.glyphs))
 
 
 class Incubating(Course):
@@ -160,7 +161,8 @@ class Incubating(Course):
             [] if name == WHOLE else [list(self.stages).index(name)]
         )  # the whole begins as if it were alone
         backbone = self.materials.fresh_backbone(seeds.derive("weights", *place))
-        network = Network(backbone, self.materials.num_classes, seeds.derive("classifier", *place))
+        seed, extra = seeds.derive("classifier", *place), self.materials.num_extra
+        network = Network(backbone, self.materials.num_classes, seed, num_extra=extra)
         if name == META:
             cut_to(network, self.division, self.division.small(depth))
         if name not in self.modules:
@@ -226,7 +228,7 @@ class Incubating(Course):
 
     def product(self, about: Mapping[str, str]) -> bytes:
         """Return the weights with their classifier, named as timm names them."""
-        return to_file(self.running[WHOLE].network.tensors(), about, self.options.stored)
+        return self.running[WHOLE].network.to_file(about, self.options.stored)
 
     def examined(self) -> dict[str, Any]:
         """Return the accuracy on held-out images, before fine-tuning and after, and what it took."""

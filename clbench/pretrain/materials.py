@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clbench import backbones
 from clbench.backbones.backbone import Backbone
 from clbench.backbones.creation import classifier_of
 from clbench.data.batches import Batcher
+from clbench.data.joined_images import joined_images
 from clbench.data.samples import Samples, join
 from clbench.data.tasks import Places
 from clbench.pretrain.asked import Asked
@@ -32,12 +34,14 @@ class Materials:
     train: Samples  # training images of all tasks, each once; neither validation nor test
     validation: Samples  # those of all tasks that are held out to choose by; mostly none
     test: Samples  # test images of all tasks, to see what was learnt; nothing is chosen by them
-    num_classes: int  # of the labels
+    num_classes: int  # of the stream
     stream_digest: str
     notes: Sequence[str]  # of stream and backbone, a line each
     seeds: Seeds
     asked: Asked
     places: Places
+    told: dict[str, Tensor] = field(default_factory=dict)  # by teachers: asking one takes long
+    num_extra: int = 0  # classes behind those of the stream, that are learnt from and never asked for
 
     @property
     def device(self) -> torch.device:
@@ -48,6 +52,19 @@ class Materials:
         """Return a backbone of the kind that is asked for, with weights drawn by another seed."""
         asked = self.asked
         return backbones.create(asked.backbone.name, asked.backbone_options(), seed=seed).to(self.device)
+
+    def with_more(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Materials:
+        """Return these with more training images (N, H, W, 3) of other classes, whose labels begin at 0."""
+        before, own = self.batcher.images, self.batcher
+        joined = joined_images([before, images])
+        rows = np.concatenate([self.train.rows, len(before) + np.arange(len(images))])
+        labels = np.concatenate([self.train.labels, self.num_classes + labels])
+        return replace(
+            self,
+            batcher=Batcher(joined, own.preprocessing, own.augment, own.device),
+            train=Samples(joined, rows, labels),
+            num_extra=int(labels.max()) + 1 - self.num_classes,
+        )
 
     def held_out(self, accuracy: Callable[[Batcher, Samples], float]) -> dict[str, Any]:
         """Return the accuracy on test images and on those of validation, where there are any."""

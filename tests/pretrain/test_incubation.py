@@ -148,8 +148,7 @@ def test_a_process_that_dies_is_told_of_and_the_same_command_goes_on(tmp_path: P
     for worker in incubating.apart.workers:
         worker.process.kill()
     with pytest.raises(ApartError, match=r"the process that incubated module \d ended .*-9.*goes on"):
-        for _ in range(9):
-            incubating.step(3)
+        [incubating.step(3) for _ in range(9)]
     incubating.close()
 
 

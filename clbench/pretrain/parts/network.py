@@ -26,12 +26,15 @@ UNDECAYED = ("pos_embed", "cls_token", "reg_token", "dist_token")
 class Network(nn.Module):
     """A backbone with a classifier; nothing learns before ``let_learn``."""
 
-    def __init__(self, backbone: Backbone, num_classes: int, seed: int) -> None:
-        """Draw the classifier and, where the weights are random, the class token: timm's is nearly 0."""
+    def __init__(self, backbone: Backbone, num_classes: int, seed: int, *, num_extra: int = 0) -> None:
+        """Draw the classifier and, where the weights are random, the class token: timm's is nearly 0.
+
+        ``num_extra`` classes behind the others are learnt from; no answer and no file has them.
+        """
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.num_classes = backbone, num_classes
         with forked(seed):
-            self.head = nn.Linear(backbone.width, num_classes)
+            self.head = nn.Linear(backbone.width, num_classes + num_extra)
             nn.init.trunc_normal_(self.head.weight, std=SPREAD)
             nn.init.zeros_(self.head.bias)
             token = getattr(backbone.model, "cls_token", None)
@@ -42,9 +45,21 @@ class Network(nn.Module):
         self.learning: dict[str, nn.Parameter] = {}  # what learns, by its name
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, C) of normalised images."""
+        """Return logits (B, C) of normalised images, extra classes among them."""
         logits: Tensor = self.head(self.backbone(images))
         return logits
+
+    def to_file(self, about: Mapping[str, str], stored: str) -> bytes:
+        """Return the weights as a safetensors file; of whole numbers each as it is, of others as asked."""
+        own = self.tensors()
+        for name in (f"{classifier_name(self.backbone)}.{each}" for each in ("weight", "bias")):
+            own[name] = own[name][: self.num_classes]
+        dtype = torch.float16 if stored == "fp16" else torch.float32
+        kept = {
+            name: each.to("cpu", dtype if each.is_floating_point() else each.dtype).contiguous()
+            for name, each in own.items()
+        }
+        return with_metadata(save(kept), dict(about))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all parameters and buffers that are there, under the names that timm gives them."""
@@ -102,7 +117,9 @@ class Network(nn.Module):
         hits = 0
         for places in in_order(len(samples), BATCH):
             logits = self(batcher.test_batch(samples.rows[places]))
-            hits += int((logits.argmax(dim=1).cpu().numpy() == samples.labels[places]).sum())
+            hits += int(
+                (logits[:, : self.num_classes].argmax(dim=1).cpu().numpy() == samples.labels[places]).sum()
+            )
         return hits / len(samples)
 
 
@@ -111,13 +128,3 @@ def classifier_name(backbone: Backbone) -> str:
     layer = backbone.classifier[0]
     named: dict[nn.Module, str] = {each: name for name, each in backbone.model.named_modules()}
     return named[layer]
-
-
-def to_file(tensors: Mapping[str, Tensor], about: Mapping[str, str], stored: str) -> bytes:
-    """Return weights as a safetensors file; in fp16 where that is asked for, whole numbers as they are."""
-    dtype = torch.float16 if stored == "fp16" else torch.float32
-    kept = {
-        name: each.to("cpu", dtype if each.is_floating_point() else each.dtype).contiguous()
-        for name, each in tensors.items()
-    }
-    return with_metadata(save(kept), dict(about))

@@ -16,7 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clbench.data.batches import in_order
+from clbench.backbones.backbone import Backbone
+from clbench.data.batches import Batcher, in_order
+from clbench.data.samples import Samples
 from clbench.learning.gaussians import Gaussians
 from clbench.pretrain.materials import Materials
 
@@ -39,13 +41,24 @@ def readout(materials: Materials) -> nn.Linear:
 @torch.no_grad()
 def discriminant(materials: Materials) -> tuple[Tensor, Tensor]:
     """Return weight (C, D) and bias (C,) of the linear discriminant of training images, of all or enough."""
-    backbone = materials.backbone
     train = materials.train.draw(MOST_IMAGES, materials.seeds.numpy("readout"))
-    gaussians = Gaussians(backbone.width, is_shared=True)
-    gaussians.grow(materials.num_classes, materials.device)
-    for places in in_order(len(train), BATCH):
-        images = materials.batcher.test_batch(train.rows[places])
-        gaussians.add(backbone(images), torch.from_numpy(train.labels[places]).to(materials.device))
+    features = seen(materials.backbone, materials.batcher, train)
+    return discriminant_of(features, torch.from_numpy(train.labels), materials.num_classes)
+
+
+@torch.no_grad()
+def seen(backbone: Backbone, batcher: Batcher, samples: Samples) -> Tensor:
+    """Return the features (N, D) of samples in the test transform."""
+    parts = (batcher.test_batch(samples.rows[places]) for places in in_order(len(samples), BATCH))
+    return torch.cat([backbone(images) for images in parts])
+
+
+@torch.no_grad()
+def discriminant_of(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return weight (C, D) and bias (C,) of the linear discriminant of features (N, D) with labels (N,)."""
+    gaussians = Gaussians(features.shape[1], is_shared=True)
+    gaussians.grow(num_classes, features.device)
+    gaussians.add(features, labels.to(features.device))
     mean_CD, covariance_DD = gaussians.means, gaussians.covariances()[0].double()
     variance = covariance_DD.diagonal().mean()
     covariance_DD = (1 - SHRINKAGE) * covariance_DD

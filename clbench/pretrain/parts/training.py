@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.backbones.sites import Switch
 from clbench.data.batches import Batcher, shuffled
-from clbench.data.samples import Samples
 from clbench.pretrain.materials import Materials
 from clbench.pretrain.parts.accounts import Spent, measuring
 from clbench.pretrain.parts.augmentation import augmented, augmenter, erased
@@ -24,9 +25,12 @@ from clbench.pretrain.parts.drop_path import attach_drop_path
 from clbench.pretrain.parts.mixing import mixed
 from clbench.pretrain.parts.network import Network
 from clbench.pretrain.parts.rates import for_batch, warmed
+from clbench.pretrain.parts.teacher import opinions
 from clbench.pretrain.supervised import Supervised
 from clbench.runs.optimizer_state import optimizer_tensors, restore_optimizer
 from clbench.seeds import Seeds
+
+OPINIONS = "opinions"  # of a teacher, by which name they are kept
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Training:
             network.groups(recipe.weight_decay, decays_all=decays_all), self.rate, fused=fused
         )
         self.dropping = Switch()
+        self.dropping.on = False
         if stage.drop_path:
             attach_drop_path(network.backbone, stage.drop_path, self.dropping)
         self.spent = Spent()
@@ -113,7 +118,12 @@ class Training:
     def state(self) -> dict[str, Tensor]:
         """Return everything that the steps have changed."""
         values = {f"learnt/{name}": each for name, each in self.learnt().items()}
-        return {**values, **optimizer_tensors(self.optimizer), "spent": self.spent.to_tensor()}
+        return {
+            **values,
+            **self.materials.told,
+            **optimizer_tensors(self.optimizer),
+            "spent": self.spent.to_tensor(),
+        }
 
     def take_back(self, state: Mapping[str, Tensor]) -> None:
         """Go back to a state that was returned before."""
@@ -123,6 +133,7 @@ class Training:
         self.network.take(values)
         restore_optimizer(self.optimizer, state)
         self.spent = Spent.from_tensor(state["spent"])
+        self.materials.told.update({name: state[name] for name in (OPINIONS,) if name in state})
         self.num_done = self.spent.steps
 
 
@@ -143,7 +154,8 @@ class Batches:
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the images (B, 3, S, S) of a step, and how much of each class they are to be, (B, C)."""
         recipe, derive = self.recipe, self.seeds.derive
-        some = self.drawn(index)
+        places = self.drawn(index)
+        some = self.materials.train.select(places)
         images = self.batcher.training_batch(some.rows, self.seeds.generator("augment", index))
         if self.transform is not None:
             images = augmented(
@@ -151,15 +163,28 @@ class Batches:
             )
         if recipe.erasing:
             images = erased(images, recipe.erasing, derive("erasing", index))
-        labels = torch.from_numpy(some.labels).to(images.device)
-        targets = smoothed(labels, self.materials.num_classes, recipe.label_smoothing)
+        targets = self.targets(places).to(images.device)
         if not recipe.mixup and not recipe.cutmix:
             return images, targets
         images, shares = mixed(images, derive("mixup", index), mixup=recipe.mixup, cutmix=recipe.cutmix)
         return images, shares @ targets[: len(images)]
 
-    def drawn(self, index: int) -> Samples:
-        """Return the samples of a step, each ``repeats`` times, so that an epoch sees that share of all."""
+    def targets(self, places: NDArray[np.int64]) -> Tensor:
+        """Return how much of each class the images at these places of all are to be, (B, C)."""
+        materials = self.materials
+        labels = torch.from_numpy(materials.train.labels[places])
+        num_classes = materials.num_classes + materials.num_extra
+        targets = smoothed(labels, num_classes, self.recipe.label_smoothing)
+        if not self.recipe.teacher:
+            return targets
+        if OPINIONS not in materials.told:
+            materials.told[OPINIONS] = opinions(self.recipe.teacher, self.recipe.teacher_size, materials)
+        told = materials.told[OPINIONS][torch.from_numpy(places)]
+        share = self.recipe.teacher_share * told.sum(dim=1, keepdim=True)  # it knows nothing of extra classes
+        return (1 - share) * targets + self.recipe.teacher_share * told
+
+    def drawn(self, index: int) -> NDArray[np.int64]:
+        """Return the places of a step's images, each ``repeats`` times: an epoch sees that share of all."""
         epoch, step = divmod(index, self.an_epoch)
         size, repeats = self.recipe.batch_size, self.recipe.repeats
         generator = self.seeds.generator("order", epoch)
@@ -167,7 +192,7 @@ class Batches:
             len(self.materials.train), len(self.materials.train), drop_last=False, generator=generator
         )
         places = order[: math.ceil(len(order) / repeats)].repeat(repeats)
-        return self.materials.train.select(places[step * size : (step + 1) * size])
+        return places[step * size : (step + 1) * size]
 
 
 def steps_an_epoch(recipe: Supervised, materials: Materials) -> int:
