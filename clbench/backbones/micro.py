@@ -28,7 +28,7 @@ STEM = ((32, 1), (64, 2), (128, 2), (128, 1), (256, 2))  # channels and stride o
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
-class ConvolutionalPatches(PatchEmbed):
+class ConvolutionalPatches(PatchEmbed):  # type: ignore[misc]  # timm declares no types
     """timm's patch embedding behind convolutions, each with batch norm and ReLU."""
 
     def __init__(self, *, stem: Sequence[tuple[int, int]], **options: Any) -> None:

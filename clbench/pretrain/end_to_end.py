@@ -72,6 +72,10 @@ class WholeTraining(Course):
         """Return the weights with their classifier, named as timm names them."""
         return self.network.to_file(about, self.options.stored)
 
+    def notes(self) -> list[str]:
+        """Say what takes long before the first step."""
+        return self.options.asks(len(self.materials.train))
+
     def examined(self) -> dict[str, Any]:
         """Return the accuracy on held-out images, and what it took."""
         return {

@@ -221,10 +221,11 @@ class Incubating(Course):
     def notes(self) -> list[str]:
         """Say how the backbone is divided, and what it takes."""
         depths = ", ".join(map(str, self.division.depths))
+        asks = self.options.asks(len(self.materials.train))
         if not self.modules:
-            return [f"one module of {depths} blocks: end-to-end training"]
+            return [f"one module of {depths} blocks: end-to-end training", *asks]
         small = ", ".join(map(str, self.division.small(self.options.meta_depth)))
-        return [f"modules of {depths} blocks, incubated in a meta model of {small}"]
+        return [f"modules of {depths} blocks, incubated in a meta model of {small}", *asks]
 
     def product(self, about: Mapping[str, str]) -> bytes:
         """Return the weights with their classifier, named as timm names them."""

@@ -51,9 +51,14 @@ class Supervised(PretrainingMethod):
     auto_augment: str = ""  # timm's name of a random augmentation, as rand-m9-mstd0.5-inc1; empty: none
     repeats: Annotated[int, Field(ge=1)] = 1  # how often an image is in a batch, augmented anew
     augment: Literal["stream", "none", "crop", "crop-flip", "rrc", "rrc-flip"] = "stream"  # stream: its own
+    least_area: Annotated[float, Field(gt=0, le=1)] = 0.08  # of an image that a crop of rrc covers at least
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the last block; of others evenly less
     glyphs: Annotated[int, Field(ge=0)] = 0  # classes of generated drawings that are learnt beside; 0: none
     teacher: str = ""  # a backbone whose opinion of each image is part of its label; empty: none
     teacher_size: Annotated[int, Field(ge=0)] = 0  # pixels that it sees images at; 0: its own size
     teacher_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of its opinion in a label
     stored: Literal["fp32", "fp16"] = "fp32"  # what the file holds
+
+    def asks(self, num_images: int) -> list[str]:
+        """Return what a user should know of the teacher, a line or none."""
+        return [f"{self.teacher} looks at {num_images:,} images first"] if self.teacher else []

@@ -21,9 +21,7 @@ TITLES = {
     "compress": "Token compressors",
     "pretrain": "Pre-training",
 }
-USES = {
-    "pretrain": "clbench pretrain NAME --backbone vit-micro --stream split-digits --out plugin.safetensors"
-}
+USES = {"pretrain": "clbench pretrain NAME --backbone vit-micro --stream split-digits --out FILE.safetensors"}
 MANY = 8  # names of a note, from which on they are folded away
 
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from clbench.backbones.sites import Switch
 from clbench.data.batches import Batcher, shuffled
+from clbench.data.transforms import random_resized_boxes
 from clbench.pretrain.materials import Materials
 from clbench.pretrain.parts.accounts import Spent, measuring
 from clbench.pretrain.parts.augmentation import augmented, augmenter, erased
@@ -145,8 +147,11 @@ class Batches:
         self.recipe, self.materials, self.seeds = recipe, materials, seeds
         own = materials.batcher
         augment = own.augment if recipe.augment == "stream" else recipe.augment
-        is_own = augment == own.augment
-        self.batcher = own if is_own else Batcher(own.images, own.preprocessing, augment, own.device)
+        self.batcher = Batcher(own.images, own.preprocessing, augment, own.device)
+        if augment.startswith("rrc"):
+            flip_rate = 0.5 if augment.endswith("flip") else 0.0
+            scale = (recipe.least_area, 1.0)
+            self.batcher.draw_boxes = partial(random_resized_boxes, scale=scale, flip_rate=flip_rate)
         name = recipe.auto_augment
         self.transform = augmenter(name, own.preprocessing) if name else None
         self.an_epoch = steps_an_epoch(recipe, materials)
