@@ -1,13 +1,14 @@
 """Measure Deep Incubation against end-to-end training of the same network, at the same total cost.
 
-    python benchmarks/deep_incubation.py learners --data mini-imagenet-32px.npz --out incubation
+    python benchmarks/deep_incubation.py trained --data mini-imagenet-32px.npz --out incubation
 
 A Vision Transformer of 8 blocks, divided into 4 modules, learns the images of the file from random weights,
 by incubation and, for as many operations, end to end; from all training images, from half and from a quarter
 of each class. Written down are the accuracy on the test images, which chose nothing, before and after
 fine-tuning; that of modules put together that were incubated in different meta models; the operations one
 after another and on the critical path. ``wall`` measures the time with one process and with two, of one
-thread each, on few steps. Rows that are in ``--out`` are left as they are.
+thread each, on few steps. ``learners`` compares what strategies make of both networks on CIFAR-100, which is
+in DATA_DIR. Rows that are in ``--out`` are left as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save
-from tables import Row, as_csv, known_rows
+from tables import Row, as_csv, finished, known_rows
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -35,11 +36,15 @@ from clbench.pretrain.course import Course
 from clbench.pretrain.incubation import WHOLE, Incubating
 from clbench.pretrain.learning import pretrain
 from clbench.pretrain.materials import gathered
+from clbench.records.resolving import resolve
+from clbench.report.columns import values_of
 
 BACKBONE = f"{__file__}:ViT8"
 SHARES = {100: 200, 50: 100, 25: 50}  # % of the images, and how many of each class those are
 SEEDS = (0, 1, 2)
 COMMON = {"augment": "rrc-flip", "least_area": 0.35, "warm_up": 1.0}
+CIFAR = {"name": "split-cifar100", "tasks": "10", "order": "1993", "validation_rate": 0.0}
+STRATEGIES = ("naive", "lae-adapter", "simplecil")
 EPOCHS = {"meta_epochs": 8, "module_epochs": 4, "epochs": 4}
 COLUMNS = (
     *("share", "seed", "method", "epochs", "accuracy", "assembled"),
@@ -133,6 +138,28 @@ def kept(out: Path, share: int, seed: int, name: str) -> Path:
     return out.with_name(f"{out.name}-{share}-{seed}-{name.replace(' ', '-')}.safetensors")
 
 
+def compared(file: Path, out: Path, data_dir: Path) -> None:
+    """Print what learners of ten tasks of CIFAR-100 make of both networks, trained on all images, seed 0."""
+    incubation = out.with_name(f"{out.name}-incubation.safetensors")
+    epochs = int(str(Table(out.with_suffix(".csv")).row(100, 0, "end-to-end")["epochs"]))
+    whole = out.with_name(f"{out.name}-end-to-end.safetensors")
+    for method, target, own in (
+        ("incubation", incubation, EPOCHS),
+        ("end-to-end", whole, {"epochs": epochs}),
+    ):
+        if not target.exists():
+            sections = {"pretrain": {**COMMON, **own}, "stream": {"validation_rate": 0}}
+            pretrain(asked(method, backbone=BACKBONE, stream=f"npz:{file}", sections=sections), target)
+        for strategy in STRATEGIES:
+            sections = {
+                "stream": CIFAR,
+                "strategy": {"name": strategy},
+                "backbone": {"name": BACKBONE, "weights": str(target)},
+            }
+            record = finished(resolve(sections), out.with_name(f"{out.name}-runs"), data_dir)
+            print(method, strategy, f"{100 * values_of(record)['accuracy']:.1f} %", flush=True)
+
+
 def wall(file: Path, out: Path) -> None:
     """Print the seconds of a short incubation with one process and with two."""
     for workers in (1, 2):
@@ -152,15 +179,22 @@ def wall(file: Path, out: Path) -> None:
 def main() -> None:
     """Do what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("learners", "wall"))
+    parser.add_argument("what", choices=("trained", "wall", "learners"))
     parser.add_argument("--data", type=Path, required=True, help="an .npz file of images of 32 pixels")
+    parser.add_argument("--data-dir", type=Path, help="where CIFAR-100 lies, for learners")
     parser.add_argument("--out", type=Path, required=True, help="rows go to OUT.csv, modules beside it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.what == "wall":
         wall(options.data, options.out)
-        return
-    file, out = options.data, options.out
+    elif options.what == "learners":
+        compared(options.data, options.out, options.data_dir)
+    else:
+        trained(options.data, options.out)
+
+
+def trained(file: Path, out: Path) -> None:
+    """Train all networks that the table does not have yet."""
     table = Table(out.with_suffix(".csv"))
     for share in SHARES:
         for seed in SEEDS:

@@ -41,14 +41,18 @@ def create(
     seed: int = 0,
     folder: Path | None = None,
     given: Given | None = None,
+    digest: str = "",
 ) -> Backbone:
     """Return the named backbone, frozen and in eval mode; ``seed`` draws the weights when there are none.
 
     Published weights may lie in ``folder``, as ``<name>.safetensors``; ``given`` ones take the place of any.
+    ``digest`` tells published weights from others that were published by the same name before.
     """
     from clbench.backbones.creation import create_backbone
 
-    return create_backbone(name, options or BackboneOptions(), seed=seed, folder=folder, given=given)
+    return create_backbone(
+        name, options or BackboneOptions(), seed=seed, folder=folder, given=given, digest=digest
+    )
 
 
 registry: Registry[Architecture] = Registry("backbones", __name__)

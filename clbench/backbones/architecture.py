@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -22,6 +23,10 @@ class Architecture(ABC):
     @abstractmethod
     def published(self) -> tuple[nn.Module, str]:
         """Return the network with the weights it is known for, and where they come from."""
+
+    def earlier(self) -> Sequence[Architecture]:
+        """Return what was known by this name before: records that were made with it go on with it."""
+        return ()
 
     def file_names(self) -> tuple[str, ...]:
         """Return by which names, without their ending, its published weights are known; the surest first."""

@@ -40,15 +40,35 @@ def create_backbone(
     seed: int,
     folder: Path | None = None,
     given: Given | None = None,
+    digest: str = "",
 ) -> Backbone:
     """Return the named backbone, frozen and in eval mode; published weights may lie in ``folder``.
 
-    Weights that are ``given`` take the place of those that the options name. The global generators are left
-    as they were, whatever is drawn.
+    Weights that are ``given`` take the place of those that the options name; of a name that has stood for
+    several networks, the one whose weights have the ``digest`` is taken. The global generators are left as
+    they were, whatever is drawn.
     """
     chosen = architecture(name)
     if given:
-        return _with_given(name, chosen, options, given, seed)
+        return _with_given(name, _of_names(chosen, given), options, given, seed)
+    backbone = _made(name, chosen, options, seed, folder)
+    if backbone.weights_digest != digest and digest and options.weights == "default":
+        earlier = (_made(name, each, options, seed, folder) for each in chosen.earlier())
+        return next((each for each in earlier if each.weights_digest == digest), backbone)
+    return backbone
+
+
+def _of_names(chosen: Architecture, given: Given) -> Architecture:
+    """Return which of the networks of a name has the tensors that are given; the newest where none has."""
+    for each in chosen.earlier():
+        if each.build().state_dict().keys() == given.tensors.keys() | given.absent:
+            return each
+    return chosen
+
+
+def _made(
+    name: str, chosen: Architecture, options: BackboneOptions, seed: int, folder: Path | None
+) -> Backbone:
     beside = _beside(folder, chosen) if options.weights == "default" else None
     with forked(seed):
         if options.weights == "default" and not beside:

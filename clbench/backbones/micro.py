@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from importlib import resources
-from typing import Any
+from typing import Any, ClassVar
 
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
@@ -68,9 +68,18 @@ def vit_micro(image_size: int = IMAGE_SIZE, num_classes: int = 0) -> VisionTrans
     )
 
 
+def first_vit_micro() -> VisionTransformer:
+    """Return what was called vit-micro at first, with random weights: six plain blocks, no convolutions."""
+    return VisionTransformer(
+        img_size=IMAGE_SIZE, patch_size=PATCH_SIZE, embed_dim=WIDTH, depth=6, num_heads=HEADS, num_classes=0
+    )
+
+
 @register("vit-micro")
 class ViTMicro(Architecture):
     """Ours, pre-trained on 32-pixel images; ships with the package."""
+
+    file_name: ClassVar[str] = "vit-micro"
 
     def build(self) -> nn.Module:
         """Return the network with random weights."""
@@ -80,11 +89,30 @@ class ViTMicro(Architecture):
     def published(self) -> tuple[nn.Module, str]:
         """Return the network with the weights of this package, up-cast from half precision."""
         model = self.build()
-        packed = resources.files("clbench.backbones") / "weights" / "vit-micro.safetensors"
+        packed = resources.files("clbench.backbones") / "weights" / f"{self.file_name}.safetensors"
         with resources.as_file(packed) as file:
             load_weights(model, file)
         return model, "clbench vit-micro"
 
+    def earlier(self) -> Sequence[Architecture]:
+        """Return the first one."""
+        return (FirstViTMicro(),)
+
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         """Return what it was trained with."""
         return Preprocessing(image_size=IMAGE_SIZE, mean=MEAN, std=STD, crop=1.0, interpolation="bilinear")
+
+
+class FirstViTMicro(ViTMicro):
+    """What records were made with before there was a better one."""
+
+    file_name: ClassVar[str] = "vit-micro-1"
+
+    def build(self) -> nn.Module:
+        """Return the network with random weights."""
+        network: nn.Module = first_vit_micro()
+        return network
+
+    def earlier(self) -> Sequence[Architecture]:
+        """Return none."""
+        return ()

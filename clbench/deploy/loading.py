@@ -142,7 +142,7 @@ def _backbone(
     if weights is not None:
         options = {**spec.backbone.options, "weights": str(weights)}
         spec = spec.model_copy(update={"backbone": Part(name=spec.backbone.name, options=options)})
-    opened = opened_backbone(spec, device, folder=places.data_dir)
+    opened = opened_backbone(spec, device, folder=places.data_dir, digest=digest)
     if opened.weights_digest != digest:
         raise LearnerError(
             f"{folder} was learnt on other weights of {spec.backbone.name} (SHA-256 {digest[:12]}...) than"

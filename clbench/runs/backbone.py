@@ -35,9 +35,20 @@ def in_its_forms(spec: RunSpec, backbone: Backbone, folder: Path) -> None:
 
 
 def opened_backbone(
-    spec: RunSpec, device: torch.device, *, folder: Path | None = None, given: Given | None = None
+    spec: RunSpec,
+    device: torch.device,
+    *,
+    folder: Path | None = None,
+    given: Given | None = None,
+    digest: str = "",
 ) -> Backbone:
-    """Return it on a device; published weights may lie in ``folder``, ``given`` ones replace any."""
+    """Return it on a device; published weights may lie in ``folder``, ``given`` ones replace any.
+
+    ``digest`` is that of the weights that a record was made with, if there is one.
+    """
     options = build(backbones.BackboneOptions, "backbone", spec.backbone.options)
     seed = Seeds(spec.run.seed).derive("weights")
-    return backbones.create(spec.backbone.name, options, seed=seed, folder=folder, given=given).to(device)
+    backbone = backbones.create(
+        spec.backbone.name, options, seed=seed, folder=folder, given=given, digest=digest
+    )
+    return backbone.to(device)

@@ -80,7 +80,8 @@ def execute(
     places, clock = places or Places(), PhaseClock()
     with clock.phase("start-up"):
         before, begun_with = (start.history, start.files) if start else (None, {})
-        parts = prepare(spec, places, before, begun_with)
+        weights = (start.weights if start else None) or ""
+        parts = prepare(spec, places, before, begun_with, weights=weights)
         if start and start.weights not in (None, parts.backbone.weights_digest):
             raise ChangedError(
                 f"cannot learn on: it was learnt on other weights of {spec.backbone.name} (SHA-256"
@@ -126,9 +127,9 @@ def _go_on(record: Record, places: Places, progress: Progress) -> None:
         clean(record)
         refuse_another_start(record)
         history = record.history() if record.spec.parent else None
-        kept = kept_forms(record.spec, record.path)
-        parts = prepare(record.spec, places, history.before_last() if history else None, kept)
-    begun_with = record.read_json("hashes.json")
+        kept, begun_with = kept_forms(record.spec, record.path), record.read_json("hashes.json")
+        before, weights = history.before_last() if history else None, str(begun_with.get("weights", ""))
+        parts = prepare(record.spec, places, before, kept, weights=weights)
     for name, value in parts.hashes().items():
         is_source = name == "strategy_source" and is_same_source(begun_with[name], type(parts.strategy))
         if begun_with[name] != value and not is_source:

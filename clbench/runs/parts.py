@@ -57,16 +57,22 @@ class Parts:
 
 
 def prepare(
-    spec: RunSpec, places: Places, before: History | None = None, files: Mapping[str, bytes] = {}
+    spec: RunSpec,
+    places: Places,
+    before: History | None = None,
+    files: Mapping[str, bytes] = {},
+    *,
+    weights: str = "",
 ) -> Parts:
     """Make every component that a spec names; ``before`` is what a run that learns on has learnt before.
 
-    ``files`` are those of its record that are there already, such as the form of few bits of its backbone.
+    ``files`` are those of its record that are there already, such as the form of few bits of its backbone;
+    ``weights`` is the digest of those that it was begun with.
     """
     seeds = Seeds(spec.run.seed)
     device = torch.device(devices.present(spec.run.device))
     own = build_stream(spec.stream, places, seeds)
-    backbone = opened_backbone(spec, device, folder=places.data_dir)
+    backbone = opened_backbone(spec, device, folder=places.data_dir, digest=weights)
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
     stream, chapters = own, [*(before.chapters if before else [])]
     if before:

@@ -24,7 +24,7 @@ from clbench.outside.mistakes import explained
 from clbench.petl import Petl
 from clbench.petl.attached import Attached
 from clbench.testing.promises import Told, nobody
-from clbench.testing.seen import features_of, gap, refuse_changed
+from clbench.testing.seen import drawn_images, features_of, gap, refuse_changed
 
 CLOSE = 1e-5  # what two orders of the same float32 sums may differ by, relative to the features' size
 HALF_CLOSE = 0.5  # what bfloat16 may: besides its 8 bits, other tokens may come out as the most alike
@@ -56,8 +56,7 @@ def check_compress(compressor: Compressor, on: str | Backbone = "vit-micro", *, 
 
 
 def _check(compressor: Compressor, backbone: Backbone, told: Told) -> None:
-    size = backbone.preprocessing.image_size
-    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = drawn_images(backbone, torch.Generator().manual_seed(0))
     plain = features_of(backbone, images)
     state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     _check_degrees(compressor, backbone, images, plain)

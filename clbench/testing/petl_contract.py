@@ -19,7 +19,7 @@ from clbench.petl.ssf import SSF
 from clbench.seeds import forked
 from clbench.testing.attributes import unregistered
 from clbench.testing.promises import Told, nobody
-from clbench.testing.seen import features_of, gap
+from clbench.testing.seen import drawn_images, features_of, gap
 
 CLOSE = 1e-5  # what two orders of the same float32 sums may differ by, relative to the features' size
 HALF_CLOSE = 0.2  # what the 8 bits of bfloat16 may add up to in a few layers of random weights
@@ -45,8 +45,7 @@ def check_petl(petl: Petl, on: str | Backbone = "vit-micro", *, told: Told = nob
 
 
 def _check(petl: Petl, backbone: Backbone, told: Told) -> None:
-    size = backbone.preprocessing.image_size
-    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = drawn_images(backbone, torch.Generator().manual_seed(0))
     _fill_biases(backbone)
     base, state = features_of(backbone, images), _snapshot(backbone)
     attached = _attached_anew(petl, backbone)

@@ -19,7 +19,7 @@ from clbench.quant.files import from_bytes, to_bytes
 from clbench.quant.parts.low_bit_weight import IN_A_BYTE
 from clbench.quant.quantised import Quantised
 from clbench.testing.promises import Told, nobody
-from clbench.testing.seen import features_of, gap, refuse_changed
+from clbench.testing.seen import drawn_images, features_of, gap, refuse_changed
 
 HALF_CLOSE = 0.2  # what bfloat16 may change of features, relative to their size
 ANOTHER_CODE = 0.5  # the same where rounding may fall to another code for it
@@ -48,7 +48,7 @@ def check_quant(quantiser: Quantiser, on: str | Backbone = "vit-micro", *, told:
 def _check(quantiser: Quantiser, backbone: Backbone, told: Told) -> None:
     size = backbone.preprocessing.image_size
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(4, 3, size, size, generator=generator)
+    images = drawn_images(backbone, generator)
     seen = torch.randn(quantiser.num_images, 3, size, size, generator=generator)
     float_features, state = features_of(backbone, images), backbone.state_dict()
     twin = copy.deepcopy(backbone)

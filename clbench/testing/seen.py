@@ -10,6 +10,16 @@ from torch import Tensor
 from clbench.backbones.backbone import Backbone
 
 
+def drawn_images(backbone: Backbone, generator: torch.Generator) -> Tensor:
+    """Return four images (4, 3, S, S): noise about a colour of each image's own.
+
+    Noise alone looks the same to a network that takes means over it, whichever image it is.
+    """
+    size = backbone.preprocessing.image_size
+    colours = torch.randn(4, 3, 1, 1, generator=generator)
+    return colours + torch.randn(4, 3, size, size, generator=generator)
+
+
 @torch.no_grad()
 def features_of(backbone: Backbone, images: Tensor) -> Tensor:
     """Return the features (B, D)."""

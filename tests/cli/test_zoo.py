@@ -19,8 +19,8 @@ def surveyed(*names: str, backbone: str = "vit-micro"):
 
 def test_survey_counts_what_can_be_counted_by_hand() -> None:
     facts = surveyed("linear", "lora", "prefix")
-    lora = facts["lora"]  # 3 of 6 blocks of width 128, rank 5
-    assert lora.parameters == 3 * (4 * 5 * 128 + 2)
+    lora = facts["lora"]  # 2 of 4 blocks of width 128, rank 5
+    assert lora.parameters == 2 * (4 * 5 * 128 + 2)
     assert lora.stored_bytes == lora.packed_bytes == 4 * lora.parameters
     assert lora.mergeable and lora.identity_at_start  # noqa: PT018
     assert not facts["prefix"].identity_at_start
@@ -30,11 +30,13 @@ def test_survey_counts_what_can_be_counted_by_hand() -> None:
 def test_added_flops_are_those_of_the_modules_products() -> None:
     facts = surveyed("lora")
     tokens, width, rank = 17, 128, 5
-    linear = 12 * width * width * tokens  # multiply-adds of qkv, proj, fc1 and fc2 of a block
+    linear = 8 * width * width * tokens  # multiply-adds of qkv, proj, fc1 and fc2 of a block
     attention = 2 * tokens * tokens * width
-    patches = 16 * 3 * 8 * 8 * width
-    base = 6 * (linear + attention) + patches
-    added = 3 * 2 * 2 * rank * width * tokens
+    # convolutions of 3 x 3 pixels in front: outputs, and channels before and after
+    stem = [(1024, 3, 32), (256, 32, 64), (64, 64, 128), (64, 128, 128), (16, 128, 256)]
+    patches = sum(9 * outputs * before * after for outputs, before, after in stem) + 16 * 256 * width
+    base = 4 * (linear + attention) + patches
+    added = 2 * 2 * 2 * rank * width * tokens
     assert facts["lora"].added_flops == pytest.approx(added / base, rel=1e-6)
 
 

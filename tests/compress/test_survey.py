@@ -76,8 +76,8 @@ def test_list_compress_with_a_backbone_prints_every_degree(
     assert printed[0] == "token compressors on vit-micro, 32 px"
     assert printed[1].split() == ["compressor", "tokens", "MACs", "of", "plain", "speed-up"]
     rows = {line.split()[0]: line.split() for line in printed}
-    assert rows["tome:removed=0"][1:6] == ["17", "20.9", "M", "100.0", "%"]
-    assert rows["evit:keep=0.5"][1:6] == ["5", "12.0", "M", "57.5", "%"]
+    assert rows["tome:removed=0"][1:6] == ["17", "34.2", "M", "100.0", "%"]
+    assert rows["evit:keep=0.5"][1:6] == ["5", "31.1", "M", "90.9", "%"]
     assert rows["evit:keep=0.5"][-1].endswith("x")
     assert "Do not fit" not in "\n".join(printed)
     table = list(csv.DictReader(file.read_text().splitlines()))

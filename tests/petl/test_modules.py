@@ -229,7 +229,7 @@ def test_lora_is_refused_where_there_is_no_attention() -> None:
 
 
 def test_more_blocks_than_there_are_is_a_clear_error() -> None:
-    with pytest.raises(UserError, match=r"petl\.num_blocks: 7 blocks asked for; vit-micro has 6"):
+    with pytest.raises(UserError, match=r"petl\.num_blocks: 7 blocks asked for; vit-micro has 4"):
         attach("adapter", random_backbone(), num_blocks=7)
 
 

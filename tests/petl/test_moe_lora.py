@@ -272,13 +272,13 @@ def test_where_there_is_no_mlp_of_linear_layers_one_line_says_so() -> None:
         module.attach(opened(convnext), generator())
 
 
-@pytest.mark.parametrize(("num_experts", "near"), [(10, "8 or 16"), (600, "512"), (511, "256 or 512")])
+@pytest.mark.parametrize(("num_experts", "near"), [(10, "8 or 16"), (600, "256"), (255, "128 or 256")])
 def test_a_number_of_experts_that_does_not_divide_the_neurons_is_a_clear_error(
     num_experts: int, near: str
 ) -> None:
     backbone = micro()
     with pytest.raises(
-        UserError, match=f"petl.num_experts: {num_experts} does not divide 512, the neurons of .*; use {near}"
+        UserError, match=f"petl.num_experts: {num_experts} does not divide 256, the neurons of .*; use {near}"
     ):
         MoELoRA(num_experts=num_experts).attach(backbone, generator())
     assert not any(site.attached for site in backbone.sites.values())

@@ -24,6 +24,12 @@ from clbench.testing import check_petl
 MIXED = "p=10,1,5/r=5,10,1,1,5,10/h=1,5"
 
 
+@pytest.fixture(autouse=True)
+def six_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Architectures of four blocks leave little to choose from."""
+    monkeypatch.setattr("clbench.backbones.micro.DEPTH", 6)
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

@@ -74,10 +74,10 @@ def test_parameter_counts_are_those_of_the_papers(
 def test_prompts_fill_the_xavier_range_of_the_patch_embedding() -> None:
     attached = attach("vpt-deep", vit_micro())
     values = torch.cat([parameter.flatten() for parameter in attached.parameters()])
-    bound = math.sqrt(6 / (3 * 8**2 + 128))  # patches of 8 x 8 pixels, width 128
+    bound = math.sqrt(6 / (256 + 128))  # what patches are made of: 256 channels; width 128
     assert values.abs().max() < bound
     assert values.abs().max() > 0.999 * bound
-    assert values.mean().abs() < 0.01 * bound
+    assert values.mean().abs() < 0.03 * bound  # the mean of 5,120 draws has a standard deviation of 0.008
 
 
 def embedded(backbone: Backbone) -> Tensor:
@@ -157,7 +157,7 @@ def test_prompts_are_refused_where_blocks_see_maps(name: str) -> None:
 def test_plain_prefix_is_attention_over_more_keys_and_values_in_every_block() -> None:
     backbone = vit_micro()
     attached = attach("prefix", backbone, compensated=False, length=3)
-    assert len(attached.branches) == 2 * 6
+    assert len(attached.branches) == 2 * 4
     assert all(name.endswith("rows") for name, _ in attached.named_parameters())
     with torch.no_grad():
         for parameter in attached.parameters():
@@ -177,7 +177,7 @@ def test_only_a_compensated_prefix_opens_the_attention(compensated: bool) -> Non
     backbone = vit_micro()
     attach("prefix", backbone, compensated=compensated)
     explicit = [block["attn.probs"].is_active for block in backbone.blocks]
-    assert explicit == [compensated] * 3 + [False] * 3
+    assert explicit == [compensated] * 2 + [False] * 2
 
 
 def test_plain_prefix_runs_in_the_windows_of_a_swin() -> None:

@@ -174,7 +174,7 @@ def test_side_networks_keep_the_contract_on_vits_of_every_kind(name: str, option
     check_petl(petl.get(name)(), small(**options))
 
 
-@pytest.mark.parametrize("options", [{"init": "random"}, {"dropped_blocks": "0,4"}, {"reduction": 2}])
+@pytest.mark.parametrize("options", [{"init": "random"}, {"dropped_blocks": "0,3"}, {"reduction": 2}])
 def test_ladders_keep_the_contract_in_every_form(options: dict[str, object]) -> None:
     check_petl(petl.get("lst")(**options))
 

@@ -68,6 +68,13 @@ def test_a_step_changes_the_module_and_nothing_else(backbone: str, tmp_path: Pat
             assert (parameter.grad is not None) == (each in network.learning), each
 
 
+@pytest.fixture
+def six_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two blocks for each of three modules."""
+    monkeypatch.setattr("clbench.backbones.micro.DEPTH", 6)
+
+
+@pytest.mark.usefixtures("six_blocks")
 def test_blocks_before_the_module_run_without_a_graph_and_gradients_pass_those_behind(
     tmp_path: Path,
 ) -> None:
@@ -83,6 +90,7 @@ def test_blocks_before_the_module_run_without_a_graph_and_gradients_pass_those_b
     assert [seen[index].requires_grad for index in sorted(seen)] == [False, True, True, True]
 
 
+@pytest.mark.usefixtures("six_blocks")
 def test_a_module_that_is_further_back_keeps_less_for_the_backward_pass(tmp_path: Path) -> None:
     incubating = done(course(tmp_path), META, "module 1", "module 2", "module 3", WHOLE)
     kept = [incubating.spent[name].activations for name in incubating.stages]

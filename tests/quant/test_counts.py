@@ -48,8 +48,9 @@ def test_the_grids_of_a_block_are_one_for_each_input_and_one_for_each_head() -> 
             assert rounding.scale.shape == rounding.zero.shape == (1, heads, 1, 1)
     of_layers = [layer.rounding for layer in form.layers.values()]
     assert of_layers[0] is None  # pixels come in as they are
+    stem = 5 - 1  # convolutions in front of the blocks that see what others made, and the patches' layer
     shifted = [rounding for rounding in of_layers if isinstance(rounding, AdaptiveLog)]
     assert len(shifted) == len(backbone.blocks)  # what leaves a GELU
     even = [rounding for rounding in of_layers if isinstance(rounding, Uniform)]
-    assert len(even) == 3 * len(backbone.blocks)
+    assert len(even) == 3 * len(backbone.blocks) + stem + 1
     assert {tuple(rounding.scale.shape) for rounding in even} == {()}

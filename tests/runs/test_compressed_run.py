@@ -74,11 +74,11 @@ def test_learning_on_fewer_tokens_takes_fewer_operations(tmp_path: Path) -> None
     plain, fewer = run(spec_of("naive"), tmp_path), run(spec_of("naive", compress=TOME), tmp_path)
     flops = [record.read_json("costs.json")["flops"] for record in (plain, fewer)]
     for account in ("train", "evaluate_per_image"):
-        assert flops[1][account] < 0.85 * flops[0][account]
+        assert flops[1][account] < 0.93 * flops[0][account]  # the convolutions in front cost what they cost
     assert "compress" not in plain.read_json("hashes.json")
     assert "compress" in fewer.read_json("hashes.json")
     told = (fewer.path / "events.jsonl").read_text()
-    assert "compressed: 14, 11, 8, 5, 3, 2 tokens behind the blocks" in told
+    assert "compressed: 14, 11, 8, 5 tokens behind the blocks" in told
 
 
 def test_the_keep_rate_falls_over_the_epochs_of_the_first_task_alone() -> None:
@@ -170,7 +170,7 @@ def test_a_record_keeps_its_plugins_and_needs_their_files_no_more(
         ({"compress": {"removed": 3}}, "compress.removed is given, and no compress that has it"),
         (
             {"compress": {**TOME, "blocks": "3;4"}},
-            "blocks: '3;4' is not allowed: write up to 6 whole numbers",
+            "blocks: '3;4' is not allowed: write up to 4 whole numbers",
         ),
         ({"compress": {"name": "evit", "keep": 0}}, "compress.keep: 0 is not allowed"),
         ({"compress": {**TOME, "plugin": "none.safetensors"}}, "none.safetensors"),

@@ -119,7 +119,7 @@ def test_a_quantised_head_and_module_are_stored_in_their_bits(tmp_path: Path):
     record = finished(small("lae-bi-adapter", head_bits=1), tmp_path)
     costs = record.read_json("costs.json")
     width, classes, tasks = 128, 10, 2
-    module = 12 * (32 * width // 8 + 8)  # six blocks, two matrices each
+    module = 8 * (32 * width // 8 + 8)  # four blocks, two matrices each
     head = classes * width // 8 + tasks * 8
     assert costs["packed_bytes"] == {
         "petl online": module,
