@@ -4,14 +4,14 @@ Z. Ni, Y. Wang, J. Yu, H. Jiang, Y. Cao, G. Huang, "Deep Incubation: Training La
 Divide-and-Conquering", ICCV 2023, arXiv 2212.04129. A network of D blocks is divided into K modules, runs of
 neighbouring blocks; the first also holds what is in front of all blocks, the last norm and classifier.
 
-1. The meta model, the same network with one block a module, learns end to end.
-2. Each module i is incubated by itself: drawn at random, it takes the i-th place among the meta model's
-   modules, which stay as they are, and learns from the loss of that whole, CE(H_i(x), y). Modules before it
-   run without a graph; those behind it pass gradients on and get none. No module knows of another, so that K
-   machines can do it at the same time: ``workers`` processes on this one.
-3. The modules are put together, and the whole learns on for a while, end to end.
+- PT: the meta model, the same network with one block a module, learns end to end.
+- MT: each module i is incubated by itself. Drawn at random, it takes the i-th place among the meta model's
+  modules, which stay as they are, and learns from the loss of that whole, CE(H_i(x), y). Modules before it
+  run without a graph; those behind it pass gradients on and get none. No module knows of another, so that K
+  machines can do it at the same time: ``workers`` processes on this one.
+- FT: the modules are put together, and the whole learns on for a while, end to end.
 
-The cost is PT + sum of MT_i + FT; the critical path, with K machines, PT + the largest MT_i + FT.
+The cost is PT + the sum of all MT_i + FT; with K machines, on the critical path, PT + the largest MT_i + FT.
 ``divided_depths`` gives each module any depth; a ResNet is divided by its stages. ``modules=1`` is training
 end to end, without a meta model. Recipe ``deit`` takes the authors' numbers for ViT-B (300, 100 and 100
 epochs); for ViT-L and ViT-H they take a ``tuning_drop_path`` of 0.5 and 0.6.

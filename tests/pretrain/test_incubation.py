@@ -13,6 +13,8 @@ from safetensors.torch import load, load_file
 
 from clbench import backbones
 from clbench.backbones import BackboneOptions
+from clbench.backbones.micro import vit_micro
+from clbench.cli.app import main
 from clbench.data.tasks import Places
 from clbench.pretrain.asked import Asked, asked
 from clbench.pretrain.incubation import META, WHOLE, Incubating
@@ -181,6 +183,37 @@ def test_what_comes_out_is_taken_by_timm_and_by_a_run(tmp_path: Path) -> None:
     # bit for bit but for the memory layout that convolutions are computed in
     torch.testing.assert_close(model.forward_head(model.forward_features(images), pre_logits=True), features)
     torch.testing.assert_close(model(images), model.fc(features))
+
+
+def test_timms_own_vision_transformer_takes_what_comes_out_strictly(tmp_path: Path) -> None:
+    file = pretrain(wanted(), tmp_path / "made.safetensors", places=Places(cache_dir=tmp_path / "cache"))
+    model = vit_micro(num_classes=10).eval()
+    model.load_state_dict(load_file(file))
+    backbone = backbones.create("vit-micro", BackboneOptions(weights=str(file)))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(images), model.head(backbone(images)))
+
+
+def test_the_command_says_what_it_is_worth_and_what_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    options = {"pretrain": {**SHORT, "divided_depths": "1,3", "modules": 0}, "stream": FEW}
+    words = [f"{kind}.{name}={value}" for kind, own in options.items() for name, value in own.items()]
+    settings = [word for each in words for word in ("--set", each)]
+    command = ["pretrain", "incubation", "--backbone", "vit-micro", "--stream", "split-digits"]
+    assert main([*command, *settings, "--device", "cpu", "--out", "made.safetensors"]) == 0
+    printed, told = capsys.readouterr()
+    assert "modules of 1, 3 blocks, incubated in a meta model of 1, 1" in told
+    assert "step     8/8  whole  loss " in told
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["on", "images", "assembled", "fine-tuned"] in rows
+    assert [row[:3] for row in rows if row[:1] == ["test"]] == [["test", "images", "20"]]
+    assert [" ".join(row[:2]) for row in rows if "FLOP" in " ".join(row)] == [
+        *("meta model", "module 1", "module 2", "whole 2", "one after", "modules at"),
+    ]
+    assert "written: made.safetensors and made.json, which says how it was made" in printed
 
 
 def test_costs_of_the_critical_path_by_hand() -> None:
