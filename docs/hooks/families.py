@@ -12,7 +12,7 @@ REST = "Others"
 FAMILIES = {
     "strategies": {
         "Bounds": "naive joint",
-        "Ensembles and alignment": "lae slca",
+        "Ensembles and alignment": "lae slca incubate",
         "Frozen features": "simplecil slda ranpac fecam aper ease taer",
         "Prompts and subspaces": "l2p dualprompt coda-prompt inflora",
         "Replay": "er er-ace der derpp mir agem gdumb icarl scr generative",

@@ -23,7 +23,7 @@ from clbench.testing.generated import generated_stream
 # LAE meets every module, the others one of each kind: a branch beside a layer, another weight of it, more
 # keys and values, scales and shifts, few bits, the whole backbone, nothing.
 KINDS = ["adapter", "lora-qv", "prefix", "ssf", "bi-adapter", "full", "linear"]
-ONLY = {"mdpd": ["lst"]}  # those that refuse every other module
+ONLY = {"mdpd": ["lst"], "incubate": ["linear"]}  # those that refuse every other module
 QUICK = {"naive", "er"}  # strategies of different structure
 CHOSEN = {  # what fits a few images of 16 pixels
     "lae": {"frozen_epochs": 1},
