@@ -16,7 +16,7 @@ too, so that each task t has an expert, a module and a head for its classes, whi
 p(c | x, t) is the expert's softmax; p(t | x) sums over the task's classes the posteriors of a linear
 discriminant analysis of the features of the network as it was pre-trained, its covariance shrunk. An image
 takes t + 1 passes. With ``old=replaced`` the newest module alone is kept in a place, and nothing is done
-against forgetting but what ``slowness`` does: 0.01 suits.
+against forgetting but what a small ``slowness`` does.
 
 Differs from the paper:
 - The network around a module is the whole pre-trained one, not a small one of the same shapes; nothing is
