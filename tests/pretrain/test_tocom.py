@@ -141,7 +141,7 @@ def test_the_file_does_in_the_weights_what_was_learnt_beside_them(tmp_path: Path
 
 
 def test_it_helps(tmp_path: Path) -> None:
-    begun = course(tmp_path, {"train_per_class": 40, "test_per_class": 10}, highest=4, max_steps=40)
+    begun = course(tmp_path, {"train_per_class": 40, "test_per_class": 10}, highest=4, max_steps=120)
     for index in range(begun.num_steps):
         begun.step(index)
     pairs = begun.examined()["pairs"]
