@@ -115,7 +115,9 @@ def test_wheel_says_that_it_is_typed_and_names_its_command(wheel: Path) -> None:
 
 
 def test_wheel_stays_small(wheel: Path) -> None:
-    assert wheel.stat().st_size < 6_000_000  # the weights of vit-micro, as it is and as it was first, take 4.6
+    assert (
+        wheel.stat().st_size < 6_000_000
+    )  # the weights of vit-micro, as it is and as it was first, take 4.6
 
 
 def test_sdist_holds_every_package_and_test_file_in_git(sdist: Path, checkout: Path) -> None:

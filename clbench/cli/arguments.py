@@ -95,6 +95,8 @@ def pretraining_on(method: str, backbone: str, stream: str, settings: Sequence[s
     pretrain.registry.check(method)
     check_options(pretrain.registry, method, "pretrain", sections.get("pretrain", {}))
     check_backbone(backbone, sections.get("backbone", {}))
+    if teacher := sections.get("pretrain", {}).get("teacher"):
+        check_backbone(str(teacher), {})
     kind, argument = streams.split(stream)
     streams.registry.check(kind)
     check_options(streams.registry, kind, "stream", {**argument, **sections.get("stream", {})})

@@ -231,6 +231,11 @@ def test_the_command_says_what_it_does_and_what_came_of_it(
             "unknown section 'strategy'; did you mean 'stream'? (allowed: pretrain,",
         ),
         (["tocom", "--backbone", "vit-mikro"], "no backbone named 'vit-mikro'; did you mean 'vit-micro'"),
+        (["end-to-end", "--set", "pretrain.teacher=vit-mikro"], "no backbone named 'vit-mikro'"),
+        (
+            ["incubation", "--set", "pretrain.divided_depths=2,1"],
+            "2,1 are 3 blocks, of at least one a module",
+        ),
         (["tocom", "--stream", "split-digit"], "did you mean 'split-digits'"),
         (["tocom", "--out", "x.bin"], "--out x.bin: the name is to end in .safetensors"),
         (["tocom", "--backbone", "resnet18", "--set", "backbone.weights=none"], "use a Vision Transformer"),
