@@ -187,6 +187,8 @@ def test_glyphs_are_learnt_from_and_never_asked_for(tmp_path: Path) -> None:
 def test_a_teacher_has_an_opinion_of_every_image_of_the_stream(tmp_path: Path) -> None:
     begun = course(tmp_path, teacher="vit-micro", teacher_share=0.25, glyphs=2, label_smoothing=0)
     batches, materials = begun.training.batches, begun.materials
+    assert batches.ask_teacher() > 70 * 60e6  # about 68 MFLOP an image
+    assert batches.ask_teacher() == 0
     targets = batches.targets(np.arange(len(materials.train)))
     labels = torch.from_numpy(materials.train.labels)
     assert targets.shape == (70 + 2 * IMAGES, 12)

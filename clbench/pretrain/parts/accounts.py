@@ -25,14 +25,15 @@ class Spent:
     peak_memory: int = (
         0  # bytes of the process, or of tensors on the accelerator, in the first step; 0: unknown
     )
+    flops_once: int = 0  # of what came before the first step: a teacher's look at all images
 
     @property
     def flops(self) -> int:
         """Of all steps."""
-        return self.steps * self.flops_a_step
+        return self.steps * self.flops_a_step + self.flops_once
 
     def to_tensor(self) -> Tensor:
-        """Return it as a tensor (5,) of doubles, which hold whole numbers up to 2^53."""
+        """Return it as a tensor (6,) of doubles, which hold whole numbers up to 2^53."""
         return torch.tensor(astuple(self), dtype=torch.float64)
 
     @classmethod

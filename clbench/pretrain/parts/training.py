@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from clbench.backbones.sites import Switch
 from clbench.data.batches import Batcher, shuffled
 from clbench.data.transforms import random_resized_boxes
+from clbench.evaluate.flops import Counter
 from clbench.pretrain.materials import Materials
 from clbench.pretrain.parts.accounts import Spent, measuring
 from clbench.pretrain.parts.augmentation import augmented, augmenter, erased
@@ -78,6 +79,7 @@ class Training:
     def step(self) -> float:
         """Learn from the next batch and return its loss."""
         begun = time.perf_counter()
+        self.spent.flops_once += self.batches.ask_teacher()
         with measuring(self.spent, self.network, self.materials.device):
             loss = self._step(self.num_done)
         self.num_done += 1
@@ -174,6 +176,16 @@ class Batches:
         images, shares = mixed(images, derive("mixup", index), mixup=recipe.mixup, cutmix=recipe.cutmix)
         return images, shares @ targets[: len(images)]
 
+    def ask_teacher(self) -> int:
+        """Ask the teacher about all images, if there is one and it was not asked; return the FLOPs."""
+        recipe, told = self.recipe, self.materials.told
+        if not recipe.teacher or OPINIONS in told:
+            return 0
+        counter = Counter()
+        with counter:
+            told[OPINIONS] = opinions(recipe.teacher, recipe.teacher_size, self.materials)
+        return counter.total
+
     def targets(self, places: NDArray[np.int64]) -> Tensor:
         """Return how much of each class the images at these places of all are to be, (B, C)."""
         materials = self.materials
@@ -182,8 +194,6 @@ class Batches:
         targets = smoothed(labels, num_classes, self.recipe.label_smoothing)
         if not self.recipe.teacher:
             return targets
-        if OPINIONS not in materials.told:
-            materials.told[OPINIONS] = opinions(self.recipe.teacher, self.recipe.teacher_size, materials)
         told = materials.told[OPINIONS][torch.from_numpy(places)]
         share = self.recipe.teacher_share * told.sum(dim=1, keepdim=True)  # it knows nothing of extra classes
         return (1 - share) * targets + self.recipe.teacher_share * told
