@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clbench.backbones import register
 from clbench.backbones.architecture import Architecture
@@ -26,6 +27,19 @@ IMAGE_SIZE = 32
 PATCH_SIZE, WIDTH, DEPTH, HEADS, MLP_RATIO = 8, 128, 4, 4, 2
 STEM = ((32, 1), (64, 2), (128, 2), (128, 1), (256, 2))  # channels and stride of each convolution
 MEAN = STD = (0.5, 0.5, 0.5)
+
+
+class Pointwise(nn.Conv2d):
+    """A convolution of single pixels, computed as the matrix product that it is.
+
+    A matrix product gives a row the same bits however many others there are, which caches of features and
+    learners that are asked again live by; torch's convolution does not, for few images.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return maps (B, O, H, W) of maps (B, C, H, W)."""
+        rows = F.linear(maps.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+        return rows.permute(0, 3, 1, 2)
 
 
 class ConvolutionalPatches(PatchEmbed):  # type: ignore[misc]  # timm declares no types
@@ -45,7 +59,7 @@ class ConvolutionalPatches(PatchEmbed):  # type: ignore[misc]  # timm declares n
                 for before, (after, stride) in zip(channels, stem, strict=False)
             )
         )
-        self.proj = nn.Conv2d(channels[-1], options["embed_dim"], kernel_size=1)
+        self.proj = Pointwise(channels[-1], options["embed_dim"], kernel_size=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the patches (B, N, D) of images (B, 3, S, S)."""
