@@ -50,7 +50,7 @@ def create_backbone(
     """
     chosen = architecture(name)
     if given:
-        return _with_given(name, _of_names(chosen, given), options, given, seed)
+        return _with_given(name, _of_names(chosen, given, seed), options, given, seed)
     backbone = _made(name, chosen, options, seed, folder)
     if backbone.weights_digest != digest and digest and options.weights == "default":
         earlier = (_made(name, each, options, seed, folder) for each in chosen.earlier())
@@ -58,10 +58,12 @@ def create_backbone(
     return backbone
 
 
-def _of_names(chosen: Architecture, given: Given) -> Architecture:
+def _of_names(chosen: Architecture, given: Given, seed: int) -> Architecture:
     """Return which of the networks of a name has the tensors that are given; the newest where none has."""
     for each in chosen.earlier():
-        if each.build().state_dict().keys() == given.tensors.keys() | given.absent:
+        with forked(seed):
+            model = each.build()
+        if model.state_dict().keys() == given.tensors.keys() | given.absent:
             return each
     return chosen
 

@@ -157,9 +157,8 @@ class Incubating(Course):
     def network(self, name: str) -> Network:
         """Return the network that a stage learns, or learns in, as it is at its beginning."""
         seeds, depth = self.materials.seeds, self.options.meta_depth
-        place = (
-            [] if name == WHOLE else [list(self.stages).index(name)]
-        )  # the whole begins as if it were alone
+        # the whole begins as if it were alone
+        place = [] if name == WHOLE else [list(self.stages).index(name)]
         backbone = self.materials.fresh_backbone(seeds.derive("weights", *place))
         seed, extra = seeds.derive("classifier", *place), self.materials.num_extra
         network = Network(backbone, self.materials.num_classes, seed, num_extra=extra)

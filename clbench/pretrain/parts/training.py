@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from clbench.backbones.sites import Switch
 from clbench.data.batches import Batcher, shuffled
 from clbench.data.transforms import random_resized_boxes
-from clbench.evaluate.flops import Counter
+from clbench.evaluate.flops import count_flops
 from clbench.pretrain.materials import Materials
 from clbench.pretrain.parts.accounts import Spent, measuring
 from clbench.pretrain.parts.augmentation import augmented, augmenter, erased
@@ -30,6 +30,7 @@ from clbench.pretrain.parts.network import Network
 from clbench.pretrain.parts.rates import for_batch, warmed
 from clbench.pretrain.parts.teacher import opinions
 from clbench.pretrain.supervised import Supervised
+from clbench.runs.checkpoint import under
 from clbench.runs.optimizer_state import optimizer_tensors, restore_optimizer
 from clbench.seeds import Seeds
 
@@ -62,7 +63,7 @@ class Training:
         self.network, self.stage, self.recipe, self.materials = network, stage, recipe, materials
         self.seeds = Seeds(materials.seeds.derive(stage.name))
         self.batches = Batches(recipe, materials, self.seeds)
-        self.an_epoch = steps_an_epoch(recipe, materials)
+        self.an_epoch = self.batches.an_epoch
         self.num_steps = stage.epochs * self.an_epoch
         self.rate = for_batch(recipe.learning_rate, recipe.batch_size)
         fused = materials.device.type in ("cpu", "cuda")
@@ -131,13 +132,11 @@ class Training:
 
     def take_back(self, state: Mapping[str, Tensor]) -> None:
         """Go back to a state that was returned before."""
-        values = {
-            name.removeprefix("learnt/"): each for name, each in state.items() if name.startswith("learnt/")
-        }
-        self.network.take(values)
+        self.network.take(under("learnt/", state))
         restore_optimizer(self.optimizer, state)
         self.spent = Spent.from_tensor(state["spent"])
-        self.materials.told.update({name: state[name] for name in (OPINIONS,) if name in state})
+        if OPINIONS in state:
+            self.materials.told[OPINIONS] = state[OPINIONS]
         self.num_done = self.spent.steps
 
 
@@ -181,10 +180,11 @@ class Batches:
         recipe, told = self.recipe, self.materials.told
         if not recipe.teacher or OPINIONS in told:
             return 0
-        counter = Counter()
-        with counter:
+
+        def ask() -> None:
             told[OPINIONS] = opinions(recipe.teacher, recipe.teacher_size, self.materials)
-        return counter.total
+
+        return count_flops(ask)
 
     def targets(self, places: NDArray[np.int64]) -> Tensor:
         """Return how much of each class the images at these places of all are to be, (B, C)."""
