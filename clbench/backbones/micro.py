@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clbench.backbones import register
 from clbench.backbones.architecture import Architecture
@@ -29,16 +28,21 @@ STEM = ((32, 1), (64, 2), (128, 2), (128, 1), (256, 2))  # channels and stride o
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
-class Pointwise(nn.Conv2d):
+class PixelwiseLinear(nn.Module):
     """A convolution of single pixels, computed as the matrix product that it is.
 
     A matrix product gives a row the same bits however many others there are, which caches of features and
     learners that are asked again live by; torch's convolution does not, for few images.
     """
 
+    def __init__(self, channels: int, width: int) -> None:
+        """Take the channels of what goes in and comes out."""
+        super().__init__()
+        self.layer = nn.Linear(channels, width)
+
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps (B, O, H, W) of maps (B, C, H, W)."""
-        rows = F.linear(maps.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+        rows: Tensor = self.layer(maps.permute(0, 2, 3, 1))
         return rows.permute(0, 3, 1, 2)
 
 
@@ -59,7 +63,7 @@ class ConvolutionalPatches(PatchEmbed):  # type: ignore[misc]  # timm declares n
                 for before, (after, stride) in zip(channels, stem, strict=False)
             )
         )
-        self.proj = Pointwise(channels[-1], options["embed_dim"], kernel_size=1)
+        self.proj = PixelwiseLinear(channels[-1], options["embed_dim"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the patches (B, N, D) of images (B, 3, S, S)."""
