@@ -204,22 +204,11 @@ class Incubate(Strategy):
 
     def _shares(self, feature_BD: Tensor) -> Tensor:
         """Return p(t | x), (B, T)."""
-        self.known = self.known or self._discriminants()
-        weight_DC, bias_C = self.known
+        self.known = self.known or self.gaussians.discriminants(self.shrinkage, least_variance=LEAST_VARIANCE)
+        weight_DC, bias_C = (each.float() for each in self.known)
         with torch.autocast(feature_BD.device.type, enabled=False):
             posterior_BC = torch.softmax(feature_BD.float() @ weight_DC + bias_C, dim=1)
         tasks = [task for task, own in enumerate(self.columns) for _ in own]
         tasks_C = torch.tensor(tasks, device=posterior_BC.device)
         share_BT = posterior_BC.new_zeros(posterior_BC.shape[0], len(self.columns))
         return share_BT.index_add(1, tasks_C, posterior_BC).clamp_min(LEAST_SHARE)
-
-    @torch.no_grad()
-    def _discriminants(self) -> tuple[Tensor, Tensor]:
-        """Return the weights (D, C) and biases (C,) of linear discriminant analysis."""
-        mean_CD, covariance_DD = self.gaussians.means, self.gaussians.covariances()[0].double()
-        variance = covariance_DD.diagonal().mean().clamp_min(LEAST_VARIANCE)
-        identity_DD = torch.eye(len(covariance_DD), dtype=mean_CD.dtype, device=mean_CD.device)
-        shrunk_DD = (1 - self.shrinkage) * covariance_DD + self.shrinkage * variance * identity_DD
-        weight_DC = torch.linalg.solve(shrunk_DD, mean_CD.T)
-        bias_C = -(mean_CD * weight_DC.T).sum(dim=1) / 2
-        return weight_DC.float(), bias_C.float()

@@ -67,7 +67,7 @@ class SLDA(ClosedForm):
 
     def rule(self) -> Rule:
         """Return the posterior of each class, all being equally likely beforehand."""
-        weight_DC, bias_C = discriminants(self.gaussians, self.shrinkage)
+        weight_DC, bias_C = (each.float() for each in self.gaussians.discriminants(self.shrinkage))
 
         def posteriors(feature_BD: Tensor) -> Tensor:
             with torch.autocast(feature_BD.device.type, enabled=False):
@@ -86,15 +86,3 @@ def oracle_approximating(covariance_DD: Tensor, num_images: int) -> Tensor:
     share = ((mean_square + variance.square()) / spread).clamp(max=1) if spread > 0 else spread.new_ones(())
     identity_DD = torch.eye(width, dtype=covariance.dtype, device=covariance.device)
     return ((1 - share) * covariance + share * variance * identity_DD).to(covariance_DD.dtype)
-
-
-@torch.no_grad()
-def discriminants(gaussians: Gaussians, shrinkage: float) -> tuple[Tensor, Tensor]:
-    """Return the weights (D, C) and biases (C,) of linear discriminant analysis."""
-    mean_CD = gaussians.means
-    covariance_DD = gaussians.covariances()[0].to(mean_CD.dtype)
-    identity_DD = torch.eye(len(covariance_DD), dtype=mean_CD.dtype, device=mean_CD.device)
-    shrunk_DD = (1 - shrinkage) * covariance_DD + shrinkage * identity_DD
-    weight_DC = torch.linalg.solve(shrunk_DD, mean_CD.T)
-    bias_C = -(mean_CD * weight_DC.T).sum(dim=1) / 2
-    return weight_DC.float(), bias_C.float()

@@ -69,6 +69,24 @@ class Gaussians(HasKinds):
         divisor = self.counts.sum()[None] if self.is_shared else self.counts - 1
         return self.scatters / divisor.clamp_min(1)[:, None, None]
 
+    @torch.no_grad()
+    def discriminants(
+        self, shrinkage: float, *, least_variance: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return weights (D, C) and biases (C,), double, of linear discriminant analysis, all classes alike.
+
+        The logits of features x are mean' P x - mean' P mean / 2, P the inverse of the shared covariance with
+        a share ``shrinkage``, in (0, 1], of the identity: as it is, or where ``least_variance`` is given
+        times the mean variance, or that where it is larger. NotFiniteError as for ``covariances``.
+        """
+        mean_CD, covariance_DD = self.means, self.covariances()[0].to(self.means.dtype)
+        target_DD = torch.eye(len(covariance_DD), dtype=mean_CD.dtype, device=mean_CD.device)
+        if least_variance is not None:
+            target_DD *= covariance_DD.diagonal().mean().clamp_min(least_variance)
+        shrunk_DD = (1 - shrinkage) * covariance_DD + shrinkage * target_DD
+        weight_DC = torch.linalg.solve(shrunk_DD, mean_CD.T)
+        return weight_DC, -(mean_CD * weight_DC.T).sum(dim=1) / 2
+
     def _scatter(self, deviation_RD: Tensor, classes: Tensor, met: Tensor) -> None:
         if self.is_shared:
             self.scatters[0] += (deviation_RD.T @ deviation_RD).to(self.scatters.dtype)

@@ -94,6 +94,7 @@ FORMER_SOURCES = {  # SHA-256 by the name of the file in strategies/, the oldest
         "47272e2af9f33de5eb64a6eec02485cd6891436af06d1d8ddb201b20a68cabcb",
         "dc998610e01e989461396eb4a5ac59cd5a461d27ee05549135c04cc2855facab",
     ),
+    "slda": ("6e6d484d1f62062f241ec1d278c407b2e62077239f013cf33cbcdd434c355138",),
     "taer": (
         "da4a770e556fbb095b59795570a8ef2c3c2c08dce5d15b901322257b888829cb",
         "fe9578fb29f478268d63ff35932ad2e1d9d80637501160f9ac24f793afaf098c",

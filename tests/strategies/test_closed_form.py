@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from clbench.strategies.fecam import correlations, factors_of, shrunk, squared_distances
-from clbench.strategies.slda import discriminants
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -109,9 +108,13 @@ def test_discriminants_by_hand():
     gaussians.grow(2, CPU)
     points = torch.tensor([[-2.0, 0.0], [0.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
     gaussians.add(points, torch.tensor([0, 0, 1, 1]))  # means (-1, 0) and (1, 0), covariance diag(1, 0)
-    weight, bias = discriminants(gaussians, shrinkage=0.5)  # the precision is diag(1, 2)
+    weight, bias = gaussians.discriminants(shrinkage=0.5)  # the precision is diag(1, 2)
     assert weight.T.tolist() == [[-1, 0], [1, 0]]
     assert bias.tolist() == [-0.5, -0.5]
+    weight, _ = gaussians.discriminants(shrinkage=0.5, least_variance=0.1)  # half of it: diag(3/4, 1/4)
+    torch.testing.assert_close(weight.T, torch.tensor([[-4 / 3, 0], [4 / 3, 0]], dtype=torch.float64))
+    weight, _ = gaussians.discriminants(shrinkage=0.5, least_variance=3.0)  # diag(2, 3/2)
+    torch.testing.assert_close(weight.T, torch.tensor([[-0.5, 0], [0.5, 0]], dtype=torch.float64))
 
 
 def test_shrinkage_and_correlation_by_hand():

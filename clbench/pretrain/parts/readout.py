@@ -59,10 +59,5 @@ def discriminant_of(features: Tensor, labels: Tensor, num_classes: int) -> tuple
     gaussians = Gaussians(features.shape[1], is_shared=True)
     gaussians.grow(num_classes, features.device)
     gaussians.add(features, labels.to(features.device))
-    mean_CD, covariance_DD = gaussians.means, gaussians.covariances()[0].double()
-    variance = covariance_DD.diagonal().mean()
-    covariance_DD = (1 - SHRINKAGE) * covariance_DD
-    covariance_DD.diagonal().add_(SHRINKAGE * variance)
-    weight_CD = torch.linalg.solve(covariance_DD, mean_CD.T).T
-    bias_C = -(mean_CD * weight_CD).sum(dim=1) / 2
-    return weight_CD / TEMPERATURE, bias_C / TEMPERATURE
+    weight_DC, bias_C = gaussians.discriminants(SHRINKAGE, least_variance=0)
+    return weight_DC.T / TEMPERATURE, bias_C / TEMPERATURE
