@@ -16,6 +16,7 @@ from torch import Tensor
 from clbench.backbones.backbone import Preprocessing
 from clbench.data.samples import Samples
 from clbench.data.transforms import AUGMENTS, Boxes, centre_box, resample
+from clbench.seeds import Seeds
 
 RESIDENT_SHARE = 0.5  # of the accelerator's free memory that an image array may take
 
@@ -101,6 +102,23 @@ def shuffled(
     order = torch.randperm(count, generator=generator).numpy() if generator else np.arange(count)
     kept = count - count % batch_size if drop_last and count >= batch_size else count
     return [order[start : start + batch_size] for start in range(0, kept, batch_size)]
+
+
+class EpochBatches:
+    """The batches of each epoch, for whoever asks step by step: those of the last epoch are kept."""
+
+    def __init__(self, count: int, batch_size: int, seeds: Seeds, *, drop_last: bool) -> None:
+        """Shuffle ``count`` places, by ``seeds``' generator "order" of the epoch."""
+        self.count, self.batch_size, self.seeds, self.drop_last = count, batch_size, seeds, drop_last
+        self._last: tuple[int, list[NDArray[np.int64]]] = (-1, [])
+
+    def of(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Return the places of each batch of an epoch, 0 being the first."""
+        if self._last[0] != epoch:
+            generator = self.seeds.generator("order", epoch)
+            batches = shuffled(self.count, self.batch_size, drop_last=self.drop_last, generator=generator)
+            self._last = epoch, batches
+        return self._last[1]
 
 
 def in_order(count: int, batch_size: int) -> Iterator[slice]:

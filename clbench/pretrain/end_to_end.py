@@ -73,8 +73,8 @@ class WholeTraining(Course):
         return self.network.to_file(about, self.options.stored)
 
     def notes(self) -> list[str]:
-        """Say what takes long before the first step."""
-        return self.options.asks(len(self.materials.train))
+        """Say what it begins with, and what takes long before the first step."""
+        return self.options.told_first(self.materials)
 
     def examined(self) -> dict[str, Any]:
         """Return the accuracy on held-out images, and what it took."""

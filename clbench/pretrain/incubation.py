@@ -220,11 +220,11 @@ class Incubating(Course):
     def notes(self) -> list[str]:
         """Say how the backbone is divided, and what it takes."""
         depths = ", ".join(map(str, self.division.depths))
-        asks = self.options.asks(len(self.materials.train))
+        told = self.options.told_first(self.materials)
         if not self.modules:
-            return [f"one module of {depths} blocks: end-to-end training", *asks]
+            return [f"one module of {depths} blocks: end-to-end training", *told]
         small = ", ".join(map(str, self.division.small(self.options.meta_depth)))
-        return [f"modules of {depths} blocks, incubated in a meta model of {small}", *asks]
+        return [f"modules of {depths} blocks, incubated in a meta model of {small}", *told]
 
     def product(self, about: Mapping[str, str]) -> bytes:
         """Return the weights with their classifier, named as timm names them."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from clbench.pretrain import PretrainingMethod
+from clbench.pretrain.materials import Materials
 
 # H. Touvron et al., "Training data-efficient image transformers & distillation through attention" (DeiT),
 # ICML 2021, arXiv 2012.12877, with the batch, the rate and the warm-up that Deep Incubation has
@@ -59,6 +60,11 @@ class Supervised(PretrainingMethod):
     teacher_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of its opinion in a label
     stored: Literal["fp32", "fp16"] = "fp32"  # what the file holds
 
-    def asks(self, num_images: int) -> list[str]:
-        """Return what a user should know of the teacher, a line or none."""
-        return [f"{self.teacher} looks at {num_images:,} images first"] if self.teacher else []
+    def told_first(self, materials: Materials) -> list[str]:
+        """Return what a user should know before the first step, a line each."""
+        weights, labels = materials.backbone.weights_source, materials.train.labels
+        num_seen = int((labels < materials.num_classes).sum())
+        return [
+            *([f"begins with the weights of {weights}"] if weights != "random" else []),
+            *([f"{self.teacher} looks at {num_seen:,} images first"] if self.teacher else []),
+        ]

@@ -44,7 +44,7 @@ from clbench.backbones.sites import Switch
 from clbench.compress.parts.compensation import HIGHEST, Compensation, new_plugin, to_plugin
 from clbench.compress.parts.places import num_tokens_of
 from clbench.compress.tome import ToMe
-from clbench.data.batches import Batcher, in_order, shuffled
+from clbench.data.batches import Batcher, EpochBatches, in_order
 from clbench.pretrain import PretrainingMethod, register
 from clbench.pretrain.course import Course
 from clbench.pretrain.materials import Materials
@@ -106,7 +106,9 @@ class Distillation(Course):
         augment = materials.batcher.augment if options.augment == "stream" else options.augment
         batcher = materials.batcher
         self.batcher = Batcher(batcher.images, batcher.preprocessing, augment, batcher.device)
-        self.steps_an_epoch = len(self._batches(epoch=0))
+        count = len(materials.train)
+        self.orders = EpochBatches(count, options.batch_size, materials.seeds, drop_last=True)
+        self.steps_an_epoch = len(self.orders.of(0))
         steps = options.epochs * self.steps_an_epoch
         self.num_steps = min(steps, options.max_steps) if options.max_steps else steps
         self.rate = for_batch(options.learning_rate, options.batch_size)
@@ -211,16 +213,11 @@ class Distillation(Course):
             attach_drop_path(self.backbone, options.drop_path, self.dropping)
         return [branch for _, branch in plugin]
 
-    def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Return the places of the training images of each step of an epoch."""
-        count, size = len(self.materials.train), self.options.batch_size
-        return shuffled(count, size, drop_last=True, generator=self.materials.seeds.generator("order", epoch))
-
     def _images(self, index: int) -> Tensor:
         """Return the images of a step, (B, 3, S, S), mixed if they are to be."""
         epoch, step = divmod(index, self.steps_an_epoch)
         seeds = self.materials.seeds
-        rows = self.materials.train.rows[self._batches(epoch)[step]]
+        rows = self.materials.train.rows[self.orders.of(epoch)[step]]
         images = self.batcher.training_batch(rows, seeds.generator("augment", index))
         return mixed(images, seeds.derive("mixup", index))[0] if self.options.mixes else images
 

@@ -38,6 +38,24 @@ def course(tmp_path: Path, backbone: str = "vit-micro", **options: object) -> Wh
     return begun
 
 
+@pytest.mark.parametrize("method", ["end-to-end", "incubation"])
+def test_it_is_told_beforehand_what_weights_it_begins_with(method: str, tmp_path: Path) -> None:
+    for weights, said in ((None, []), ("default", ["begins with the weights of clbench vit-micro"])):
+        backbone = {} if weights is None else {"backbone": {"weights": weights}}
+        what = asked(
+            method, backbone="vit-micro", stream="split-digits", sections={"stream": FEW, **backbone}
+        )
+        begun = what.made_method().begin(gathered(what, Places(cache_dir=tmp_path / "cache")))
+        assert [note for note in begun.notes() if "weights" in note] == said
+
+
+def test_the_images_of_a_step_are_the_same_whatever_was_asked_before(tmp_path: Path) -> None:
+    batches, again = course(tmp_path).training.batches, course(tmp_path).training.batches
+    later = [again.drawn(index).tolist() for index in (4, 3, 0)]
+    assert later == [batches.drawn(index).tolist() for index in (0, 3, 4)][::-1]
+    assert len({*batches.drawn(0), *batches.drawn(1), *batches.drawn(2)}) == 60
+
+
 def test_the_rate_is_in_proportion_to_the_batch() -> None:
     assert for_batch(5e-4, 2048) == pytest.approx(2e-3)
 

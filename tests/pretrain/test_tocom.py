@@ -60,7 +60,7 @@ def test_degrees_are_those_of_the_seed_and_the_step(tmp_path: Path) -> None:
 def test_the_first_loss_is_that_of_two_backbones_without_a_plug_in(tmp_path: Path) -> None:
     begun = course(tmp_path, augment="none", batch_size=4)
     start, end = begun.pair(0)
-    rows = begun.materials.train.rows[begun._batches(0)[0]]
+    rows = begun.materials.train.rows[begun.orders.of(0)[0]]
     images = begun.batcher.test_batch(rows)
     plain = backbones.create("vit-micro")
     tome = compress.get("tome")

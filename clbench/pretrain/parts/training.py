@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.backbones.sites import Switch
-from clbench.data.batches import Batcher, shuffled
+from clbench.data.batches import Batcher, EpochBatches
 from clbench.data.transforms import random_resized_boxes
 from clbench.evaluate.flops import count_flops
 from clbench.pretrain.materials import Materials
@@ -156,6 +156,8 @@ class Batches:
         name = recipe.auto_augment
         self.transform = augmenter(name, own.preprocessing) if name else None
         self.an_epoch = steps_an_epoch(recipe, materials)
+        count = len(materials.train)
+        self.orders = EpochBatches(count, count, seeds, drop_last=False)
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the images (B, 3, S, S) of a step, and how much of each class they are to be, (B, C)."""
@@ -202,10 +204,7 @@ class Batches:
         """Return the places of a step's images, each ``repeats`` times: an epoch sees that share of all."""
         epoch, step = divmod(index, self.an_epoch)
         size, repeats = self.recipe.batch_size, self.recipe.repeats
-        generator = self.seeds.generator("order", epoch)
-        (order,) = shuffled(
-            len(self.materials.train), len(self.materials.train), drop_last=False, generator=generator
-        )
+        (order,) = self.orders.of(epoch)
         places = order[: math.ceil(len(order) / repeats)].repeat(repeats)
         return places[step * size : (step + 1) * size]
 
