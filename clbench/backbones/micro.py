@@ -20,30 +20,13 @@ from torch import Tensor, nn
 from clbench.backbones import register
 from clbench.backbones.architecture import Architecture
 from clbench.backbones.backbone import Preprocessing
+from clbench.backbones.pixelwise import PixelwiseConv2d
 from clbench.backbones.weights import load_weights
 
 IMAGE_SIZE = 32
 PATCH_SIZE, WIDTH, DEPTH, HEADS, MLP_RATIO = 8, 128, 4, 4, 2
 STEM = ((32, 1), (64, 2), (128, 2), (128, 1), (256, 2))  # channels and stride of each convolution
 MEAN = STD = (0.5, 0.5, 0.5)
-
-
-class PixelwiseLinear(nn.Module):
-    """A convolution of single pixels, computed as the matrix product that it is.
-
-    A matrix product gives a row the same bits however many others there are, which caches of features and
-    learners that are asked again live by; torch's convolution does not, for few images.
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        """Take the channels of what goes in and comes out."""
-        super().__init__()
-        self.layer = nn.Linear(channels, width)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return maps (B, O, H, W) of maps (B, C, H, W)."""
-        rows: Tensor = self.layer(maps.permute(0, 2, 3, 1))
-        return rows.permute(0, 3, 1, 2)
 
 
 class ConvolutionalPatches(PatchEmbed):  # type: ignore[misc]  # timm declares no types
@@ -63,7 +46,7 @@ class ConvolutionalPatches(PatchEmbed):  # type: ignore[misc]  # timm declares n
                 for before, (after, stride) in zip(channels, stem, strict=False)
             )
         )
-        self.proj = PixelwiseLinear(channels[-1], options["embed_dim"])
+        self.proj = PixelwiseConv2d(channels[-1], options["embed_dim"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the patches (B, N, D) of images (B, 3, S, S)."""

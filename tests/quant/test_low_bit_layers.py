@@ -19,6 +19,7 @@ from clbench.quant.low_bit_layers import LowBitConv2d, LowBitLayer, LowBitLinear
 from clbench.quant.parts.grids import codes_of, grid_of, in_groups
 from clbench.quant.parts.low_bit_weight import LowBitWeight, to_planes
 from clbench.quant.parts.observed import matrix_of
+from clbench.quant.parts.places import MULTIPLYING
 from clbench.quant.quantised import Quantised, QuantisedError, low_bit
 
 BITS = [1, 2, 3, 4, 5, 6, 7, 8]
@@ -155,7 +156,7 @@ def test_a_backbone_keeps_no_weight_for_the_backward_pass() -> None:
     inputs = torch.randn(1, 3, 32, 32, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(measure, lambda tensor: tensor):
         backbone(inputs).sum().backward()
-    assert len(shapes) == 9  # of five convolutions and four layers a block; one of them is the patches' too
+    assert len(shapes) == 10  # six convolutions and four layers of each block
     assert weights
     assert not any(weights)
     assert inputs.grad is not None
@@ -179,7 +180,7 @@ def test_a_settled_backbone_holds_the_bytes_that_it_reports() -> None:
 
 def test_settling_frees_the_weights_that_were_replaced() -> None:
     backbone = opened()
-    places = [path for path, module in backbone.named_modules() if type(module) in (nn.Linear, nn.Conv2d)]
+    places = [path for path, module in backbone.named_modules() if type(module) in MULTIPLYING]
     old = {path: weakref.ref(backbone.get_submodule(path).weight) for path in places}
     low = rounded(backbone)
     assert set(low.layers) == set(places)

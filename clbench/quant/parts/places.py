@@ -9,8 +9,10 @@ from typing import Literal
 from torch import nn
 
 from clbench.backbones.backbone import Backbone
+from clbench.backbones.pixelwise import PixelwiseConv2d
 from clbench.backbones.sites import BlockSites, Site
 
+MULTIPLYING = (nn.Linear, nn.Conv2d, PixelwiseConv2d)  # and no other subclass, which may do anything
 OPERANDS = ("queries", "keys", "probs", "values")  # of an attention's two products
 
 # Where a layer's input comes from: pixels; a LayerNorm; a GELU; anything else.
@@ -44,7 +46,7 @@ def stages(backbone: Backbone) -> list[Stage]:
     found: dict[str, list[Place]] = {}
     is_first = True
     for path, layer in backbone.own_modules():
-        if type(layer) not in (nn.Linear, nn.Conv2d) or id(layer) in left_out:
+        if type(layer) not in MULTIPLYING or id(layer) in left_out:
             continue
         assert isinstance(layer, (nn.Linear, nn.Conv2d))
         block, short = of_layer.get(id(layer), (None, ""))
