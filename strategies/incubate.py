@@ -204,8 +204,10 @@ class Incubate(Strategy):
 
     def _shares(self, feature_BD: Tensor) -> Tensor:
         """Return p(t | x), (B, T)."""
-        self.known = self.known or self.gaussians.discriminants(self.shrinkage, least_variance=LEAST_VARIANCE)
-        weight_DC, bias_C = (each.float() for each in self.known)
+        if self.known is None:
+            weight_DC, bias_C = self.gaussians.discriminants(self.shrinkage, least_variance=LEAST_VARIANCE)
+            self.known = weight_DC.float(), bias_C.float()
+        weight_DC, bias_C = self.known
         with torch.autocast(feature_BD.device.type, enabled=False):
             posterior_BC = torch.softmax(feature_BD.float() @ weight_DC + bias_C, dim=1)
         tasks = [task for task, own in enumerate(self.columns) for _ in own]
