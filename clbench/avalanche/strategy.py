@@ -38,6 +38,7 @@ class FromAvalanche(Strategy):
     """A strategy of Avalanche, whose ``train`` is called once a task."""
 
     gives_probabilities: ClassVar[bool] = True  # whether the softmax of the scores is a posterior
+    alone: ClassVar[str] = "it trains in Avalanche's own loop, which knows of one process"
     resumable: ClassVar[bool] = False  # its plug-ins hold state outside named tensors
     needs: ClassVar[tuple[str, ...]] = ("boundaries", "many-passes")
     method: ClassVar[str]  # its name in avalanche.training.supervised

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from clbench.backbones.carried import Carried, carried_by
+from clbench.backbones.ranks import Compute, Ranks
 from clbench.backbones.sites import HALF, BlockSites, NoSuchSiteError, Site
 from clbench.registry import did_you_mean
 
@@ -46,6 +47,10 @@ class AttachedModule(Protocol):
     @property
     def is_felt(self) -> bool:
         """Whether the backbone computes with the module."""
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether what it makes of an image depends on nothing else but its parameters."""
 
     @property
     def is_frozen(self) -> bool:
@@ -130,6 +135,7 @@ class Backbone(nn.Module):
         self.attached: list[AttachedModule] = []  # the modules at its sites, on or off
         self.quantised: list[LowBitForm] = []  # what computes with few bits in it, one at most
         self.compressed: list[FewerTokens] = []  # what lets it go on with fewer tokens, one at most
+        self.ranks: Ranks | None = None  # the processes that a batch is shared out over; None: there is one
         self.plain_names = dict(plain_names)  # what timm called each tensor of the model, and its name now
         self.sites = {**sites, "pooled": self.pooled}
         for block in blocks:
@@ -221,6 +227,23 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (B, width) of a normalised batch, in float32 but for autocast."""
+        return self.shared(self._computed, images)
+
+    def shared(self, compute: Compute, images: Tensor) -> Tensor:
+        """Return what ``compute`` makes of a batch (B, ...) of images, or of what they were made into.
+
+        It is all of the backbone, or some of its blocks. Where several processes share a run each computes
+        its part of the batch, unless what comes of an image depends on more than itself.
+        """
+        if self.ranks is None:
+            return compute(images)
+        active = [module for module in self.attached if module.enabled]
+        is_settled = all(form.is_settled for form in self.quantised if form.enabled)
+        if not (is_settled and all(module.is_pure for module in active)):
+            return compute(images)
+        return self.ranks.shared([self, *(cast("nn.Module", module) for module in active)], compute, images)
+
+    def _computed(self, images: Tensor) -> Tensor:
         images = images.to(self.dtype, memory_format=self.memory_format)
         maps = self.model.forward_features(images)  # type: ignore[operator]  # every timm model's
         features: Tensor = self.pooled(self.model.forward_head(maps, pre_logits=True))  # type: ignore[operator]  # too

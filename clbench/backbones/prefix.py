@@ -25,7 +25,15 @@ class _Reached(Exception):
 
 def entering(backbone: Backbone, index: int, images: Tensor) -> Tensor:
     """Return what enters block ``index`` for a batch of images: tokens (B, N, D), or a map."""
+    return backbone.shared(lambda part: _entering(backbone, index, part), images)
 
+
+def leaving(backbone: Backbone, index: int, value: Tensor) -> Tensor:
+    """Return the features (B, width) that block ``index`` and what follows make of what enters it."""
+    return backbone.shared(lambda part: _leaving(backbone, index, part), value)
+
+
+def _entering(backbone: Backbone, index: int, images: Tensor) -> Tensor:
     def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> NoReturn:
         raise _Reached(inputs[0])
 
@@ -39,9 +47,7 @@ def entering(backbone: Backbone, index: int, images: Tensor) -> Tensor:
     raise AssertionError("the block was never reached")
 
 
-def leaving(backbone: Backbone, index: int, value: Tensor) -> Tensor:
-    """Return the features (B, width) that block ``index`` and what follows make of what enters it."""
-
+def _leaving(backbone: Backbone, index: int, value: Tensor) -> Tensor:
     def put(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (value, *inputs[1:])
 

@@ -16,6 +16,7 @@ import typer
 from clbench.cli import terminal
 from clbench.cli.commands import COMMANDS
 from clbench.cli.parameters import Option, UsageError
+from clbench.cli.ranks import one_voice, refuse_one_process_commands
 from clbench.errors import UserError
 from clbench.outside.visible import shell_word
 from clbench.version import __version__
@@ -45,7 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != DEBUG]
     if any("\0" in word for word in words):
         return _failed("a word of the command line holds a NUL byte")
+    with one_voice():
+        return _done(words, is_debug=is_debug)
+
+
+def _done(words: Sequence[str], *, is_debug: bool) -> int:
+    """Call the command and return its exit status."""
     try:
+        refuse_one_process_commands(words)
         status = app(words, prog_name="clbench", standalone_mode=False, obj=_command(words))
         sys.stdout.flush()
     except UserError as error:

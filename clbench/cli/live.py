@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from clbench.backbones.ranks import LostRankError
+from clbench.cli.ranks import launcher
 from clbench.cli.terminal import console, say
 from clbench.outside.visible import shell_word, visible
 from clbench.records.progress import Progress
@@ -48,10 +50,12 @@ def watched(data_dir: Path | None, *, is_one_of_many: bool = False) -> Iterator[
         if live.folder:
             say(f"then {told()}")
         raise
+    except LostRankError as error:
+        raise LostRankError(f"{error}; {told()}") from error
 
 
 def _resumption(folder: Path, data_dir: Path | None) -> str:
-    words = ["clbench", "resume", str(folder), *(["--data-dir", str(data_dir)] if data_dir else [])]
+    words = [*launcher(), "resume", str(folder), *(["--data-dir", str(data_dir)] if data_dir else [])]
     return " ".join(map(shell_word, words))
 
 

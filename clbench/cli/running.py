@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from clbench.cli.live import watched
 from clbench.cli.many import Wanted, run_many, say_failures
 from clbench.cli.outcome import outcome, summary
+from clbench.cli.ranks import joined_ranks, refuse_several_runs
 from clbench.cli.terminal import console
+from clbench.data.tasks import Places
 from clbench.loggers import joined, named
 from clbench.records.spec import RunSpec
 from clbench.runs import line
+from clbench.runs.sharing import follow
 
 
 def run_and_print(specs: Sequence[RunSpec], wanted: Wanted) -> bool:
@@ -20,12 +24,9 @@ def run_and_print(specs: Sequence[RunSpec], wanted: Wanted) -> bool:
     """
     for name in wanted.loggers:
         named(name)  # a logger that there is not would fail every run
+    refuse_several_runs(len(specs))
     if len(specs) == 1:
-        with watched(wanted.places.data_dir) as live, joined(wanted.loggers, live) as progress:
-            record = line.execute(
-                specs[0], out=wanted.out, places=wanted.places, progress=progress, command=wanted.command
-            )
-        console().print(outcome(record), crop=False)
+        _run_one(specs[0], wanted)
         return True
     records, failed = run_many(specs, wanted)
     if records:
@@ -33,6 +34,34 @@ def run_and_print(specs: Sequence[RunSpec], wanted: Wanted) -> bool:
     if failed:
         say_failures(failed, len(specs))
     return not failed
+
+
+def _run_one(spec: RunSpec, wanted: Wanted) -> None:
+    with joined_ranks() as ranks:
+        if ranks and not ranks.is_first:
+            follow(ranks, wanted.places)
+            return
+        with watched(wanted.places.data_dir) as live, joined(wanted.loggers, live) as progress:
+            record = line.execute(
+                spec,
+                out=wanted.out,
+                places=wanted.places,
+                progress=progress,
+                command=wanted.command,
+                ranks=ranks,
+            )
+    console().print(outcome(record), crop=False)
+
+
+def resume_and_print(folder: Path, places: Places, loggers: Sequence[str]) -> None:
+    """Go on with a stopped run, and print what came of it."""
+    with joined_ranks() as ranks:
+        if ranks and not ranks.is_first:
+            follow(ranks, places)
+            return
+        with watched(places.data_dir) as live, joined(loggers, live) as progress:
+            record = line.resume(folder, places=places, progress=progress, ranks=ranks)
+    console().print(outcome(record), crop=False)
 
 
 def print_specs(specs: Sequence[RunSpec]) -> None:

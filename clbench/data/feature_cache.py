@@ -37,6 +37,7 @@ from clbench.outside.reading import RecordError, first_line, read_bytes
 
 if TYPE_CHECKING:
     from clbench.backbones.backbone import Backbone
+    from clbench.backbones.ranks import Ranks
     from clbench.data.inputs import Inputs
 
 LAYOUT = 2  # changes when the files, or how features are computed, change
@@ -60,8 +61,11 @@ class FeatureCache:
         folder: Path | None = None,
         precision: str = "fp32",
         account: Account | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Keep features in ``folder``, or in memory only; compute ``batch_size`` images at a time.
+
+        Of several processes of one run, ``ranks``, the first alone writes, and all know the same.
 
         Each image is paid for once, when it is first asked for: what a method takes depends neither on what
         lies on a disk nor on where a run was stopped.
@@ -71,6 +75,7 @@ class FeatureCache:
         self.folder = folder
         self.precision = precision
         self.account = account or Unaccounted()
+        self.ranks = ranks
         # Rows accounted for in a run that was stopped before checkpoints told which those are.
         self.paid: NDArray[np.int64] = np.empty(0, np.int64)
         self._parts: Sequence[NDArray[np.int64]] = ()  # rows of each part of each task, once that is known
@@ -78,7 +83,7 @@ class FeatureCache:
         self._tables: dict[str, Table] = {}
         self._expected: dict[str, NDArray[np.int64]] = {}  # by view
         self._images_digest = ""
-        self._is_writable = folder is not None
+        self._is_writable = folder is not None and (ranks is None or ranks.is_first)
 
     def expect(self, view: str, rows: NDArray[np.int64]) -> None:
         """Say which rows of a view will be asked for: the first miss computes them all, in this order.
@@ -244,7 +249,10 @@ class FeatureCache:
 
     def _opened(self, key: str, *, is_kept: bool) -> Table:
         """Return what an earlier run has left under a key, or an empty table."""
-        table = self._read(key) or Table(len(self.batcher.images), is_kept)
+        found = self._read(key)
+        if self.ranks and not self.ranks.are_equal(found.names if found else []):
+            found = None  # another process found something else: a file that has just been written, say
+        table = found or Table(len(self.batcher.images), is_kept)
         table.is_paid[self.paid] = table.is_kept
         return table
 
@@ -260,6 +268,7 @@ class FeatureCache:
                 if not is_finite(tensors["values"]):
                     raise ValueError(f"it holds {described(tensors['values'])}")
                 table.put_read(tensors)
+                table.names.append(file.name)
             except (RecordError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
                 told = "the features in %s are damaged (%s) and are computed anew"
                 log.warning(told, file, first_line(error))

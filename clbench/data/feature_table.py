@@ -25,6 +25,7 @@ class Table:
         self.is_kept = is_kept  # on disk
         self.is_used = True  # since the cache last looked
         self.num_kept = 0  # values that a file holds
+        self.names: list[str] = []  # of the files that were read
         self.is_paid = np.zeros(num_rows, np.bool_)  # rows whose values are on an account
         self.flops_per_image: float | None = None  # of a value; None: not counted yet
         self.num_bytes_before = 0  # that the values took before the run was stopped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ class Meter:
         self.memory = PeakMemory(device)
         self.flops: dict[str, float] = {"train": 0.0, "evaluate": 0.0}
         self.num_trainable = 0  # parameters that the newest task's optimiser was given
+        # in which what is counted is computed: by this process alone, where others share the work
+        self.alone: Callable[[], AbstractContextManager[None]] = nullcontext
         self.energy = Energy(device)
         self.by_task: list[dict[str, Any]] = []  # what was held and had been spent after each task
         self._encoded = 0  # FLOPs of what ``encoded`` has counted
@@ -52,7 +54,7 @@ class Meter:
         counted, before, counter = Counted(), self._encoded, Counter()
         self._num_counting += 1
         try:
-            with counter:
+            with self.alone(), counter:
                 yield counted
         finally:
             self._num_counting -= 1
@@ -81,7 +83,7 @@ class Meter:
         with self.phase("encode", images=num_images):
             if is_known and not self._num_counting:
                 return compute(), None
-            with Counter() as counter:
+            with self.alone(), Counter() as counter:
                 features = compute()
         self._encoded += counter.total
         return features, counter.total

@@ -126,11 +126,16 @@ class Attached(HasKinds, StatesRates):
         return (self.enabled or self._merged is not None) and bool(self._sites or self._own)
 
     @property
+    def is_pure(self) -> bool:
+        """Whether what it makes of an image depends on nothing else but its parameters."""
+        return all(cast("Branch", branch).is_pure for branch in self.branches)
+
+    @property
     def is_frozen(self) -> bool:
         """Whether the same input gives the same output at each call, until something is changed by hand."""
         if any(parameter.requires_grad for parameter in self.parameters()) or self.training:
             return not (self._sites or self._own)
-        return all(cast("Branch", branch).is_pure for branch in self.branches)
+        return self.is_pure
 
     @property
     def first_block(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from clbench import petl
+from clbench.backbones.ranks import Ranks
 from clbench.data.batches import Batcher
-from clbench.data.feature_cache import FeatureCache
 from clbench.data.history import History
 from clbench.data.tasks import Places, Task
 from clbench.evaluate.costs import PhaseClock
@@ -24,6 +25,7 @@ from clbench.records.progress import Progress
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec
 from clbench.report import write_figures
+from clbench.runs.assembly import assembled
 from clbench.runs.backbone import kept_forms
 from clbench.runs.checkpoint import (
     Checkpoint,
@@ -36,7 +38,7 @@ from clbench.runs.checkpoint import (
 from clbench.runs.compressing import FILE as PLUGIN
 from clbench.runs.loop import Loop
 from clbench.runs.measured import measure_variants, measured, refuse_unmeasured
-from clbench.runs.parts import Parts, notes_of, prepare
+from clbench.runs.parts import Parts, notes_of
 from clbench.runs.probe import Probe, ProbeSet
 from clbench.runs.quantising import FILE
 from clbench.runs.resuming import (
@@ -49,6 +51,7 @@ from clbench.runs.resuming import (
 )
 from clbench.runs.returned import LOST
 from clbench.runs.run_log import RunLog, held
+from clbench.runs.sharing import Begun, From, agree_on, alone, prepared, told_of
 from clbench.runs.sources import is_same_source
 from clbench.runs.variants import Variants
 
@@ -71,17 +74,19 @@ def execute(
     progress: Progress | None = None,
     command: str = "",
     start: Start | None = None,
+    ranks: Ranks | None = None,
 ) -> Record:
     """Run a spec from the beginning and return its record, a new folder in ``out``.
 
     ``progress`` hears of every stage, ``command`` is what was typed to start the run, if anything was;
-    ``start`` is where a run begins that learns on.
+    ``start`` is where a run begins that learns on. Of several processes, ``ranks``, the first calls this, and
+    the others ``clbench.runs.sharing.follow``.
     """
     places, clock = places or Places(), PhaseClock()
     with clock.phase("start-up"):
         before, begun_with = (start.history, start.files) if start else (None, {})
         weights = (start.weights if start else None) or ""
-        parts = prepare(spec, places, before, begun_with, weights=weights)
+        parts = prepared(Begun(spec, before, begun_with, weights), places, ranks)
         if start and start.weights not in (None, parts.backbone.weights_digest):
             raise ChangedError(
                 f"cannot learn on: it was learnt on other weights of {spec.backbone.name} (SHA-256"
@@ -100,7 +105,7 @@ def execute(
         record = Record.create(Path(out), spec, texts, {**begun_with, **made})
     with only_writer(record.path):
         record.event("started")
-        for line in notes_of(spec, parts):
+        for line in [*notes_of(spec, parts), *told_of(ranks)]:
             record.event("noted", line=line)
         checkpoint = start.checkpoint if start else None
         _finish(record, parts, progress or Progress(), places, clock, checkpoint)
@@ -108,19 +113,28 @@ def execute(
     return record
 
 
-def resume(folder: Path | str, *, places: Places | None = None, progress: Progress | None = None) -> Record:
-    """Go on with a run from its newest whole checkpoint; a finished one is returned as it is."""
+def resume(
+    folder: Path | str,
+    *,
+    places: Places | None = None,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+) -> Record:
+    """Go on with a run from its newest whole checkpoint; a finished one is returned as it is.
+
+    ``ranks`` are as for ``execute``; they may be more or fewer than those that began the run.
+    """
     record = Record.open(Path(folder))
     if record.is_finished:
         return record
     with only_writer(record.path):
         if not record.is_finished:  # another process may just have come to its end
-            _go_on(record, places or Places(), progress or Progress())
+            _go_on(record, places or Places(), progress or Progress(), ranks)
     remove_lock(record.path)
     return record
 
 
-def _go_on(record: Record, places: Places, progress: Progress) -> None:
+def _go_on(record: Record, places: Places, progress: Progress, ranks: Ranks | None) -> None:
     """Finish a stopped run, unless something is not as it was."""
     clock = PhaseClock()
     with clock.phase("start-up"):
@@ -129,7 +143,7 @@ def _go_on(record: Record, places: Places, progress: Progress) -> None:
         history = record.history() if record.spec.parent else None
         kept, begun_with = kept_forms(record.spec, record.path), record.read_json("hashes.json")
         before, weights = history.before_last() if history else None, str(begun_with.get("weights", ""))
-        parts = prepare(record.spec, places, before, kept, weights=weights)
+        parts = prepared(Begun(record.spec, before, kept, weights), places, ranks)
     for name, value in parts.hashes().items():
         is_source = name == "strategy_source" and is_same_source(begun_with[name], type(parts.strategy))
         if begun_with[name] != value and not is_source:
@@ -155,11 +169,14 @@ def _finish(
     checkpoint: Checkpoint | None,
 ) -> None:
     """Run the loop to its end and write down what came of it."""
-    meter = Meter(parts.device, clock)
+    meter, ranks = Meter(parts.device, clock), parts.backbone.ranks
     with meter.phase("start-up"):
+        if ranks:
+            _tell_where(record, checkpoint, ranks)
+            meter.alone = ranks.whole
         loop = _loop(record, parts, progress, places, meter, is_resumed=checkpoint is not None)
     progress.run_started(record.spec, record.path, len(parts.stream.tasks))
-    for line in notes_of(record.spec, parts):
+    for line in [*notes_of(record.spec, parts), *told_of(ranks)]:
         progress.noted(line)
     with meter.phase("other"):
         note = LOST if checkpoint else ""
@@ -184,41 +201,33 @@ def _loop(
     record: Record, parts: Parts, progress: Progress, places: Places, meter: Meter, *, is_resumed: bool
 ) -> Loop:
     """Make what learns, and what keeps the record meanwhile."""
-    stream, run = parts.stream, record.spec.run
-    batcher = Batcher(
-        stream.tasks[0].train.images, parts.backbone.preprocessing, stream.augment, parts.device
-    )
-    cache = FeatureCache(
-        batcher,
-        batch_size=run.eval_batch_size,
-        folder=places.cache_dir / "features",
-        precision=run.precision,
-        account=meter,
-    )
+    stream, run, ranks = parts.stream, record.spec.run, parts.backbone.ranks
     folder = record.path / "checkpoint"
-    loop = Loop(
-        parts.strategy,
-        stream,
-        batcher,
-        parts.seeds,
-        meter,
-        run,
-        progress,
-        save=lambda state: save_checkpoint(folder, state),
-        save_ended=lambda task, ended: save_ended(folder, task, ended),
-        load_ended=lambda num_tasks: load_ended(folder, num_tasks),
-        cache=None if run.exact else cache,
-        fewer=parts.fewer,
-    )
+
+    def save(state: Checkpoint) -> None:
+        agree_on(ranks, state)
+        save_checkpoint(folder, state)
+
+    loop = assembled(parts, run, places, progress, meter)
+    loop.save = save
+    loop.save_ended = partial(save_ended, folder)
+    loop.load_ended = partial(load_ended, folder)
     images = ProbeSet.draw(loop.evaluator, parts.seeds, run.probe_images) if run.probe_images else None
     probe = Probe(parts.backbone, loop.evaluator, images) if images else None
     log = RunLog(record, parts.strategy, parts.backbone, stream, loop, probe, MatrixRows(len(stream.tasks)))
     if is_resumed:
         log.read()
-    loop.log = log.add
+    loop.log = alone(ranks, log.add)
     if record.spec.variants:
-        loop.deploy = _variants(record, parts, batcher, places, progress, is_resumed=is_resumed)
+        deploy = _variants(record, parts, loop.batcher, places, progress, is_resumed=is_resumed)
+        loop.deploy = alone(ranks, deploy)
     return loop
+
+
+def _tell_where(record: Record, checkpoint: Checkpoint | None, ranks: Ranks) -> None:
+    """Tell the other processes where the run goes on."""
+    num_tasks = checkpoint.position.task if checkpoint and checkpoint.info else 0
+    ranks.from_first(From(checkpoint, load_ended(record.path / "checkpoint", num_tasks)))
 
 
 def _variants(

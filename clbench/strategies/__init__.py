@@ -49,6 +49,7 @@ class Strategy(ABC):
     needs: ClassVar[tuple[str, ...]] = ()  # of stream and backbone: names in clbench.runs.needs.NEEDS
     rereads: ClassVar[str] = ""  # for what it reads images again that it trains on, in words
     revisits: ClassVar[bool] = False  # whether it trains on images of earlier tasks that it holds no copy of
+    alone: ClassVar[str] = ""  # why it cannot learn in several processes that share a batch; empty: it can
     resumable: ClassVar[bool] = True  # whether parts() is its whole state; if not, a stopped run begins anew
     own_variants: ClassVar[
         tuple[str, ...]

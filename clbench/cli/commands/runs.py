@@ -89,14 +89,9 @@ def resume(
         return
     terminal.say(header(record.spec))
     places = places_in(data_dir)
-    from clbench.cli.live import watched
-    from clbench.cli.outcome import outcome
-    from clbench.loggers import joined
-    from clbench.runs import line as running
+    from clbench.cli.running import resume_and_print
 
-    with watched(data_dir) as live, joined(logger or [], live) as progress:
-        record = running.resume(folder, places=places, progress=progress)
-    terminal.show(outcome(record))
+    resume_and_print(folder, places, tuple(logger or ()))
 
 
 def report(
