@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from clbench import petl
+from clbench import petl, strategies
 from clbench.backbones.ranks import Ranks
 from clbench.data.history import History
 from clbench.data.tasks import Places
@@ -119,13 +119,12 @@ def _shareable(begun: Begun, places: Places) -> Parts:
             f"run.device={spec.run.device} is one device; of several processes each takes its own of {kind}:"
             f" --device {kind}"
         )
-    parts = prepare(spec, places, begun.before, begun.files, weights=begun.weights)
-    if parts.strategy.alone:
+    if reason := strategies.get(spec.strategy.name).alone:
         raise AloneError(
-            f"strategy {spec.strategy.name} cannot share a run among processes: {parts.strategy.alone};"
+            f"strategy {spec.strategy.name} cannot share a run among processes: {reason};"
             " run it without torchrun"
         )
-    return parts
+    return prepare(spec, places, begun.before, begun.files, weights=begun.weights)
 
 
 def _made_of(spec: RunSpec, parts: Parts) -> dict[str, str]:
