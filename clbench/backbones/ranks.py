@@ -167,7 +167,7 @@ class Ranks:
             collective(*arguments, **options)
         except RuntimeError as error:
             raise LostRankError(
-                f"another of the {self.number} processes of this run has ended, so that this one cannot go on"
+                f"this run cannot go on: one of its {self.number} processes has ended"
             ) from error
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from clbench.errors import UserError
 
@@ -89,5 +90,13 @@ def joined_ranks() -> Iterator[Ranks | None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", index)) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if has_cuda else "gloo"
     distributed.init_process_group(backend, timeout=LONGEST_WAIT)
+    signal.signal(signal.SIGTERM, _end)
     yield Ranks(index, number)
     distributed.destroy_process_group()  # where something failed, the end of the process does so
+
+
+def _end(*_: object) -> NoReturn:
+    """Come to an end as torchrun wants every process to when one has ended."""
+    from clbench.backbones.ranks import LostRankError
+
+    raise LostRankError(f"torchrun has stopped this run: one of its {place()[1]} processes has ended")

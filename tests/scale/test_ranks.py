@@ -6,16 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from safetensors.torch import load_file
 
 from clbench import strategies
+from clbench.backbones.ranks import Ranks
+from clbench.cli import main
 from clbench.data.tasks import Places
 from clbench.options import option_types
 from clbench.records.record import Record
@@ -36,6 +40,8 @@ def spec_of(name: str, seed: int = 0, **sections: dict[str, Any]) -> RunSpec:
     bare, _ = strategies.split(name)
     allowed = option_types(strategies.get(bare))
     options = {key: value for key, value in SMALL.items() if key in allowed}
+    if "online" in sections.get("stream", {}):
+        options = {"memory_size": 20}
     if bare in ROUNDED:
         options |= {"optimizer": "sgd", "learning_rate": 0.01}
     is_told = "task-identity" in strategies.get(bare).needs
@@ -125,3 +131,97 @@ def test_every_strategy_gives_the_numbers_of_one_process_or_says_why_not(tmp_pat
             found[name] = apart
     assert found == {}
     assert sum(not strategies.get(name).alone for name in specs) > 25
+
+
+MORE = {  # what else a run may do, and what is computed by the first process alone
+    "er-adapter": {"run": {"eval_every": 2, "probe_images": 2, "checkpoint_every": 1}},
+    "lae-adapter": {"run": {"exact": True}, "variant": [{"name": "rtn", "quant": {"name": "rtn"}}]},
+    "naive-full": {},
+    "slca-lora": {"run": {"precision": "bf16"}},
+    "ranpac-ssf": {"quant": {"name": "rtn"}},
+    "l2p": {},
+    "naive-sherl": {},
+    "naive-lora": {"compress": {"name": "tome", "removed": 8}},
+    "er-ace-vpt-deep": {"stream": {"online": 5}},
+}
+
+
+@pytest.mark.slow  # eight runs in four processes, and alone
+@pytest.mark.timeout(600)
+def test_four_processes_do_whatever_one_does(tmp_path: Path) -> None:
+    specs = {name: spec_of(name, **sections) for name, sections in MORE.items()}
+    told = shared(specs, 4, tmp_path / "shared")
+    found = {}
+    for name, spec in specs.items():
+        alone = execute(spec, out=tmp_path / "alone", places=Places(cache_dir=tmp_path / "cache"))
+        assert Path(told[name].line).is_dir(), (name, told[name].line)
+        if apart := differences(alone, told[name].record):
+            found[name] = apart
+        assert sorted(record_files(told[name].record)) == sorted(record_files(alone))
+    assert found == {}
+    assert told["naive-full"].num_bytes > 10 * told["er-adapter"].num_bytes > 0
+
+
+def record_files(record: Record) -> list[str]:
+    names = (str(path.relative_to(record.path)) for path in record.path.rglob("*") if path.is_file())
+    return [name for name in names if not name.startswith("checkpoint/0")]  # their names are hashes
+
+
+@pytest.mark.slow  # processes that start, die and start again
+@pytest.mark.timeout(600)
+def test_a_run_whose_process_died_goes_on_in_another_number_of_them(tmp_path: Path) -> None:
+    spec = spec_of("er-adapter", strategy={"epochs": 40}, run={"checkpoint_every": 1})
+    (tmp_path / "spec.toml").write_text(spec.to_toml())
+    env = {**environment(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words = launched(2, "-m", "clbench", "run", "--config", "spec.toml")
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as running:
+        while not list(tmp_path.glob("runs/*/checkpoint/0*")):
+            assert running.poll() is None
+            time.sleep(0.05)
+        (second,) = (each for each in psutil.Process(running.pid).children() if rank_of(each) == "1")
+        second.kill()
+        told = running.communicate()[1]
+    assert running.returncode != 0
+    (line,) = (line for line in told.splitlines() if line.startswith("error: "))
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert "one of its 2 processes has ended" in line
+    assert f"go on with: torchrun --nproc-per-node 2 -m clbench resume runs/{folder.name}" in line
+    assert "Traceback" not in told.partition("torch/distributed/elastic")[0]
+    words = launched(3, "-m", "clbench", "resume", str(folder))
+    subprocess.run(words, cwd=tmp_path, env=env, check=True, capture_output=True)
+    alone = execute(spec, out=tmp_path / "alone", places=Places(cache_dir=tmp_path / "cache"))
+    assert differences(alone, Record.open(folder)) == []
+
+
+def rank_of(process: psutil.Process) -> str:
+    return process.environ().get("RANK", "")
+
+
+def test_a_batch_is_cut_as_evenly_as_can_be() -> None:
+    cut = [Ranks(index, 4)._part(10, index) for index in range(4)]
+    assert cut == [slice(0, 3), slice(3, 6), slice(6, 8), slice(8, 10)]
+
+
+@pytest.fixture
+def as_one_of_two(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("report runs", "clbench report is done by one process, and torchrun has started 2"),
+        ("run --strategy naive,er", "2 runs were asked for, and torchrun has started 2 processes for one"),
+    ],
+)
+def test_what_one_process_does_is_refused_in_one_line(
+    words: str, told: str, as_one_of_two: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert told in line
+    as_one_of_two.setenv("RANK", "1")  # only the first of them talks
+    assert main(words.split()) == 2
+    assert capsys.readouterr() == ("", "")
