@@ -241,7 +241,9 @@ class Backbone(nn.Module):
         is_settled = all(form.is_settled for form in self.quantised if form.enabled)
         if not (is_settled and all(module.is_pure for module in active)):
             return compute(images)
-        return self.ranks.shared([self, *(cast("nn.Module", module) for module in active)], compute, images)
+        names = (f"{place}: {module.name}" for place, module in enumerate(active))
+        named = dict(zip(names, (cast("nn.Module", module) for module in active), strict=True))
+        return self.ranks.shared({self.name: self, **named}, compute, images)
 
     def _computed(self, images: Tensor) -> Tensor:
         images = images.to(self.dtype, memory_format=self.memory_format)

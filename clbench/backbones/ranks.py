@@ -13,7 +13,7 @@ every rank: slower, and right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -64,19 +64,19 @@ class Ranks:
         finally:
             self._is_whole = before
 
-    def shared(self, modules: Sequence[nn.Module], compute: Compute, images: Tensor) -> Tensor:
-        """Return what ``compute`` makes of a batch (B, ...) with these modules: each rank a part of it.
+    def shared(self, modules: Mapping[str, nn.Module], compute: Compute, images: Tensor) -> Tensor:
+        """Return what ``compute`` makes of a batch (B, ...) with modules, by name: each rank a part of it.
 
         Every row of the output is one image's. A batch is computed whole where a hook or a batch norm sees
         its values, and where random numbers are drawn, of which the parts would get others.
         """
-        kinds = tuple((type(module).__qualname__, module.training) for module in modules)
+        kinds = tuple((name, module.training) for name, module in modules.items())
         is_small = len(images) < self.number
         if self._is_whole or is_small or images.requires_grad or kinds in self._drawing:
             return compute(images)
-        if any(_is_looked_into(module) for each in modules for module in each.modules()):
+        if any(_is_looked_into(module) for each in modules.values() for module in each.modules()):
             return compute(images)
-        inside = nn.ModuleList(modules)
+        inside = nn.ModuleList(modules.values())
         before = _generators(images.device)
         with self.whole():
             output = self._of_part(inside, compute, images[self._part(len(images), self.index)])

@@ -30,7 +30,8 @@ class Meter:
         self.memory = PeakMemory(device)
         self.flops: dict[str, float] = {"train": 0.0, "evaluate": 0.0}
         self.num_trainable = 0  # parameters that the newest task's optimiser was given
-        # in which what is counted is computed: by this process alone, where others share the work
+        # in which is computed, by this process alone where others share the work, what is counted, and what
+        # makes much of rounding
         self.alone: Callable[[], AbstractContextManager[None]] = nullcontext
         self.energy = Energy(device)
         self.by_task: list[dict[str, Any]] = []  # what was held and had been spent after each task
