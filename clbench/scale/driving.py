@@ -61,7 +61,7 @@ class Driver:
                 self.trials.reopen(trial)
         with self.crew:
             while self._fill() or self.crew.is_busy:
-                for number, what, *told in self.crew.heard():
+                for number, what, *told in self.crew.heard() if self.crew.is_busy else ():
                     trial, seed = self._of(number)
                     getattr(self, f"_{what}", lambda *_: None)(number, trial, seed, *told)
                     self.hear(trial, seed, what, *told)

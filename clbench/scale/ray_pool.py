@@ -113,7 +113,7 @@ class RayPool(Crew):
         key = (number, self.num_given)
         self.num_given += 1
         resources = {"num_cpus": self.num_processors, "num_gpus": self.num_gpus, "max_retries": 0}
-        remote = self.ray.remote(_do_there).options(**resources, max_calls=1)
+        remote = self.ray.remote(_do_there).options(**resources)
         task = remote.remote(self.mailbox, key, job, self.num_processors, os.getcwd())
         self.tasks[task], self.keys[number] = key, key
 
@@ -163,6 +163,7 @@ def _do_there(
     import ray
     import torch
 
+    ray.get(mailbox.answered.remote(key))  # raises where the driver is gone: then nothing is begun
     with suppress(OSError):
         os.chdir(folder)
     torch.set_num_threads(num_threads)

@@ -169,13 +169,10 @@ def _try(sweep: Sweep) -> None:
         for values in itertools.islice(combinations, MOST_PLACES)
     ]
     for axis in sweep.space.axes:
+        others = {} if axis in names else first  # which may be options of another component of that name
         for value in axis.ends:
-            tried = [
-                {**first, **place, axis.name: value}
-                for place in places
-                if place.get(axis.name, value) == value
-            ]
-            _try_any(sweep, tried)
+            fitting = [place for place in places if place.get(axis.name, value) == value]
+            _try_any(sweep, [{**others, **place, axis.name: value} for place in fitting])
 
 
 def _try_any(sweep: Sweep, tried: Sequence[Options]) -> None:
