@@ -26,6 +26,8 @@ AS_TYPED = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)  # tasks 
 class SpecError(UserError, ValueError):
     """A value that a run cannot be made from."""
 
+    options_are_at_fault = True
+
 
 def option_types(component: type) -> dict[str, Any]:
     """Return the name and annotated type of every option of a component's dataclass."""

@@ -57,6 +57,9 @@ class RunOptions(BaseModel):
         # those that the strategy's memory holds
     )
     metrics: str = ""  # others than clbench's own, to be computed too: names or file.py:function, by commas
+    scored_on: Literal["test", "validation"] = (
+        "test"  # which images are predicted; with validation no test image is read
+    )
 
 
 class Parent(BaseModel):
@@ -167,7 +170,8 @@ class RunSpec(BaseModel):
         sections = {kind: {"name": part.name, **part.options} for kind, part in parts.items()}
         run = self.run.model_dump()
         # as if there were no such options where they are not used
-        unused = {name for name in ("metrics", "variants", "calibration") if run[name] == _default(name)}
+        later = ("metrics", "variants", "calibration", "scored_on")
+        unused = {name for name in later if run[name] == _default(name)}
         return {**sections, "run": {name: value for name, value in run.items() if name not in unused}}
 
     def to_toml(self) -> str:

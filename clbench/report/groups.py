@@ -252,6 +252,7 @@ def _base_label(spec: RunSpec, is_stream_shared: bool, is_backbone_shared: bool)
     words += [] if is_backbone_shared else [_encoder(spec)]
     words += [] if is_stream_shared else [safe_name(spec.stream.name)]
     words += [f"as {visible(spec.deployed.name)}"] if spec.deployed else []
+    words += ["scored on validation images"] if spec.run.scored_on == "validation" else []
     return " · ".join(words)
 
 

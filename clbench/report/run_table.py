@@ -43,6 +43,7 @@ def run_tables(record: Record) -> RenderableType:
     below = Table.grid(padding=(0, 4))
     below.add_row(metrics, costs)
     heading = "Accuracy in %, after each task (row) on each task (column)"
+    heading += ", scored on validation images" if record.spec.run.scored_on == "validation" else ""
     return Stacked(Text(heading, style="bold"), matrix, below)
 
 

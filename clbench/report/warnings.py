@@ -17,6 +17,7 @@ def warnings(groups: Sequence[Group]) -> list[str]:
         *_differences(groups),
         *(line for group in groups for line in _unlike_joint(group)),
         *(line for group in groups for line in _inside(group)),
+        *_scored_on_validation(groups),
         *_selection(groups),
         *_few_seeds(groups),
     ]
@@ -64,6 +65,14 @@ def _inside(group: Group) -> Iterator[str]:
         yield f"The number of tasks or of test images changed between the seeds of {group.label}"
 
 
+def _scored_on_validation(groups: Sequence[Group]) -> Iterator[str]:
+    """Say which numbers are of images held out of training, to choose by, and none of test images."""
+    chosen = [group for group in groups if group.spec.run.scored_on == "validation"]
+    if chosen:
+        who = "every group" if len(chosen) == len(groups) else _names(chosen)
+        yield f"Scored on validation images, not on test images: {who}"
+
+
 def _selection(groups: Sequence[Group]) -> Iterator[str]:
     """Say where settings of one method stand side by side: to take the best is to choose on test images."""
     methods: dict[tuple[object, ...], list[Group]] = {}
@@ -71,6 +80,8 @@ def _selection(groups: Sequence[Group]) -> Iterator[str]:
         for group in rivals:
             spec = group.spec
             if spec.deployed:  # what becomes of a setting, and none of its own
+                continue
+            if spec.run.scored_on == "validation":  # to choose by these numbers is what they are for
                 continue
             key = (number, spec.strategy.name, spec.petl.name, spec.backbone.name, group.records[0].version)
             methods.setdefault(key, []).append(group)

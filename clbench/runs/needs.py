@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class NeedError(UserError, ValueError):
     """A strategy that cannot learn from a stream, or with a backbone."""
 
+    options_are_at_fault = True
+
 
 @dataclass(frozen=True)
 class Need:

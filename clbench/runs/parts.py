@@ -27,6 +27,7 @@ from clbench.runs.earlier import build_stream, earlier_stream, refuse_missing_im
 from clbench.runs.needs import cautions, refuse_impossible, refuse_unknown_classes, refuse_waiting
 from clbench.runs.quantising import FILE, form_of
 from clbench.runs.returned import checked_parts
+from clbench.runs.scored import scored_on_validation
 from clbench.runs.sources import source_digest
 from clbench.seeds import Seeds
 from clbench.strategies import Strategy
@@ -72,6 +73,8 @@ def prepare(
     seeds = Seeds(spec.run.seed)
     device = torch.device(devices.present(spec.run.device))
     own = build_stream(spec.stream, places, seeds)
+    if spec.run.scored_on == "validation":
+        own = scored_on_validation(own, learns_on=before is not None)
     backbone = opened_backbone(spec, device, folder=places.data_dir, digest=weights)
     strategy = build(strategies.get(spec.strategy.name), "strategy", spec.strategy.options)
     stream, chapters = own, [*(before.chapters if before else [])]

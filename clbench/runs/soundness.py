@@ -23,9 +23,13 @@ from clbench.strategies import Strategy, registry
 class DivergedError(UserError, ArithmeticError):
     """The loss was a number and is none any more."""
 
+    options_are_at_fault = True
+
 
 class ScoresError(UserError, ValueError):
     """Scores that no prediction can be read from."""
+
+    options_are_at_fault = True
 
 
 def name_of(strategy: Strategy) -> str:

@@ -66,5 +66,8 @@ class Course:
     def _finished(self, folder: Path) -> None:
         self.state, self.folder, self.share = "finished", folder, 1.0
 
+    def _refused(self, reason: str) -> None:
+        self._failed(reason, "")
+
     def _failed(self, reason: str, details: str) -> None:
         self.state, self.reason, self.details = "failed", reason, details

@@ -60,6 +60,7 @@ COMMANDS = {
         "--dry-run",
     ],
     "resume": ["RUN", "--data-dir", "--logger"],
+    "sweep": ["FILE.toml", "--out", "--jobs", "--address", "--data-dir", "--dry-run"],
     "predict": [
         "RUN|BUNDLE",
         "IMAGE|FOLDER",

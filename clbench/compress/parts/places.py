@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class CompressError(UserError, ValueError):
     """A backbone that cannot be compressed, not with these options, or not with what is attached to it."""
 
+    options_are_at_fault = True
+
 
 def require_tokens(backbone: Backbone, name: str) -> VisionTransformer:
     """Return the network; CompressError in one line unless its blocks see a sequence of tokens."""
