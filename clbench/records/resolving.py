@@ -154,7 +154,7 @@ def run_options(options: Mapping[str, Any]) -> RunOptions:
         return RunOptions(**options)
     except ValidationError as error:
         first = error.errors()[0]
-        reason = first["msg"]
+        reason = first["msg"].removeprefix("Value error, ")
         raise SpecError(
             f"run.{first['loc'][0]}: {first['input']!r} is not allowed: {reason[0].lower()}{reason[1:]}"
         ) from error

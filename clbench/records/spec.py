@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from clbench.options import SpecError, Value
 from clbench.outside.reading import parse_toml
+from clbench.records.sizes import canonical
 
 SECTIONS = ("stream", "strategy", "backbone", "petl", "run")
 USED = ("quant", "compress")  # sections that are there where they are used
+MEMORY = "memory_size"  # the option of a strategy that says how many exemplars it may keep
 
 
 class Part(BaseModel):
@@ -57,6 +59,8 @@ class RunOptions(BaseModel):
         # those that the strategy's memory holds
     )
     metrics: str = ""  # others than clbench's own, to be computed too: names or file.py:function, by commas
+    # bytes that the strategy may keep between tasks, as in 300kB or 2MB; empty: any number
+    budget: Annotated[str, AfterValidator(canonical)] = ""
     scored_on: Literal["test", "validation"] = (
         "test"  # which images are predicted; with validation no test image is read
     )
@@ -117,14 +121,16 @@ class RunSpec(BaseModel):
 
     @property
     def id(self) -> str:
-        """Sixteen hexadecimal digits that only an equal spec shares."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        """Sixteen hexadecimal digits that only an equal spec shares.
+
+        Under a budget the size of a memory follows from the rest, and does not count.
+        """
+        return _digest(self._without_fitted(self.to_dict()))
 
     @property
     def group(self) -> str:
         """Sixteen hexadecimal digits that specs share if they differ in the seed alone."""
-        sections = self.without_seed()
-        return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(self.without_seed())
 
     @property
     def encoder(self) -> str:
@@ -154,7 +160,14 @@ class RunSpec(BaseModel):
             first["variant"] = {"variant": self.deployed.name, "calibration": run.calibration}
         if self.parent:
             first["parent"] = {"after": f"{self.parent.tasks}-tasks-of-{self.parent.group[:8]}"}
-        return {**first, **sections}
+        return self._without_fitted({**first, **sections})
+
+    def _without_fitted(self, tables: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what was chosen so that a budget is kept."""
+        if not self.run.budget:
+            return tables
+        strategy = {name: value for name, value in tables["strategy"].items() if name != MEMORY}
+        return {**tables, "strategy": strategy}
 
     def to_dict(self) -> dict[str, Any]:
         """Return a table a section, and a list of them for the variants, as they stand in the TOML file."""
@@ -170,7 +183,7 @@ class RunSpec(BaseModel):
         sections = {kind: {"name": part.name, **part.options} for kind, part in parts.items()}
         run = self.run.model_dump()
         # as if there were no such options where they are not used
-        later = ("metrics", "variants", "calibration", "scored_on")
+        later = ("metrics", "variants", "calibration", "scored_on", "budget")
         unused = {name for name in later if run[name] == _default(name)}
         return {**sections, "run": {name: value for name, value in run.items() if name not in unused}}
 
@@ -222,6 +235,10 @@ def read_toml(text: str) -> dict[str, Any]:
         return parse_toml(text)
     except ValueError as error:  # also numbers of too many digits
         raise SpecError(f"not valid TOML: {error}") from error
+
+
+def _digest(tables: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _default(option: str) -> Value:

@@ -27,6 +27,7 @@ from clbench.records.spec import RunSpec
 from clbench.report import write_figures
 from clbench.runs.assembly import assembled
 from clbench.runs.backbone import kept_forms
+from clbench.runs.budget import fitted
 from clbench.runs.checkpoint import (
     Checkpoint,
     Position,
@@ -84,6 +85,7 @@ def execute(
     """
     places, clock = places or Places(), PhaseClock()
     with clock.phase("start-up"):
+        spec, fits = (spec, []) if start else fitted(spec, places)  # what learns on has its memory already
         before, begun_with = (start.history, start.files) if start else (None, {})
         weights = (start.weights if start else None) or ""
         parts = prepared(Begun(spec, before, begun_with, weights), places, ranks)
@@ -105,10 +107,11 @@ def execute(
         record = Record.create(Path(out), spec, texts, {**begun_with, **made})
     with only_writer(record.path):
         record.event("started")
-        for line in [*notes_of(spec, parts), *told_of(ranks)]:
+        told = [*notes_of(spec, parts), *told_of(ranks), *fits]
+        for line in told:
             record.event("noted", line=line)
         checkpoint = start.checkpoint if start else None
-        _finish(record, parts, progress or Progress(), places, clock, checkpoint)
+        _finish(record, parts, progress or Progress(), places, clock, checkpoint, told)
     remove_lock(record.path)
     return record
 
@@ -157,7 +160,8 @@ def _go_on(record: Record, places: Places, progress: Progress, ranks: Ranks | No
     warn_of(record, differs)
     where = vars(checkpoint.position) if checkpoint else {}
     record.event("resumed", **where, **({"differs": differs} if differs else {}))
-    _finish(record, parts, progress, places, clock, checkpoint)
+    told = [*notes_of(record.spec, parts), *told_of(ranks)]
+    _finish(record, parts, progress, places, clock, checkpoint, told)
 
 
 def _finish(
@@ -167,6 +171,7 @@ def _finish(
     places: Places,
     clock: PhaseClock,
     checkpoint: Checkpoint | None,
+    told: Sequence[str],
 ) -> None:
     """Run the loop to its end and write down what came of it."""
     meter, ranks = Meter(parts.device, clock), parts.backbone.ranks
@@ -176,7 +181,7 @@ def _finish(
             meter.alone = ranks.whole
         loop = _loop(record, parts, progress, places, meter, is_resumed=checkpoint is not None)
     progress.run_started(record.spec, record.path, len(parts.stream.tasks))
-    for line in [*notes_of(record.spec, parts), *told_of(ranks)]:
+    for line in told:
         progress.noted(line)
     with meter.phase("other"):
         note = LOST if checkpoint else ""

@@ -20,6 +20,7 @@ from clbench.evaluate.costs import (
 from clbench.evaluate.matrix_rows import MatrixRows
 from clbench.evaluate.meter import Meter
 from clbench.records.record import Record
+from clbench.runs.budget import refuse_over
 from clbench.runs.evaluator import Columns
 from clbench.runs.loop import BEFORE, Loop
 from clbench.runs.probe import Probe
@@ -57,7 +58,9 @@ class RunLog:
             record.write_reliability(loop.evaluator.reliability)
             if self.probe:
                 record.write_representations(task, self.probe.features())
-        loop.meter.task_ended(task, held(self.strategy, self.backbone, loop.meter))
+        kept = held(self.strategy, self.backbone, loop.meter)
+        refuse_over(record.spec, kept["stored_bytes_by_kind"], task + 1)
+        loop.meter.task_ended(task, kept)
         num_tasks = len(self.stream.tasks)
         if task + 1 == num_tasks or is_landmark(task + 1):
             self._write_matrices()
