@@ -13,6 +13,7 @@ from rich.text import Text
 from clbench.evaluate import Metric
 from clbench.files import make_folder, write_bytes
 from clbench.records.record import Record
+from clbench.report.budgets import budget_table
 from clbench.report.collect import collect
 from clbench.report.columns import QUALITY, Column, quality_columns
 from clbench.report.forgetting import forgetting_table
@@ -47,8 +48,13 @@ class Comparison:
 
     def __rich__(self) -> RenderableType:
         """Return the table and the notes."""
-        table = comparison_table(self.groups, self.notes, _quality(self.wishes))
-        return Stacked(table, Text(), forgetting_table(self.groups)) if self.wishes.by_task else table
+        tables = [
+            comparison_table(self.groups, self.notes, _quality(self.wishes)),
+            budget_table(self.groups),
+            forgetting_table(self.groups) if self.wishes.by_task else None,
+        ]
+        shown = [part for table in tables if table is not None for part in (Text(), table)]
+        return Stacked(*shown[1:])
 
 
 def report(

@@ -10,6 +10,7 @@ from pathlib import Path
 from clbench.files import make_folder, write_bytes
 from clbench.options import SpecError
 from clbench.registry import did_you_mean
+from clbench.report.budgets import budgets_csv, learners
 from clbench.report.columns import QUALITY, Column
 from clbench.report.groups import Group, partition
 from clbench.report.latex import latex_table
@@ -84,6 +85,7 @@ def _tables(groups: Sequence[Group], warnings: Sequence[str], quality: Sequence[
         "ranks.csv": ranks_csv(groups, quality).encode(),
         "fronts.csv": fronts_csv(groups).encode(),
         "forgetting.csv": forgetting_csv(groups).encode(),
+        **({"budgets.csv": budgets_csv(groups).encode()} if learners(groups) else {}),
         "comparison.md": markdown_table(groups, warnings, quality).encode(),
         "comparison.tex": latex_table(groups, warnings, quality).encode(),
     }

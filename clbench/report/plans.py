@@ -93,6 +93,14 @@ PLANS = (  # in the order of a page
         "The backbone with all that has to be added to it to predict, packed. Up and to the left is better.",
     ),
     Plan(
+        "equal-bytes",
+        "Accuracy at equal bytes",
+        BEST,
+        pictures.equal_bytes,
+        "Each learner under several budgets of what it may keep between tasks. At one budget, higher is "
+        "better.",
+    ),
+    Plan(
         "stored-bytes",
         "What is stored",
         BEST,

@@ -9,6 +9,7 @@ from clbench.report.pictures.calibration import calibration
 from clbench.report.pictures.confusion import confusion
 from clbench.report.pictures.curves import accuracy_curve, forgetting_curve
 from clbench.report.pictures.drift import drift
+from clbench.report.pictures.equal_bytes import equal_bytes
 from clbench.report.pictures.pareto import pareto, pareto_deployed
 from clbench.report.pictures.picture import NoPictureError, Picture
 from clbench.report.pictures.scatter import Point, scatter
@@ -25,6 +26,7 @@ __all__ = [
     "calibration",
     "confusion",
     "drift",
+    "equal_bytes",
     "forgetting_curve",
     "matrices",
     "pareto",
