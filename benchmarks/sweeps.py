@@ -3,10 +3,10 @@
     python benchmarks/sweeps.py table [--trials 40] [--on pool,ray] [--out DIR]
     python benchmarks/sweeps.py throughput [--trials 8]
 
-``table`` searches options of ``lae-adapter`` on split-digits, on processes of this machine and on a Ray cluster
-of two nodes of one processor each. The driver is killed by SIGKILL when 10 and when 20 trials are done, and
-the same command is typed again. ``throughput`` does the same trials one ``clbench run`` after another, and as
-a sweep with one and with two processes. Every process has one thread.
+``table`` searches options of ``lae-adapter`` on split-digits, on processes of this machine and on a Ray
+cluster of two nodes of one processor each. The driver is killed by SIGKILL when 10 and when 20 trials are
+done, and the same command is typed again. ``throughput`` does the same trials one ``clbench run`` after
+another, and as a sweep with one and with two processes. Every process has one thread.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def said_of_records(folder: Path) -> str:
     states = Counter(trial.state for trial in trials)
     resumed = sum(each["resumed"] for each in events)
     return (
-        f"{len(trials)} trials {dict(states)}, {len(records)} records: each of one trial {is_each_of_a_trial},"
-        f" begun once {begun_once}, finished at most once {ended_once}, gone on with {resumed} times"
+        f"{len(trials)} trials {dict(states)}, {len(records)} records: each of one trial {is_each_of_a_trial}"
+        f", begun once {begun_once}, finished at most once {ended_once}, gone on with {resumed} times"
     )
 
 
