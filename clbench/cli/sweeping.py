@@ -15,11 +15,17 @@ from clbench.data.tasks import Places
 from clbench.options import SpecError
 from clbench.outside.visible import shell_word
 from clbench.records.lock import only_writer
+from clbench.records.record import Record
+from clbench.report import group_runs
+from clbench.report.pictures import equal_bytes
 from clbench.scale.crew import Crew
 from clbench.scale.driving import BEST, RUNS, Driver, best_of, claim
 from clbench.scale.pool import Pool
 from clbench.scale.sweep import Sweep, read_sweep
 from clbench.scale.trials import Trials
+
+
+BUDGETS = "equal-bytes.png"  # in a sweep's folder
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,22 @@ def sweep_and_print(sweep: Sweep, wanted: Wanted) -> bool:
     if best is None:
         say("error: no trial came to its end; the table says why")
         return False
-    console().print(lines(_what_next(sweep, wanted)), crop=False)
+    console().print(lines([*_written(wanted.folder, trials), *_what_next(sweep, wanted)]), crop=False)
     num_failed = sum(trial.state == "failed" for trial in trials.trials)
     if num_failed:
         say(f"error: {num_failed} of {len(trials.trials)} trials failed; the same command tries them again")
     return not num_failed
+
+
+def _written(folder: Path, trials: Trials) -> list[str]:
+    """Say which files there are; where budgets were tried, draw the trials that came to their end."""
+    done = [trial for trial in trials.trials if trial.state == "finished"]
+    records = [Record.open(folder / RUNS / name) for trial in done for name in trial.folders.values()]
+    files = [folder / BEST]
+    if any(record.spec.run.budget for record in records):
+        files.append(folder / BUDGETS)
+        equal_bytes(group_runs(records)).save(files[-1])
+    return ["", *(f"written: {file}" for file in files)]
 
 
 def _drive(sweep: Sweep, wanted: Wanted) -> Trials:
@@ -136,4 +153,4 @@ def _what_next(sweep: Sweep, wanted: Wanted) -> list[str]:
         " ".join(map(shell_word, words)): "the best options on the test images, once",
         f"clbench report {shell_word(str(folder / RUNS))}": "tables and figures of the trials",
     }
-    return [f"\nwritten: {folder / BEST}", *next_steps(commands)]
+    return next_steps(commands)

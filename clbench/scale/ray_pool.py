@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from clbench.scale.worker import LAST, Job, do
 
 LOCAL = "local-ray"  # the address of a cluster of this machine, which lives as long as the sweep
 SECONDS_BETWEEN_LOOKS = 0.25
+SECONDS_TO_ANSWER = 10.0  # that a cluster is given
 SECONDS_BETWEEN_COUNTS = 2.0  # of the processors of the cluster: nodes come and go
 QUIET = {  # set before Ray is imported
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -189,15 +191,31 @@ def _joined(address: str) -> Any:
         import ray
     except ImportError as error:
         raise MissingExtraError('--address needs Ray: pip install "clbench[ray]"') from error
+    try:
+        _refuse_silence(address)
+    except OSError as error:
+        raise _no_cluster(address, error) from error
     where = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # what it raises where nobody answers is in no documentation
-        said = " ".join(str(error).split())[:200]
-        raise ClusterError(
-            f"--address {address}: no Ray cluster answers ({said}); start one with: ray start --head"
-        ) from error
+        raise _no_cluster(address, error) from error
     return ray
+
+
+def _refuse_silence(address: str) -> None:
+    """Raise OSError where nobody listens; Ray itself would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        with socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER):
+            pass
+
+
+def _no_cluster(address: str, error: Exception) -> ClusterError:
+    said = " ".join(str(error).split())[:200]
+    return ClusterError(
+        f"--address {address}: no Ray cluster answers ({said}); start one with: ray start --head"
+    )
 
 
 def _room(resources: dict[str, float], num_processors: int, num_gpus: float) -> int:

@@ -24,6 +24,7 @@ from clbench.cli.app import main
 from clbench.data.tasks import Places
 from clbench.options import SpecError
 from clbench.outside.reading import RecordError
+from clbench.records.lock import only_writer
 from clbench.records.record import Record
 from clbench.records.spec import RunSpec
 from clbench.report.warnings import warnings
@@ -445,6 +446,16 @@ def test_a_sweep_goes_on_with_more_trials(tmp_path: Path, places: Places, no_fig
     assert [number for number, _ in crew.given] == [1]
 
 
+def test_one_process_at_a_time_drives_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, folder = tmp_path / "s.toml", tmp_path / "s"
+    file.write_text("[sweep]" + RATES + SMALL)
+    claim(read_sweep(file.read_text()), folder)
+    with only_writer(folder):
+        assert main(["sweep", str(file)]) == 2
+    assert "is being written by process" in capsys.readouterr().err
+    assert not (folder / "trials.jsonl").exists()
+
+
 # in processes, which are killed
 
 
@@ -513,14 +524,10 @@ def test_a_sweep_goes_on_after_its_driver_and_a_worker_were_killed(sweep_file: P
     driver = typed(sweep_file, "--jobs", "2")
     waited_for(lambda: num_noted(folder, "ended") >= 1, driver)
     driver.kill()
-    driver.wait()
+    driver.communicate()
     driver = typed(sweep_file, "--jobs", "2")
     done = num_noted(folder, "ended")
     waited_for(lambda: num_noted(folder, "ended") > done, driver)
-    second = typed(sweep_file, "--jobs", "2")
-    told = second.communicate(timeout=20)[0]
-    assert second.returncode == 2
-    assert "is being written by process" in told
     workers = [
         each for each in psutil.Process(driver.pid).children() if "spawn_main" in " ".join(each.cmdline())
     ]
@@ -610,7 +617,7 @@ def test_a_sweep_on_two_nodes_goes_on_after_driver_and_node_were_killed(
     driver = typed(sweep_file, "--address", address)
     waited_for(lambda: num_noted(folder, "ended") >= 1, driver)
     driver.kill()
-    driver.wait()
+    driver.communicate()
     done = num_noted(folder, "ended")
     driver = typed(sweep_file, "--address", address)
     waited_for(lambda: num_noted(folder, "ended") > done, driver)
