@@ -24,7 +24,6 @@ from clbench.scale.pool import Pool
 from clbench.scale.sweep import Sweep, read_sweep
 from clbench.scale.trials import Trials
 
-
 BUDGETS = "equal-bytes.png"  # in a sweep's folder
 
 
