@@ -140,7 +140,7 @@ def our_steps(case: Case, options: argparse.Namespace, ranks: Ranks | None) -> C
     device = torch.device("cpu")
     meter = Meter(device)
     if ranks:
-        meter.alone = ranks.whole
+        meter.whole, meter.in_parts = ranks.whole, ranks.in_parts
     batcher = Batcher(images, backbone.preprocessing, "none", device)
     loop = Loop(strategy, stream, batcher, Seeds(0), meter, RunOptions())
     loop._begin(task)

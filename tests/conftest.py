@@ -162,6 +162,7 @@ def make_run() -> Callable[..., Record]:
         version: str = "0.1.0",
         is_finished: bool = True,
         hashes: dict[str, str] | None = None,
+        budget: str = "",
         **options: Value,
     ) -> Record:
         spec = RunSpec(
@@ -169,7 +170,7 @@ def make_run() -> Callable[..., Record]:
             strategy=Part(name=strategy, options=options),
             backbone=Part(name="vit-micro"),
             petl=Part(name="adapter"),
-            run=RunOptions(seed=seed),
+            run=RunOptions(seed=seed, budget=budget),
         )
         record = Record.create(out, spec)
         tasks = range(num_tasks)

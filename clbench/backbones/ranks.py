@@ -14,7 +14,7 @@ every rank: slower, and right.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -43,7 +43,7 @@ class Ranks:
         """Take this process's place among all; the group of torch.distributed has been made."""
         self.index, self.number = index, number
         self.num_bytes = 0  # that this rank has sent: features, and gradients
-        self._is_whole = False
+        self._is_alone = self._is_whole = False
         self._drawing: set[object] = set()  # what was seen to draw random numbers
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
@@ -56,9 +56,25 @@ class Ranks:
         return self.index == 0
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """Compute without the others for a while."""
-        before, self._is_whole = self._is_whole, True
+    def alone(self) -> Iterator[None]:
+        """Compute without the others for a while: they do something else."""
+        before, self._is_alone = self._is_alone, True
+        try:
+            yield
+        finally:
+            self._is_alone = before
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Return a context in which each rank computes every batch whole."""
+        return self._computing(is_whole=True)
+
+    def in_parts(self) -> AbstractContextManager[None]:
+        """Return a context in which batches are shared out, whatever is around it but ``alone``."""
+        return self._computing(is_whole=False)
+
+    @contextmanager
+    def _computing(self, *, is_whole: bool) -> Iterator[None]:
+        before, self._is_whole = self._is_whole, is_whole
         try:
             yield
         finally:
@@ -72,13 +88,14 @@ class Ranks:
         """
         kinds = tuple((name, module.training) for name, module in modules.items())
         is_small = len(images) < self.number
-        if self._is_whole or is_small or images.requires_grad or kinds in self._drawing:
+        is_whole = self._is_alone or self._is_whole or is_small or images.requires_grad
+        if is_whole or kinds in self._drawing:
             return compute(images)
         if any(_is_looked_into(module) for each in modules.values() for module in each.modules()):
             return compute(images)
         inside = nn.ModuleList(modules.values())
         before = _generators(images.device)
-        with self.whole():
+        with self.alone():  # what is called inside is shared out already
             output = self._of_part(inside, compute, images[self._part(len(images), self.index)])
         if not _are_equal(before, _generators(images.device)):
             _set_generators(images.device, before)

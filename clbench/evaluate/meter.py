@@ -30,9 +30,10 @@ class Meter:
         self.memory = PeakMemory(device)
         self.flops: dict[str, float] = {"train": 0.0, "evaluate": 0.0}
         self.num_trainable = 0  # parameters that the newest task's optimiser was given
-        # in which is computed, by this process alone where others share the work, what is counted, and what
-        # makes much of rounding
-        self.alone: Callable[[], AbstractContextManager[None]] = nullcontext
+        # Where several processes share the work: what is counted is computed by each of them whole, but for
+        # what is known already.
+        self.whole: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.in_parts: Callable[[], AbstractContextManager[None]] = nullcontext
         self.energy = Energy(device)
         self.by_task: list[dict[str, Any]] = []  # what was held and had been spent after each task
         self._encoded = 0  # FLOPs of what ``encoded`` has counted
@@ -55,7 +56,7 @@ class Meter:
         counted, before, counter = Counted(), self._encoded, Counter()
         self._num_counting += 1
         try:
-            with self.alone(), counter:
+            with self.whole(), counter:
                 yield counted
         finally:
             self._num_counting -= 1
@@ -84,7 +85,7 @@ class Meter:
         with self.phase("encode", images=num_images):
             if is_known and not self._num_counting:
                 return compute(), None
-            with self.alone(), Counter() as counter:
+            with self.in_parts() if is_known else self.whole(), Counter() as counter:
                 features = compute()
         self._encoded += counter.total
         return features, counter.total

@@ -178,7 +178,7 @@ def _finish(
     with meter.phase("start-up"):
         if ranks:
             _tell_where(record, checkpoint, ranks)
-            meter.alone = ranks.whole
+            meter.whole, meter.in_parts = ranks.whole, ranks.in_parts
         loop = _loop(record, parts, progress, places, meter, is_resumed=checkpoint is not None)
     progress.run_started(record.spec, record.path, len(parts.stream.tasks))
     for line in told:

@@ -198,7 +198,7 @@ class Loop:
             first = (
                 self.step.composed(self._batch(samples, each, start)) for each in batches[:START_BATCHES]
             )
-            with self.meter.alone():  # directions of the gradient that are all but zero are rounding
+            with self.meter.whole():  # directions of the gradient that are all but zero are rounding
                 start_modules(self.strategy, first, self.seeds.generator("start", start.task))
         num_epochs = self.strategy.num_epochs(start.task)
         counts = (math.ceil(number / self.options.step_cost) for number in (start.step, len(batches)))

@@ -68,7 +68,7 @@ def follow(ranks: Ranks, places: Places) -> None:
     parts = _prepared(begun, places, ranks)
     start: From = ranks.from_first(None)
     meter = Meter(parts.device)
-    meter.alone = ranks.whole
+    meter.whole, meter.in_parts = ranks.whole, ranks.in_parts
     loop = assembled(parts, begun.spec.run, places, Progress(), meter)
     loop.save = lambda state: agree_on(ranks, state)
     loop.load_ended = lambda num_tasks: list(start.ended[:num_tasks])
@@ -90,7 +90,7 @@ def alone(ranks: Ranks | None, do: Callable[Given, Result]) -> Callable[Given, R
     """Return the same function, computed by the first of several processes without the others."""
 
     def done(*arguments: Given.args, **options: Given.kwargs) -> Result:
-        with ranks.whole() if ranks else nullcontext():
+        with ranks.alone() if ranks else nullcontext():
             return do(*arguments, **options)
 
     return done

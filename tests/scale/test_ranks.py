@@ -31,10 +31,10 @@ SCRIPT = Path(__file__).with_name("runs_of_ranks.py")
 # small batches: of the first ones the operations are counted, by each process alone
 SMALL = {"epochs": 2, "batch_size": 5, "memory_size": 20, "first_session_epochs": 1}
 STREAM = {"name": "split-digits", "tasks": 2, "train_per_class": 6, "test_per_class": 3}
-# Adam divides a gradient by its own size: where it is rounding alone, steps are as long as any, and two orders
-# of addition give other numbers, in one process, too. Gradient descent makes as little of rounding as there is.
+# Adam divides a gradient by its own size: where it is rounding alone, steps are as long as any, and two
+# orders of addition give other numbers, in one process, too. Gradient descent makes as little of it as it is.
 DESCENT = {"optimizer": "sgd", "learning_rate": 0.001}
-WHOLE = {"coda-prompt", "dualprompt", "l2p", "mdpd"}  # prompts of each image, and a network beside the trunk
+WHOLE = {"coda-prompt", "confit", "dualprompt", "l2p", "mdpd"}  # see docs/how-to/run.md
 CLOSE = 1e-5  # the order in which gradients and features are added up differs
 CLOSE_IN_BF16 = 1e-3  # and here what is added up is rounded to eight bits first, 1 part in 256
 
