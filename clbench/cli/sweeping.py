@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clbench.cli.outcome import lines, next_steps
+from clbench.cli.outcome import next_steps
 from clbench.cli.sweep_table import SweepTable, trial_table
-from clbench.cli.terminal import console, say
+from clbench.cli.terminal import console, say, show
 from clbench.data.tasks import Places
 from clbench.options import SpecError
 from clbench.outside.visible import shell_word
@@ -63,7 +63,9 @@ def sweep_and_print(sweep: Sweep, wanted: Wanted) -> bool:
     if best is None:
         say("error: no trial came to its end; the table says why")
         return False
-    console().print(lines([*_written(wanted.folder, trials), *_what_next(sweep, wanted)]), crop=False)
+    show(
+        "\n".join([*_written(wanted.folder, trials), *_what_next(sweep, wanted)])
+    )  # a command is one line, however long
     num_failed = sum(trial.state == "failed" for trial in trials.trials)
     if num_failed:
         say(f"error: {num_failed} of {len(trials.trials)} trials failed; the same command tries them again")

@@ -479,7 +479,7 @@ def typed(file: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def waited_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240  # on a machine that does much else
     while not happened():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until
@@ -487,7 +487,7 @@ def waited_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> 
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    printed = process.communicate(timeout=240)[0]
+    printed = process.communicate(timeout=400)[0]
     assert process.returncode == 0, printed
     return printed
 
@@ -516,6 +516,7 @@ def check_whole(folder: Path, num_trials: int) -> None:
     assert len(clbench.load_runs(folder)) == finished
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow  # three times processes that import torch
 def test_a_sweep_goes_on_after_its_driver_and_a_worker_were_killed(sweep_file: Path) -> None:
     import psutil
@@ -526,12 +527,11 @@ def test_a_sweep_goes_on_after_its_driver_and_a_worker_were_killed(sweep_file: P
     driver.kill()
     driver.communicate()
     driver = typed(sweep_file, "--jobs", "2")
-    done = num_noted(folder, "ended")
-    waited_for(lambda: num_noted(folder, "ended") > done, driver)
-    workers = [
-        each for each in psutil.Process(driver.pid).children() if "spawn_main" in " ".join(each.cmdline())
-    ]
-    workers[0].kill()
+    begun = num_noted(folder, "begun")
+    waited_for(lambda: num_noted(folder, "begun") > begun, driver)
+    for worker in psutil.Process(driver.pid).children():  # one of them is at work, at the least
+        if "spawn_main" in " ".join(worker.cmdline()):
+            worker.kill()
     printed = ended(driver)
     assert "signal 9" in printed
     check_whole(folder, 6)
@@ -608,6 +608,7 @@ def cluster() -> Iterator[tuple[str, Callable[[], None]]]:
     stdout.close()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow  # a cluster of two nodes, each with a process that imports torch
 def test_a_sweep_on_two_nodes_goes_on_after_driver_and_node_were_killed(
     sweep_file: Path, cluster: tuple[str, Callable[[], None]]
