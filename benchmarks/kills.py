@@ -3,7 +3,7 @@
     python benchmarks/kills.py [--kills 150] [--strategies naive-lora,er] [--seed 0] [--csv kills.csv]
 
 Every run is a process of its own, ``clbench run`` or ``clbench resume``, with one thread, and is ended by
-SIGKILL: one in ten while it starts, the others while it works. Runs that are killed share a cache of features
+SIGKILL, SIGTERM or SIGINT: one in ten while it starts, the others while it works. Runs that are killed share a cache of features
 that starts empty, as does that of the one left alone. What must be equal, bit for bit: metrics, matrix,
 hashes, every prediction, look and feature, and every cost that is counted. What is measured is left out:
 time, memory and energy.
@@ -39,6 +39,8 @@ MEASURED = {"time", "seconds", "memory", "energy"}  # not counted: they differ f
 FILES = ("metrics.json", "matrix.json", "hashes.json", "spec.toml", "anytime.parquet", "reliability.parquet")
 SMALL = {"epochs": 2, "batch_size": 8, "memory_size": 20, "first_session_epochs": 1}
 AT_START = 0.1  # share of the kills that come before the run has begun to work
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+BY_SIGINT = 128 + signal.SIGINT  # the exit status of a run that Ctrl-C has stopped
 
 
 @dataclass
@@ -48,6 +50,9 @@ class Outcome:
     strategy: str
     kills: int = 0
     kills_at_start: int = 0
+    by_sigkill: int = 0
+    by_sigterm: int = 0
+    by_sigint: int = 0
     runs: int = 0
     different: list[str] = field(default_factory=list)  # files and costs, or what a command said
 
@@ -96,13 +101,17 @@ def main() -> int:
     arguments = parser.parse_args()
     names = arguments.strategies.split(",")
     outcomes = []
-    print("| strategy | kills | of these at the start | runs | different |\n| --- | --: | --: | --: | --- |")
+    print("| strategy | kills | at the start | by SIGKILL, SIGTERM, SIGINT | runs | different |")
+    print("| --- | --: | --: | --- | --: | --- |")
     for number, name in enumerate(names):
         share = arguments.kills // len(names) + (number < arguments.kills % len(names))
         outcomes.append(tried(name, share, random.Random(f"{arguments.seed} {name}")))
         row = outcomes[-1]
         told = "; ".join(row.different) or "nothing"
-        print(f"| {name} | {row.kills} | {row.kills_at_start} | {row.runs} | {told} |", flush=True)
+        signals = f"{row.by_sigkill}, {row.by_sigterm}, {row.by_sigint}"
+        print(
+            f"| {name} | {row.kills} | {row.kills_at_start} | {signals} | {row.runs} | {told} |", flush=True
+        )
     kills, runs = (sum(getattr(each, name) for each in outcomes) for name in ("kills", "runs"))
     print(f"{kills} kills, {runs} runs compared")
     if arguments.csv:
@@ -132,10 +141,13 @@ def tried(name: str, kills: int, chance: random.Random) -> Outcome:
                 while process.poll() is None and killed.num_begun() == before:
                     time.sleep(0.005)
                 wait(process, working * chance.random() * 0.7)
-            status, told = ended(process, kill=is_alive)
-            if status == -signal.SIGKILL:
+            sent = chance.choice(SIGNALS) if is_alive else None
+            status, told = ended(process, sent)
+            if sent and status in (-sent, BY_SIGINT):
                 outcome.kills += 1
                 outcome.kills_at_start += at_start
+                count = f"by_{sent.name.lower()}"
+                setattr(outcome, count, getattr(outcome, count) + 1)
             elif status:
                 outcome.different.append(f"exit status {status}: {told.splitlines()[-1] if told else ''}")
                 return outcome
@@ -164,7 +176,7 @@ def timed(alone: Place) -> tuple[float, float]:
     while process.poll() is None and not alone.num_begun():
         time.sleep(0.005)
     started = time.monotonic()
-    status, told = ended(process, kill=False)
+    status, told = ended(process, None)
     if status:
         raise SystemExit(told)
     return started - begun, time.monotonic() - started
@@ -178,10 +190,10 @@ def wait(process: subprocess.Popen[str], seconds: float) -> None:
         return
 
 
-def ended(process: subprocess.Popen[str], *, kill: bool) -> tuple[int, str]:
-    """Return the exit status of a process, killed or not, and what it said."""
-    if kill:
-        process.kill()
+def ended(process: subprocess.Popen[str], sent: signal.Signals | None) -> tuple[int, str]:
+    """Return the exit status of a process, sent a signal or not, and what it said."""
+    if sent:
+        process.send_signal(sent)
     told = process.communicate()[1]
     return process.returncode, told
 

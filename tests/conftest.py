@@ -39,6 +39,21 @@ TWINS = {
 }
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what came of kills, damage and whatever was handed over."""
+    told = [
+        str(line)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, line in getattr(report, "user_properties", ())
+        if name == "torture" and report.when == "call"
+    ]
+    if told:
+        terminalreporter.section("torture")
+        for line in sorted(told):
+            terminalreporter.line(line)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes a ``strategy_name`` for every strategy of the registry."""
     if "strategy_name" in metafunc.fixturenames:

@@ -33,6 +33,8 @@ SECONDS_BETWEEN_UPDATES = 0.2  # of the bars; each reads the loss, which waits f
 def watched(data_dir: Path | None, *, is_one_of_many: bool = False) -> Iterator[Live]:
     """Show the run in the block on stderr; if it is stopped, say how to go on with it."""
     live = Live(console(stderr=True))
+    # A shell lets the jobs that it starts in the background ignore it, and a run would never hear of it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def told() -> str:
         if is_one_of_many:

@@ -20,7 +20,7 @@ from clbench.runs.sharing import follow
 
 
 def told(spec: RunSpec, out: Path, ranks: Ranks) -> str:
-    places = Places(cache_dir=out / "cache")
+    places = Places(cache_dir=out / "cache" / spec.id)  # what another run has computed is not known
     try:
         if not ranks.is_first:
             follow(ranks, places)
