@@ -3,10 +3,10 @@
     python benchmarks/kills.py [--kills 150] [--strategies naive-lora,er] [--seed 0] [--csv kills.csv]
 
 Every run is a process of its own, ``clbench run`` or ``clbench resume``, with one thread, and is ended by
-SIGKILL, SIGTERM or SIGINT: one in ten while it starts, the others while it works. Runs that are killed share a cache of features
-that starts empty, as does that of the one left alone. What must be equal, bit for bit: metrics, matrix,
-hashes, every prediction, look and feature, and every cost that is counted. What is measured is left out:
-time, memory and energy.
+SIGKILL, SIGTERM or SIGINT: one in ten while it starts, the others while it works. Runs that are killed share
+a cache of features that starts empty, as does that of the one left alone. What must be equal, bit for bit:
+metrics, matrix, hashes, every prediction, look and feature, and every cost that is counted. What is measured
+is left out: time, memory and energy.
 """
 
 from __future__ import annotations

@@ -76,15 +76,16 @@ def complete(component: type, section: str, options: Mapping[str, Any]) -> dict[
     """Return every option of a component with its validated or default value.
 
     An option annotated ``LATER`` is left out at its default, so that what was written before it came keeps
-    its id.
+    its id. A value that equals the default is the default: 8 and 8.0 are one id.
     """
     instance: object = build(component, section, options)
     defaults = {field.name: field.default for field in dataclasses.fields(component)}
     came_later = _came_later(component)
+    values = {name: getattr(instance, name) for name in option_types(component)}
     return {
-        name: getattr(instance, name)
-        for name in option_types(component)
-        if name not in came_later or getattr(instance, name) != defaults[name]
+        name: defaults[name] if value == defaults[name] else value
+        for name, value in values.items()
+        if name not in came_later or value != defaults[name]
     }
 
 

@@ -35,7 +35,7 @@ WITH_MEMORY = [
 def spec_of(name: str, budget: str, **sections: dict[str, Any]) -> RunSpec:
     strategy = strategies.get(strategies.split(name)[0])
     allowed = option_types(strategy)
-    quick = {key: value for key, value in QUICK.items() if key in allowed}
+    quick = {key: value for key, value in QUICK.items() if key in allowed and name != "confit"}  # needs two
     is_told = {"scenario": "task"} if "task-identity" in strategy.needs else {}
     return resolve(
         {

@@ -55,6 +55,11 @@ OPTIONS = some.sampled_from(
 )
 
 
+def check_line(told: str) -> None:
+    assert told.strip()
+    assert "\n" not in told
+
+
 class Outcomes:
     """Counts what came of inputs."""
 
@@ -67,8 +72,7 @@ class Outcomes:
         try:
             yield
         except UserError as error:
-            assert str(error).strip()
-            assert "\n" not in str(error)
+            check_line(str(error))
             self.refused += 1
         else:
             self.taken += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,20 +63,18 @@ def all_said(folder: Path, out: Path, caplog: pytest.LogCaptureFixture) -> tuple
     """Return every number that a record gives, and every word that is said about it."""
     caplog.clear()
     numbers: dict[str, Any] = {}
-    with pytest.warns() as warned:
-        import warnings
-
-        warnings.warn("none", stacklevel=1)  # pytest.warns wants one
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         record = Record.open(folder)
         comparison = report([folder], out)
-        frame = clbench.load_runs([folder])
+        frame = clbench.load_runs(folder)
         numbers["metrics"] = record.read_json("metrics.json")
         numbers["costs"] = record.read_json("costs.json")
         numbers["matrix"] = record.read_json("matrix.json")
         numbers["predictions"] = {k: v.tolist() for k, v in record.predictions().items()}
         numbers["frame"] = frame.to_json()
         told = record.changes()
-    said = [str(each.message) for each in warned if str(each.message) != "none"]
+    said = [str(each.message) for each in warned]
     return numbers, [*told, *comparison.notes, *said, *caplog.messages]
 
 
@@ -102,7 +101,7 @@ def test_a_damaged_record_says_so_or_says_the_same(
             try:
                 numbers, said = all_said(record.path, tmp_path / "report", caplog)
             except UserError as error:
-                assert "\n" not in str(error), where
+                check_line(str(error), where)
                 came["refused in one line"] += 1
             else:
                 if said == usual:  # nobody was told of it
@@ -140,7 +139,7 @@ def test_a_damaged_record_goes_on_to_the_same_end_or_not_at_all(
             try:
                 record = resume(twin, places=places)
             except UserError as error:
-                assert "\n" not in str(error), where
+                check_line(str(error), where)
                 came["refused in one line"] += 1
             else:
                 assert same(record.read_json("metrics.json"), whole.read_json("metrics.json")), where
@@ -151,6 +150,11 @@ def test_a_damaged_record_goes_on_to_the_same_end_or_not_at_all(
     told = ", ".join(f"{number} {kind}" for kind, number in sorted(came.items()))
     record_property("torture", f"stopped {strategy}: {sum(came.values())} changes of files: {told}")
     assert came["gone on with to the same end"] > 5
+
+
+def check_line(told: str, where: str) -> None:
+    assert told.strip(), where
+    assert "\n" not in told, where
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -22,9 +22,7 @@ from clbench.records.resolving import resolve
 from clbench.records.spec import RunSpec
 from clbench.runs.line import execute, resume
 
-TIMES = 12 * int(
-    os.environ.get("CLBENCH_TORTURE", "1")
-)  # writes at which the disk is full; more than there are: all
+TIMES = 12 * int(os.environ.get("CLBENCH_TORTURE", "1"))  # writes at which the disk is full
 KILOBYTES = (1, 8, 64)  # that a file may take
 
 
@@ -36,6 +34,11 @@ def spec_of() -> RunSpec:
             "run": {"device": "cpu", "checkpoint_every": 2},
         }
     )
+
+
+def check_line(told: str, number: int) -> None:
+    assert "\n" not in told, number
+    assert "no space left on device" in told, number
 
 
 class Disk:
@@ -72,8 +75,7 @@ def test_a_disk_full_at_any_write_costs_a_line_and_no_number(
         try:
             record = execute(spec_of(), out=out, places=places)
         except UserError as error:
-            assert "\n" not in str(error)
-            assert "No space left on device" in str(error), number
+            check_line(str(error), number)
             disk.full_at = -1
             folders = (
                 [path for path in out.iterdir() if not path.name.endswith(".tmp")] if out.is_dir() else []
@@ -110,7 +112,7 @@ def test_a_disk_that_takes_no_large_file_is_told_in_one_line(kilobytes: int, tmp
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert "File too large" in line
+    assert "file too large" in line
 
 
 @pytest.mark.parametrize("out", ["/proc/clbench", "/dev/null/runs"])
@@ -128,6 +130,6 @@ def test_a_read_only_folder_is_told_in_one_line(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))  # what a file system says that is mounted so
 
     monkeypatch.setattr(os, "mkdir", refused)
-    with pytest.raises(UserError, match="Read-only file system; choose a folder that you may write to"):
+    with pytest.raises(UserError, match="read-only file system; choose a folder that you may write to"):
         execute(spec_of(), out=tmp_path / "runs", places=Places(cache_dir=tmp_path / "cache"))
     assert [Record.open(path) for path in tmp_path.glob("runs/*")] == []
