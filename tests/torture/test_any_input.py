@@ -29,7 +29,7 @@ from clbench.records.resolving import resolve
 from clbench.records.spec import RunSpec
 from clbench.seeds import Seeds
 
-NUM_INPUTS = 60 * int(os.environ.get("CLBENCH_TORTURE", "1"))  # of each kind
+NUM_INPUTS = 40 * int(os.environ.get("CLBENCH_TORTURE", "1"))  # of each kind
 many = settings(
     max_examples=NUM_INPUTS,
     deadline=None,

@@ -24,7 +24,7 @@ from clbench.records.spec import RunSpec
 from clbench.report import report
 from clbench.runs.line import execute, resume
 
-FLIPS = int(os.environ.get("CLBENCH_TORTURE", "1"))  # of each file
+CHANGES = int(os.environ.get("CLBENCH_TORTURE", "1"))  # of each kind, of each file
 UNNOTED = {  # what says nothing about a number: times, and what was typed
     "events.jsonl",
     "command.txt",
@@ -47,16 +47,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
 
 
 def spoilt(data: bytes, chance: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Yield the bytes with one bit or byte changed, or cut off, each time in another place."""
-    for _ in range(FLIPS):
+    """Yield the bytes with a bit flipped, and then cut off, each time in another place."""
+    for _ in range(CHANGES):
         place = chance.randrange(len(data))
         flipped = bytearray(data)
         flipped[place] ^= 1 << chance.randrange(8)
         yield f"bit of byte {place} flipped", bytes(flipped)
-        flipped[place] = chance.randrange(256)
-        yield f"byte {place} replaced", bytes(flipped)
+        place = chance.choice([0, chance.randrange(len(data))])
         yield f"cut at {place}", data[:place]
-    yield "emptied", b""
 
 
 def all_said(folder: Path, out: Path, caplog: pytest.LogCaptureFixture) -> tuple[dict[str, Any], list[str]]:
@@ -72,7 +70,7 @@ def all_said(folder: Path, out: Path, caplog: pytest.LogCaptureFixture) -> tuple
         numbers["costs"] = record.read_json("costs.json")
         numbers["matrix"] = record.read_json("matrix.json")
         numbers["predictions"] = {k: v.tolist() for k, v in record.predictions().items()}
-        numbers["frame"] = frame.to_json()
+        numbers["frames"] = [frame.metrics.to_csv(), frame.costs.to_csv(), frame.matrix.to_csv()]
         told = record.changes()
     said = [str(each.message) for each in warned]
     return numbers, [*told, *comparison.notes, *said, *caplog.messages]
@@ -127,11 +125,11 @@ def test_a_damaged_record_goes_on_to_the_same_end_or_not_at_all(
 ) -> None:
     whole = execute(spec_of(strategy), out=tmp_path / "whole", places=places)
     with pytest.raises(KeyboardInterrupt):
-        execute(spec_of(strategy), out=tmp_path / "stopped", places=places, progress=interrupted(10))
+        execute(spec_of(strategy), out=tmp_path / "stopped", places=places, progress=interrupted(5))
     (stopped,) = (tmp_path / "stopped").iterdir()
     chance, came = random.Random(f"stopped {strategy}"), Counter[str]()
     for file in files_of(stopped):
-        for how, other in list(spoilt(file.read_bytes(), chance))[:3]:
+        for how, other in spoilt(file.read_bytes(), chance):
             twin = tmp_path / "twin"
             shutil.copytree(stopped, twin)
             (twin / file.relative_to(stopped)).write_bytes(other)
@@ -149,7 +147,7 @@ def test_a_damaged_record_goes_on_to_the_same_end_or_not_at_all(
             shutil.rmtree(twin)
     told = ", ".join(f"{number} {kind}" for kind, number in sorted(came.items()))
     record_property("torture", f"stopped {strategy}: {sum(came.values())} changes of files: {told}")
-    assert came["gone on with to the same end"] > 5
+    assert came["gone on with to the same end"] > 2
 
 
 def check_line(told: str, where: str) -> None:

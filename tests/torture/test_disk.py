@@ -22,8 +22,8 @@ from clbench.records.resolving import resolve
 from clbench.records.spec import RunSpec
 from clbench.runs.line import execute, resume
 
-TIMES = 12 * int(os.environ.get("CLBENCH_TORTURE", "1"))  # writes at which the disk is full
-KILOBYTES = (1, 8, 64)  # that a file may take
+TIMES = 6 * int(os.environ.get("CLBENCH_TORTURE", "1"))  # writes at which the disk is full
+KILOBYTES = (1, 64)  # that a file may take
 
 
 def spec_of() -> RunSpec:
