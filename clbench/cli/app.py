@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from clbench.cli import terminal
 from clbench.cli.commands import COMMANDS
 from clbench.cli.parameters import Option, UsageError
 from clbench.cli.ranks import one_voice, refuse_one_process_commands
+from clbench.cli.stopping import STOPPED, stoppable
 from clbench.errors import UserError
 from clbench.outside.visible import shell_word
 from clbench.version import __version__
@@ -46,8 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != DEBUG]
     if any("\0" in word for word in words):
         return _failed("a word of the command line holds a NUL byte")
-    with one_voice():
-        return _done(words, is_debug=is_debug)
+    with one_voice(), stoppable() as heard:
+        status = _done(words, is_debug=is_debug)
+        return heard.status() if status == STOPPED else status
 
 
 def _done(words: Sequence[str], *, is_debug: bool) -> int:
@@ -63,8 +64,8 @@ def _done(words: Sequence[str], *, is_debug: bool) -> int:
     except UsageError as error:
         asked = error.ctx.command_path if error.ctx else "clbench"
         return _failed(f"{error.format_message()} (see: {asked} --help)")
-    except typer.Abort:  # Ctrl-C
-        return 128 + signal.SIGINT
+    except typer.Abort:  # older typers say so of Ctrl-C; the others give the status
+        return STOPPED
     except BrokenPipeError:  # the reader of a pipe has gone
         terminal.forget_lost_output()
         return 1

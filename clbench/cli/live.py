@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from rich.progress import Progress as Bars
 
 from clbench.backbones.ranks import LostRankError
 from clbench.cli.ranks import launcher
+from clbench.cli.stopping import end_at_once_next_time
 from clbench.cli.terminal import console, say
 from clbench.outside.visible import shell_word, visible
 from clbench.records.progress import Progress
@@ -33,8 +33,6 @@ SECONDS_BETWEEN_UPDATES = 0.2  # of the bars; each reads the loss, which waits f
 def watched(data_dir: Path | None, *, is_one_of_many: bool = False) -> Iterator[Live]:
     """Show the run in the block on stderr; if it is stopped, say how to go on with it."""
     live = Live(console(stderr=True))
-    # A shell lets the jobs that it starts in the background ignore it, and a run would never hear of it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def told() -> str:
         if is_one_of_many:
@@ -45,7 +43,7 @@ def watched(data_dir: Path | None, *, is_one_of_many: bool = False) -> Iterator[
         with live:
             yield live
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
+        end_at_once_next_time()
         say(f"stopped; {told()}")
         raise
     except OSError:

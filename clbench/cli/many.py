@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from clbench.cli.course_table import CourseTable
 from clbench.cli.live import watched
 from clbench.cli.outcome import outcome
+from clbench.cli.stopping import end_at_once_next_time
 from clbench.cli.terminal import console, say
 from clbench.data.tasks import Places
 from clbench.records.record import Record
@@ -120,7 +120,7 @@ def _several_at_a_time(
                 tick=table.draw,
             )
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
+        end_at_once_next_time()
         done = sum(course.state in ("finished", "there") for course in courses)
         say(f"stopped; {done} of {len(plan)} finished; the same command goes on with what is left")
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from rich.progress import TaskID
 
 from clbench.cli.live import SECONDS_BETWEEN_UPDATES, bars_on, duration
 from clbench.cli.pretrained import outcome
+from clbench.cli.stopping import end_at_once_next_time
 from clbench.cli.terminal import console, say, show
 from clbench.data.tasks import Places
 from clbench.outside.reading import read_json
@@ -40,7 +40,7 @@ def _watched() -> Iterator[LiveCourse]:
         with live:
             yield live
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
+        end_at_once_next_time()
         say("stopped; the same command goes on" if live.num_steps else "stopped; nothing had begun")
         raise
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clbench.cli.outcome import next_steps
+from clbench.cli.stopping import end_at_once_next_time
 from clbench.cli.sweep_table import SweepTable, trial_table
 from clbench.cli.terminal import console, say, show
 from clbench.data.tasks import Places
@@ -95,7 +95,7 @@ def _drive(sweep: Sweep, wanted: Wanted) -> Trials:
         with table:
             driver.drive()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
+        end_at_once_next_time()
         done = sum(trial.state != "open" for trial in driver.trials.trials)
         say(f"stopped; {done} of {sweep.num_trials} trials done; the same command goes on with what is left")
         raise

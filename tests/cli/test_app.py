@@ -286,7 +286,36 @@ def test_ctrl_c_says_how_to_go_on(
     assert main(["run", "--seed", "0", "--data-dir", "."]) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "stopped; go on with: clbench resume 'runs/a run' --data-dir ."
-    assert handlers == [(signal.SIGINT, signal.SIG_DFL)]
+    assert {(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGTERM)} <= set(handlers)
+
+
+def test_sigterm_stops_as_ctrl_c_does_and_leaves_the_handlers_as_they_were(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    def terminated(spec: RunSpec, *, out: Path, progress: Live, **rest: object) -> None:
+        progress.run_started(spec, out / "a run", 5)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("clbench.runs.line.execute", terminated)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert main(["run", "--seed", "0"]) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped; go on with: clbench resume 'runs/a run'"
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_ctrl_c_is_heard_where_a_shell_has_it_ignored(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    def interrupted(spec: RunSpec, **rest: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job
+    try:
+        monkeypatch.setattr("clbench.runs.line.execute", interrupted)
+        assert main(["run", "--seed", "0"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped; no run had begun"
 
 
 def test_a_reader_of_a_pipe_may_leave() -> None:
