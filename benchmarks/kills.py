@@ -3,10 +3,11 @@
     python benchmarks/kills.py [--kills 150] [--strategies naive-lora,er] [--seed 0] [--csv kills.csv]
 
 Every run is a process of its own, ``clbench run`` or ``clbench resume``, with one thread, and is ended by
-SIGKILL, SIGTERM or SIGINT: one in ten while it starts, the others while it works. Runs that are killed share
-a cache of features that starts empty, as does that of the one left alone. What must be equal, bit for bit:
-metrics, matrix, hashes, every prediction, look and feature, and every cost that is counted. What is measured
-is left out: time, memory and energy.
+SIGKILL, SIGTERM or SIGINT, which take turns: one in ten while it starts, the others while it works. After the
+last two it must have said in one line how to go on. Runs that are killed share a cache of features that
+starts empty, as does that of the one left alone. What must be equal, bit for bit: metrics, matrix, hashes,
+every prediction, look and feature, and every cost that is counted. What is measured is left out: time, memory
+and energy.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ STRATEGIES = (
 MEASURED = {"time", "seconds", "memory", "energy"}  # not counted: they differ from run to run
 FILES = ("metrics.json", "matrix.json", "hashes.json", "spec.toml", "anytime.parquet", "reliability.parquet")
 SMALL = {"epochs": 2, "batch_size": 8, "memory_size": 20, "first_session_epochs": 1}
-AT_START = 0.1  # share of the kills that come before the run has begun to work
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-BY_SIGINT = 128 + signal.SIGINT  # the exit status of a run that Ctrl-C has stopped
+LONGEST_END = 60.0  # seconds from a signal to the end of the process
+AT_START = 0.1  # share of the kills that come before the run has begun to work
 
 
 @dataclass
@@ -48,13 +49,17 @@ class Outcome:
     """What became of the killed runs of one strategy."""
 
     strategy: str
-    kills: int = 0
+    sigkill: int = 0
+    sigterm: int = 0
+    sigint: int = 0
     kills_at_start: int = 0
-    by_sigkill: int = 0
-    by_sigterm: int = 0
-    by_sigint: int = 0
     runs: int = 0
     different: list[str] = field(default_factory=list)  # files and costs, or what a command said
+
+    @property
+    def kills(self) -> int:
+        """The number of processes that a signal has ended."""
+        return self.sigkill + self.sigterm + self.sigint
 
 
 @dataclass(frozen=True)
@@ -101,17 +106,15 @@ def main() -> int:
     arguments = parser.parse_args()
     names = arguments.strategies.split(",")
     outcomes = []
-    print("| strategy | kills | at the start | by SIGKILL, SIGTERM, SIGINT | runs | different |")
-    print("| --- | --: | --: | --- | --: | --- |")
+    print("| strategy | SIGKILL | SIGTERM | SIGINT | of these at the start | runs | different |")
+    print("| --- | --: | --: | --: | --: | --: | --- |")
     for number, name in enumerate(names):
         share = arguments.kills // len(names) + (number < arguments.kills % len(names))
         outcomes.append(tried(name, share, random.Random(f"{arguments.seed} {name}")))
         row = outcomes[-1]
         told = "; ".join(row.different) or "nothing"
-        signals = f"{row.by_sigkill}, {row.by_sigterm}, {row.by_sigint}"
-        print(
-            f"| {name} | {row.kills} | {row.kills_at_start} | {signals} | {row.runs} | {told} |", flush=True
-        )
+        counts = (row.sigkill, row.sigterm, row.sigint, row.kills_at_start, row.runs)
+        print(f"| {name} | {' | '.join(map(str, counts))} | {told} |", flush=True)
     kills, runs = (sum(getattr(each, name) for each in outcomes) for name in ("kills", "runs"))
     print(f"{kills} kills, {runs} runs compared")
     if arguments.csv:
@@ -141,15 +144,16 @@ def tried(name: str, kills: int, chance: random.Random) -> Outcome:
                 while process.poll() is None and killed.num_begun() == before:
                     time.sleep(0.005)
                 wait(process, working * chance.random() * 0.7)
-            sent = chance.choice(SIGNALS) if is_alive else None
+            sent = SIGNALS[outcome.kills % len(SIGNALS)] if is_alive else None
             status, told = ended(process, sent)
-            if sent and status in (-sent, BY_SIGINT):
-                outcome.kills += 1
+            if sent and (wrong := what_is_wrong(sent, status, told, killed, at_start)):
+                outcome.different.append(wrong)
+                return outcome
+            if sent and status:
+                setattr(outcome, sent.name.lower(), getattr(outcome, sent.name.lower()) + 1)
                 outcome.kills_at_start += at_start
-                count = f"by_{sent.name.lower()}"
-                setattr(outcome, count, getattr(outcome, count) + 1)
             elif status:
-                outcome.different.append(f"exit status {status}: {told.splitlines()[-1] if told else ''}")
+                outcome.different.append(f"exit status {status}: {last_line(told)}")
                 return outcome
         outcome.runs = len(killed.records())
         for record in killed.records():
@@ -194,8 +198,32 @@ def ended(process: subprocess.Popen[str], sent: signal.Signals | None) -> tuple[
     """Return the exit status of a process, sent a signal or not, and what it said."""
     if sent:
         process.send_signal(sent)
-    told = process.communicate()[1]
+    try:
+        told = process.communicate(timeout=LONGEST_END if sent else None)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait(), "it has not ended"
     return process.returncode, told
+
+
+def what_is_wrong(sent: signal.Signals, status: int, told: str, killed: Place, at_start: bool) -> str:
+    """Tell what a process should not have done after a signal; nothing where all is well.
+
+    It may have been done already, and a signal ends it at once before the command is read and after it.
+    """
+    is_done = all(record.is_finished for record in killed.records())
+    if status == 0 or sent == signal.SIGKILL or (status == -sent and (at_start or is_done)):
+        return ""
+    if status != 128 + sent:
+        return f"exit status {status} after {sent.name}: {last_line(told)}"
+    if not at_start and not last_line(told).startswith("stopped; go on with: "):
+        return f"after {sent.name} it said: {last_line(told)}"
+    return ""
+
+
+def last_line(told: str) -> str:
+    """Return the last line of what a process said."""
+    return told.splitlines()[-1] if told else ""
 
 
 def differences(whole: Record, record: Record) -> Iterator[str]:

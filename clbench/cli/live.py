@@ -30,9 +30,15 @@ SECONDS_BETWEEN_UPDATES = 0.2  # of the bars; each reads the loss, which waits f
 
 
 @contextmanager
-def watched(data_dir: Path | None, *, is_one_of_many: bool = False) -> Iterator[Live]:
-    """Show the run in the block on stderr; if it is stopped, say how to go on with it."""
+def watched(
+    data_dir: Path | None, *, begun: Path | None = None, is_one_of_many: bool = False
+) -> Iterator[Live]:
+    """Show the run in the block on stderr; if it is stopped, say how to go on with it.
+
+    ``begun`` is the record of a run that goes on; another is known once it has begun.
+    """
     live = Live(console(stderr=True))
+    live.folder = begun
 
     def told() -> str:
         if is_one_of_many:

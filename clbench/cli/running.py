@@ -59,7 +59,7 @@ def resume_and_print(folder: Path, places: Places, loggers: Sequence[str]) -> No
         if ranks and not ranks.is_first:
             follow(ranks, places)
             return
-        with watched(places.data_dir) as live, joined(loggers, live) as progress:
+        with watched(places.data_dir, begun=folder) as live, joined(loggers, live) as progress:
             record = line.resume(folder, places=places, progress=progress, ranks=ranks)
     console().print(outcome(record), crop=False)
 

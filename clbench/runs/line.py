@@ -175,12 +175,12 @@ def _finish(
 ) -> None:
     """Run the loop to its end and write down what came of it."""
     meter, ranks = Meter(parts.device, clock), parts.backbone.ranks
+    progress.run_started(record.spec, record.path, len(parts.stream.tasks))  # a stop says from now on: resume
     with meter.phase("start-up"):
         if ranks:
             _tell_where(record, checkpoint, ranks)
             meter.whole, meter.in_parts = ranks.whole, ranks.in_parts
         loop = _loop(record, parts, progress, places, meter, is_resumed=checkpoint is not None)
-    progress.run_started(record.spec, record.path, len(parts.stream.tasks))
     for line in told:
         progress.noted(line)
     with meter.phase("other"):
