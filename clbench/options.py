@@ -79,7 +79,7 @@ def complete(component: type, section: str, options: Mapping[str, Any]) -> dict[
     its id. A value that equals the default is the default: 8 and 8.0 are one id.
     """
     instance: object = build(component, section, options)
-    defaults = {field.name: field.default for field in dataclasses.fields(component)}
+    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(component)}
     came_later = _came_later(component)
     values = {name: getattr(instance, name) for name in option_types(component)}
     return {

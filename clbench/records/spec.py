@@ -15,7 +15,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from clbench.options import SpecError, Value
-from clbench.outside.reading import parse_toml
+from clbench.outside.reading import first_line, parse_toml
 from clbench.records.sizes import canonical
 
 SECTIONS = ("stream", "strategy", "backbone", "petl", "run")
@@ -193,8 +193,14 @@ class RunSpec(BaseModel):
 
     @classmethod
     def from_toml(cls, text: str) -> RunSpec:
-        """Read what ``to_toml`` wrote."""
-        return cls.from_dict(read_toml(text))
+        """Read what ``to_toml`` wrote; SpecError, in one line, says why a text is no spec."""
+        tables = read_toml(text)
+        try:
+            return cls.from_dict(tables)
+        except SpecError:
+            raise
+        except Exception as error:  # a table where a number should be, and whatever else may stand there
+            raise SpecError(f"no spec of a run: {first_line(error)}") from error
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any]) -> RunSpec:

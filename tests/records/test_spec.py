@@ -79,6 +79,15 @@ def test_lists_of_a_stream_survive_toml(option: str, value: str) -> None:
     assert resolve(again.to_dict()).id == spec.id
 
 
+@pytest.mark.parametrize(("before", "after"), [("[run]", "[run]\nsped = 1"), ("seed = 0", "seed = []")])
+def test_toml_of_no_spec_is_one_line(default: RunSpec, before: str, after: str) -> None:
+    text = default.to_toml()
+    assert before in text
+    with pytest.raises(SpecError, match="no spec of a run") as refusal:
+        RunSpec.from_toml(text.replace(before, after))
+    assert "\n" not in str(refusal.value)
+
+
 def test_nested_toml_is_one_line() -> None:
     for text in ("a = " + "[" * 5000 + "]" * 5000, "a = " + "9" * 5000):
         with pytest.raises(SpecError, match="not valid TOML") as refusal:
