@@ -10,6 +10,7 @@ from pydantic import Field
 
 from clbench import strategies
 from clbench.options import SpecError, build, complete
+from clbench.outside.reading import parse_toml
 from clbench.records.resolving import resolve
 from clbench.records.spec import RunSpec, read_toml
 
@@ -194,3 +195,10 @@ def test_completing_fills_in_what_was_not_given() -> None:
 def test_a_pretrained_backbone_is_tuned_with_a_rate_that_suits_it(named, backbone, rate):
     spec = resolve({"strategy": named, "backbone": backbone})
     assert spec.strategy.options["learning_rate"] == rate
+
+
+def test_a_number_that_equals_the_default_is_the_default() -> None:
+    """A float option may have a whole number for its default: read back, it is no other."""
+    spec = resolve({"strategy": {"name": "naive-peft.loha"}, "run": {"device": "cpu"}})
+    assert "alpha = 8\n" in spec.to_toml()
+    assert resolve(parse_toml(spec.to_toml())) == spec
