@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ UNNOTED = {  # what says nothing about a number: times, and what was typed
     "events.jsonl",
     "command.txt",
 }
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
 
 
 def spec_of(strategy: str) -> RunSpec:
@@ -70,6 +73,7 @@ def all_said(folder: Path, out: Path, caplog: pytest.LogCaptureFixture) -> tuple
         numbers["costs"] = record.read_json("costs.json")
         numbers["matrix"] = record.read_json("matrix.json")
         numbers["predictions"] = {k: v.tolist() for k, v in record.predictions().items()}
+        numbers["probe"] = probed(record)
         numbers["frames"] = [frame.metrics.to_csv(), frame.costs.to_csv(), frame.matrix.to_csv()]
         told = record.changes()
     said = [str(each.message) for each in warned]
@@ -148,6 +152,62 @@ def test_a_damaged_record_goes_on_to_the_same_end_or_not_at_all(
     told = ", ".join(f"{number} {kind}" for kind, number in sorted(came.items()))
     record_property("torture", f"stopped {strategy}: {sum(came.values())} changes of files: {told}")
     assert came["gone on with to the same end"] > 2
+
+
+@pytest.mark.slow  # a learner is loaded for every change of every file
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("strategy", ["er", "lae"])
+def test_a_damaged_learner_says_so_or_answers_the_same(
+    strategy: str,
+    tmp_path: Path,
+    places: Places,
+    caplog: pytest.LogCaptureFixture,
+    record_property: Callable[[str, object], None],
+) -> None:
+    record = execute(spec_of(strategy), out=tmp_path / "runs", places=places)
+    sound, usual = answered(record.path, places, caplog)
+    chance, came = random.Random(f"learner {strategy}"), Counter[str]()
+    for file in files_of(record.path):
+        data = file.read_bytes()
+        for how, other in spoilt(data, chance):
+            if other == data:
+                continue
+            file.write_bytes(other)
+            where = f"{file.relative_to(record.path)}: {how}"
+            try:
+                answers, said = answered(record.path, places, caplog)
+            except UserError as error:
+                check_line(str(error), where)
+                came["refused in one line"] += 1
+            else:
+                if said == usual:  # nobody was told of it
+                    assert answers == sound, where
+                    came["harmless, and not told"] += 1
+                else:
+                    came["told of"] += 1
+        file.write_bytes(data)
+    told = ", ".join(f"{number} {kind}" for kind, number in sorted(came.items()))
+    record_property("torture", f"learner of {strategy}: {sum(came.values())} changes of files: {told}")
+    assert came["refused in one line"] > 2
+    assert came["harmless, and not told"] > 2
+
+
+def answered(
+    folder: Path, places: Places, caplog: pytest.LogCaptureFixture
+) -> tuple[list[object], list[str]]:
+    """Return what the learner of a record answers, bit by bit, and every word that is said about it."""
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        given = clbench.load(folder, places=places).predict(IMAGES)
+    said = [*(str(each.message) for each in warned), *caplog.messages]
+    return [given.scores.numpy().tobytes(), list(given.class_names)], said
+
+
+def probed(record: Record) -> str:
+    """Return the features of the probe set, number by number."""
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+        return repr(record.representations())
 
 
 def check_line(told: str, where: str) -> None:
