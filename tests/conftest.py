@@ -46,7 +46,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for reports in terminalreporter.stats.values()
         for report in reports
         for name, line in getattr(report, "user_properties", ())
-        if name == "torture" and report.when == "call"
+        if name == "torture" and report.when == "teardown"  # when all has been told
     ]
     if told:
         terminalreporter.section("torture")

@@ -146,7 +146,6 @@ MORE = {  # what else a run may do, and what is computed by the first process al
     "naive-full": {},
     "slca-lora": {"run": {"precision": "bf16"}},
     "ranpac-ssf": {"quant": {"name": "rtn"}},
-    "l2p": {},
     "naive-sherl": {},
     "naive-lora": {"compress": {"name": "tome", "removed": 8}},
     "er-ace-vpt-deep": {"stream": {"online": 5}},
