@@ -176,7 +176,7 @@ def record_files(record: Record) -> list[str]:
 @pytest.mark.slow  # processes that start, die and start again
 @pytest.mark.timeout(600)
 def test_a_run_whose_process_died_goes_on_in_another_number_of_them(tmp_path: Path) -> None:
-    spec = spec_of("er-adapter", strategy={"epochs": 40}, run={"checkpoint_every": 1})
+    spec = spec_of("er-adapter", strategy={"epochs": 12}, run={"checkpoint_every": 1})
     (tmp_path / "spec.toml").write_text(spec.to_toml())
     env = {**environment(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     words = launched(2, "-m", "clbench", "run", "--config", "spec.toml")
