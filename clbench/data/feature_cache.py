@@ -29,7 +29,7 @@ from torch import Tensor
 
 from clbench.backbones.prefix import entering, leaving
 from clbench.data.accounts import Account, Unaccounted
-from clbench.data.batches import Batcher
+from clbench.data.batches import Batcher, in_order
 from clbench.data.feature_table import Table
 from clbench.files import WriteError, make_folder, sweep, write_bytes
 from clbench.outside.finite import described, is_finite, refuse_not_finite
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from clbench.backbones.ranks import Ranks
     from clbench.data.inputs import Inputs
 
-LAYOUT = 2  # changes when the files, or how features are computed, change
+LAYOUT = 3  # changes when the files, or how features are computed, change
+FEWEST = 2  # images in a batch: a product with a single row is rounded in another way on some processors
 PREFIX_BYTES = 1 << 30  # that may be kept of values entering a block
 PIECE = 1 << 26  # bytes hashed at a time
 GROWTH = 1.25  # by which what is known has to grow before it is written again, but for the end of a run
@@ -196,7 +197,8 @@ class FeatureCache:
         """Return the FLOPs of a value, counted on one image where none was computed while it was counted."""
         if table.flops_per_image is None:
             one = partial(self._compute, inputs.rows[:1], inputs, compute)
-            _, table.flops_per_image = self.account.encoded(0, one, is_known=False)
+            _, flops = self.account.encoded(0, one, is_known=False)
+            table.flops_per_image = None if flops is None else flops / FEWEST
         return table.flops_per_image or 0.0
 
     @torch.no_grad()
@@ -209,14 +211,14 @@ class FeatureCache:
         source: str,
         batch_size: int,
     ) -> None:
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
+        for places in in_order(len(rows), batch_size):
+            part = rows[places]
             known = table.flops_per_image
             values, flops = self.account.encoded(
                 len(part), partial(self._compute, part, inputs, compute), is_known=known is not None
             )
             if known is None and flops is not None:
-                table.flops_per_image = flops / len(part)
+                table.flops_per_image = flops / max(len(part), FEWEST)
             refuse_not_finite(values, f"what it makes of rows {part[0]} to {part[-1]}", source)
             table.put(part, values)
 
@@ -226,8 +228,9 @@ class FeatureCache:
     ) -> Tensor:
         transform = self.batcher.plain if inputs.view == "test" else self.batcher.whole
         kind = self.batcher.device.type
+        images = transform(self.batcher.gather(rows if len(rows) > 1 else np.repeat(rows, FEWEST)))
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
-            return compute(transform(self.batcher.gather(rows))).cpu()
+            return compute(images)[: len(rows)].cpu()
 
     def _key(self, inputs: Inputs, backbone: Backbone, block: int) -> str:
         if not self._images_digest:
