@@ -29,7 +29,7 @@ from clbench.report import group_runs
 from clbench.report.columns import metrics_of
 from clbench.report.pictures import equal_bytes
 
-STRATEGIES = ("slda", "lae-adapter", "er-adapter", "icarl-adapter", "simplecil")
+STRATEGIES = ("er-linear", "er-adapter", "icarl-adapter", "lae-adapter", "simplecil", "slda")
 BUDGETS = "0.1MB,0.3MB,1MB,3MB"
 COUNTS = {"image_size": 96, "epochs": 5, "batch_size": 10, "train_per_class": 20, "test_per_class": 10}
 RESULTS = Path(__file__).parent / "results"

@@ -124,8 +124,8 @@ class EpochBatches:
 def in_order(count: int, batch_size: int) -> Iterator[slice]:
     """Yield slices that cover 0..count-1; the last two share their images where one would be left over.
 
-    A product with a single row is rounded in another way than one with several, on some processors: what comes
-    of an image must not depend on how many others there are.
+    A product with a single row is rounded in another way than one with several, on some processors: what
+    comes of an image must not depend on how many others there are.
     """
     start = 0
     while start < count:

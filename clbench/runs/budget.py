@@ -3,8 +3,9 @@
 What is counted is what the costs of a record call stored bytes: modules, heads, prototypes, covariances,
 exemplars, importances; of a memory the places that are filled. Before anything is learnt the stream is gone
 through once in small, with two images of each class and one epoch: so it is known what all but the exemplars
-will take, and what one exemplar takes. A memory gets what is left. What does not fit is refused, then or when
-a task has ended.
+will take, and what one exemplar takes. A memory gets what is left; where that is less than one of each class,
+the stream is gone through again with it, for some strategies cannot do with so few. What does not fit is
+refused, then or when a task has ended.
 
 By convention a strategy's option ``memory_size`` is the number of exemplars that it may keep.
 """
@@ -42,7 +43,7 @@ class BudgetError(UserError, ValueError):
 
 
 class NoRoomError(BudgetError):
-    """A memory that has no room for an image of each class."""
+    """A memory that has no room for a single image."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ def fitted(spec: RunSpec, places: Places) -> tuple[RunSpec, list[str]]:
     """Return the spec with a memory that fits its budget, and what a user should know of that.
 
     BudgetError in one line if the strategy keeps more than the budget without any exemplar, NoRoomError if
-    there is no room for one of each class.
+    there is no room for a single one, and the strategy's own UserError if it cannot do with so few.
     """
     if not spec.run.budget:
         return spec, []
-    found = _gone_through(spec, places)
+    found = _gone_through(spec, places, ROOM)
     name, asked, besides = spec.strategy.name, f"run.budget={spec.run.budget}", _told(found.besides)
     left = bytes_of(spec.run.budget) - found.besides["total"]
     if left < 0:
@@ -72,13 +73,15 @@ def fitted(spec: RunSpec, places: Places) -> tuple[RunSpec, list[str]]:
         return spec, [f"budget {spec.run.budget}: {name} keeps {besides}"]
     room = min(left // found.exemplar, found.num_images)
     each = quantity(found.exemplar, unit="B")
-    if room < found.num_classes:
-        needed = found.besides["total"] + found.num_classes * found.exemplar
+    if not room:
         raise NoRoomError(
-            f"{asked} leaves strategy {name} room for {room} exemplars of {each} beside {besides};"
-            f" one of each of the {found.num_classes} classes needs {quantity(needed, unit='B')} in all"
+            f"{asked} leaves strategy {name} no room for an exemplar of {each} beside {besides}"
         )
-    return with_memory(spec, room), [f"budget {spec.run.budget}: {room} exemplars of {each} beside {besides}"]
+    few = room < found.num_classes
+    if few:
+        _gone_through(spec, places, room)
+    told = f"budget {spec.run.budget}: {room} exemplar{'s' * (room > 1)} of {each} beside {besides}"
+    return with_memory(spec, room), [f"{told}; there are {found.num_classes} classes" if few else told]
 
 
 def refuse_over(spec: RunSpec, kept: Mapping[str, int], num_tasks: int) -> None:
@@ -105,13 +108,16 @@ def _told(kept: Mapping[str, int]) -> str:
     return f"{quantity(kept['total'], unit='B')}{f' ({kinds})' if kinds else ''}"
 
 
-def _gone_through(spec: RunSpec, places: Places) -> InSmall:
-    """Go through the stream in small, and see what the strategy keeps after each task."""
+def _gone_through(spec: RunSpec, places: Places, room: int) -> InSmall:
+    """Go through the stream in small, and see what the strategy keeps after each task.
+
+    Its memory, if its size can be chosen, has room for so many exemplars.
+    """
     quick = {"budget": "", "exact": True, "eval_every": 0, "eval_ahead": False, "step_cost": 1}
     run = spec.run.model_copy(update=quick)
     small = spec.model_copy(update={"run": run, "variants": ()})
     has_memory = MEMORY in small.strategy.options
-    parts = prepare(with_memory(small, ROOM) if has_memory else small, places)
+    parts = prepare(with_memory(small, room) if has_memory else small, places)
     parts.strategy.epochs = 1
     meter, stream = Meter(parts.device), parts.stream
     loop = assembled(replace(parts, stream=_in_small(stream)), run, places, Progress(), meter)
@@ -137,9 +143,10 @@ def _kept(strategy: Strategy) -> tuple[Mapping[str, int], int]:
     by_kind = bytes_by_kind(parts)
     stored, full = stored_bytes(parts)["total"], capacity_bytes(parts)["total"]
     exemplars = by_kind["exemplars"]
-    # A memory that has no room before it needs it says nothing of what one more would take.
-    each = -(-(full - stored + exemplars) // ROOM) if full > stored else 0
-    return {**by_kind, "exemplars": 0, "total": stored - exemplars}, each
+    # A memory that has no room before it needs it says nothing of what one more would take. What a memory
+    # keeps but once, such as how many it holds, is left over.
+    each, once = divmod(full - stored + exemplars, ROOM) if full > stored else (0, 0)
+    return {**by_kind, "exemplars": 0, "total": stored - exemplars + once}, each
 
 
 def _in_small(stream: TaskStream) -> TaskStream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from clbench import strategies
 from clbench.data.tasks import Places
+from clbench.errors import UserError
 from clbench.options import option_types
 from clbench.records.progress import Progress
 from clbench.records.record import Record
@@ -60,9 +62,9 @@ def test_a_memory_gets_what_is_left(places: Places) -> None:
     spec, (told,) = fitted(spec_of("er-adapter", "50kB"), places)
     again, _ = fitted(spec_of("er-adapter", "40kB"), places)
     sizes = [int(each.strategy.options[MEMORY]) for each in (spec, again)]  # type: ignore[arg-type]
-    # 10,000 bytes more are 46 exemplars more: 10,000 / 217, the counters being shared out over them
+    # 10,000 bytes more are 46 exemplars more: 10,000 / 216
     assert sizes[0] - sizes[1] in (46, 47)
-    assert told.startswith(f"budget 50kB: {sizes[0]} exemplars of {EXEMPLAR + 1} B beside ")
+    assert told.startswith(f"budget 50kB: {sizes[0]} exemplars of {EXEMPLAR} B beside ")
     assert spec.id == spec_of("er-adapter", "50kB").id
 
 
@@ -88,10 +90,9 @@ def test_a_strategy_without_a_memory_stays_what_it_is(places: Places) -> None:
 def test_too_little_is_told_before_anything_is_learnt(tmp_path: Path, places: Places) -> None:
     with pytest.raises(BudgetError, match=r"^strategy simplecil keeps 10.3 kB .*, over run.budget=2kB$"):
         execute(spec_of("simplecil", "2kB"), out=tmp_path / "runs", places=places)
-    with pytest.raises(
-        NoRoomError, match=r"room for \d exemplars of 217 B beside .* of the 10 classes needs"
-    ):
-        execute(spec_of("er-adapter", "18kB"), out=tmp_path / "runs", places=places)
+    told = r"^run.budget=16.6kB leaves strategy er no room for an exemplar of 216 B beside 16.5 kB \(.*\)$"
+    with pytest.raises(NoRoomError, match=told):
+        execute(spec_of("er-adapter", "16.6kB"), out=tmp_path / "runs", places=places)
     assert not (tmp_path / "runs").exists()
 
 
@@ -123,11 +124,27 @@ def test_every_memory_keeps_its_budget(name: str, tmp_path: Path, places: Places
     record = execute(spec_of(name, "10MB"), out=tmp_path / "all", places=places)
     assert record.spec.strategy.options[MEMORY] == NUM_IMAGES
     most = max(kept_after_each_task(record))
+    exemplars = record.read_json("costs.json")["stored_bytes_by_kind"]["exemplars"]
     assert most < 10_000_000
     tight = most - 120 * EXEMPLAR  # those of 120 images fit no more
     record = execute(spec_of(name, f"{tight}B"), out=tmp_path / "tight", places=places)
     assert int(record.spec.strategy.options[MEMORY]) < NUM_IMAGES  # type: ignore[arg-type]
     assert max(kept_after_each_task(record)) <= tight
+    few = most - exemplars + 3 * -(-exemplars // NUM_IMAGES)  # three images of ten classes
+    with suppress(UserError):  # some cannot do with so few, and say so before anything is learnt
+        record = execute(spec_of(name, f"{few}B"), out=tmp_path / "few", places=places)
+        assert int(record.spec.strategy.options[MEMORY]) < 10  # type: ignore[arg-type]
+        assert max(kept_after_each_task(record)) <= few
+    assert record.path.parent.name == "few" or not (tmp_path / "few").exists()
+
+
+def test_a_memory_may_have_room_for_fewer_than_one_of_each_class(places: Places) -> None:
+    spec, (told,) = fitted(spec_of("er-adapter", "17.2kB"), places)
+    assert spec.strategy.options[MEMORY] == 3
+    assert told.startswith("budget 17.2kB: 3 exemplars of 216 B beside 16.5 kB")
+    assert told.endswith("; there are 10 classes")
+    with pytest.raises(UserError, match=r"strategy.memory_size: 3 leaves no exemplar for each of"):
+        fitted(spec_of("icarl", "31.2kB"), places)
 
 
 @pytest.mark.slow  # every strategy is set up and goes through the stream in small
